@@ -1,0 +1,64 @@
+"""vitreg: keep what a pre-trained Vision Transformer knows while fine-tuning it."""
+
+from vitreg.attachment import Attachment, attach
+from vitreg.augment import TransMix
+from vitreg.describe import Description, describe
+from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError, VitregError
+from vitreg.extractors import list_extractors, register_extractor
+from vitreg.families import list_families, register_family, register_tower
+from vitreg.families.registries import BlockParts, TowerParts
+from vitreg.freeze import Freeze, freeze
+from vitreg.penalties import (
+    BSS,
+    GTA,
+    L2SP,
+    FeatureGuide,
+    ParameterPenalty,
+    ReadingPenalty,
+    list_penalties,
+    register_penalty,
+)
+from vitreg.source import FrozenSource
+from vitreg.trace import Trace, trace
+from vitreg.types import AttentionReading, Block, Probe, Tap, Tower
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BSS",
+    "GTA",
+    "L2SP",
+    "ArgumentError",
+    "Attachment",
+    "AttentionReading",
+    "Block",
+    "BlockParts",
+    "Description",
+    "FeatureGuide",
+    "Freeze",
+    "FrozenSource",
+    "MismatchError",
+    "ParameterPenalty",
+    "Probe",
+    "ReadingPenalty",
+    "StateError",
+    "Tap",
+    "Tower",
+    "TowerParts",
+    "Trace",
+    "TransMix",
+    "UnsupportedModelError",
+    "VitregError",
+    "__version__",
+    "attach",
+    "describe",
+    "freeze",
+    "list_extractors",
+    "list_families",
+    "list_penalties",
+    "register_extractor",
+    "register_family",
+    "register_penalty",
+    "register_tower",
+    "trace",
+]

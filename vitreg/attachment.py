@@ -1,0 +1,270 @@
+"""`attach`: penalties on a Vision Transformer, from the outside."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from vitreg.errors import ArgumentError, MismatchError, StateError
+from vitreg.families import find_tower
+from vitreg.parameters import pair_weights
+from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
+from vitreg.reader import Key, Reader, blocks_read
+from vitreg.source import FrozenSource, check_match
+from vitreg.targets import Target, resolve_target
+from vitreg.types import Lam, Layers, Query, Reduction, Tower
+
+_attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+"""The names of the penalties that are attached to each tower now."""
+
+
+def attach(
+    model: nn.Module,
+    source: nn.Module | FrozenSource | None = None,
+    target: Target = "attn_logits",
+    *,
+    lam: Lam = 1.0,
+    layers: Layers | None = None,
+    query: Query | None = None,
+    reduction: Reduction | None = None,
+) -> Attachment:
+    """Attach penalties to a Vision Transformer and return the attachment.
+
+    Add `attachment.penalty()` to the loss after each forward pass. Nothing of the model is replaced: its
+    forward pass, its fused attention, its outputs and its `state_dict` stay what they are.
+
+    Args:
+        model: the model that is trained: a Vision Transformer or any module with one inside. Attach before
+            `torch.compile`.
+        source: the pre-trained model. A frozen copy of it is kept; None freezes a copy of `model` as it is
+            now; another attachment's `source` is shared.
+        target: what is penalised: an extractor's name (its squared distance to the source; "attn_logits" is
+            GTA), a penalty's name or a penalty, a sequence of these, or a mapping from your own names.
+        lam: the weight of the whole, a number or a function of the step; each penalty's own `lam` is
+            multiplied by it.
+        layers: which blocks are read, for a target given by name: indices, a slice or "all".
+        query: whose attention is read, for a target given by name: "cls" or "mean".
+        reduction: the squared distance's normalisation, for a target given by name.
+
+    Raises:
+        ArgumentError: an argument of a wrong type or value, an unknown name, a compiled model, or a penalty
+            of that name attached already.
+        UnsupportedModelError: the model cannot be read that way.
+        MismatchError: model and source differ in architecture.
+    """
+    check_lam(lam)
+    given = {"layers": layers, "query": query, "reduction": reduction}
+    penalties = resolve_target(target, {name: value for name, value in given.items() if value is not None})
+    tower = find_tower(model)
+    taken = _attached.get(tower.module, set()) & set(penalties)
+    if taken:
+        raise ArgumentError(
+            f"{', '.join(sorted(map(repr, taken)))} is attached to this model already. Remove that attachment "
+            "first (`attachment.remove()`), or give this one another name: target={'name': penalty}."
+        )
+    return Attachment(model, tower, _freeze(source, model, tower, penalties), penalties, lam)
+
+
+def _freeze(
+    source: nn.Module | FrozenSource | None, model: nn.Module, tower: Tower, penalties: Mapping[str, Penalty]
+) -> FrozenSource | None:
+    """Return the frozen source, or None if no penalty looks at one."""
+    if source is not None and not isinstance(source, nn.Module | FrozenSource):
+        raise ArgumentError(
+            f"source must be a module, an attachment's source or None, got {type(source).__name__}."
+        )
+    if not any(isinstance(p, ParameterPenalty) or getattr(p, "guided", False) for p in penalties.values()):
+        return None
+    if isinstance(source, FrozenSource):
+        check_match(tower, source.tower)
+        return source
+    if source is not None:
+        check_match(tower, find_tower(source))
+    return FrozenSource(model if source is None else source)
+
+
+class Attachment:
+    """Penalties attached to a model; made by `attach`.
+
+    Use it as a context manager, or call `remove()`, to take the hooks off the model again. The attachment
+    has to be kept: once nothing refers to it any more, it removes itself.
+
+    Attributes:
+        source: the frozen source, or None if no penalty looks at one.
+        penalties: the penalties by name.
+        step: how many penalties have been taken; what a `lam` that is a function receives.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tower: Tower,
+        source: FrozenSource | None,
+        penalties: dict[str, Penalty],
+        lam: Lam,
+    ) -> None:
+        self.source = source
+        self.penalties = penalties
+        self.step = 0
+        self._lam = lam
+        self._model = model
+        self._tower = tower
+        self._terms: dict[str, Tensor] = {}
+        self._reading = {n: p for n, p in penalties.items() if isinstance(p, ReadingPenalty)}
+        self._on_parameters = {n: p for n, p in penalties.items() if isinstance(p, ParameterPenalty)}
+        self._blocks = {n: blocks_read(p.extractor, p.layers, tower) for n, p in self._reading.items()}
+        self._parameter_values()  # a source of other shapes is an error now, not at the first step
+        guided = [name for name, penalty in self._reading.items() if penalty.guided]
+        readers: list[Reader] = []
+        try:
+            if guided:
+                assert source is not None
+                readers.append(Reader(source.tower, self._wanted(guided), stop=True))
+                readers[0].enabled = False
+            if self._reading:
+                readers.append(Reader(tower, self._wanted(self._reading), training_only=True))
+        except BaseException:
+            _detach(readers, set(), set())
+            raise
+        self._source_reader = readers[0] if guided else None
+        self._reader = readers[-1] if readers else None
+        names = _attached.setdefault(tower.module, set())
+        names |= set(penalties)
+        self._finalizer = weakref.finalize(self, _detach, readers, names, set(penalties))
+
+    def penalty(self, step: int | None = None) -> Tensor:
+        """Return the weighted sum of the penalties of the last forward pass, a float32 scalar.
+
+        The source runs now, on the images that the model's last pass saw and under its autocast, no further
+        than the deepest value that is read. A penalty on parameters alone needs no forward pass.
+
+        Args:
+            step: what a `lam` that is a function receives; by default the number of penalties taken so far.
+
+        Raises:
+            StateError: no training forward pass since the last penalty, or the attachment was removed, or
+                nothing that is read is being trained.
+            MismatchError: model and source read different shapes, as with dropped patches.
+        """
+        if not self._finalizer.alive:
+            raise StateError("This attachment was removed; attach again to take a penalty.")
+        step = self.step if step is None else step
+        values = {**self._reading_values(), **self._parameter_values()}
+        total = torch.zeros((), device=next(iter(values.values())).device)
+        scale = lam_at(self._lam, step)
+        for name, penalty in self.penalties.items():
+            if values[name].dim() != 0:
+                raise ArgumentError(
+                    f"A penalty's value is a scalar; {name!r} returned shape {list(values[name].shape)}."
+                )
+            weight = scale * lam_at(penalty.lam, step, name=f"{name}'s lam")
+            total = total + weight * values[name].float()
+        self._terms = {name: values[name].detach() for name in self.penalties}
+        self.step += 1
+        return total
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The last unweighted value of each penalty by name, detached, for logging."""
+        return dict(self._terms)
+
+    def remove(self) -> None:
+        """Take the hooks off the model and forget the last pass; calling it again does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        tower = self._tower
+        place = f" at {tower.name!r}" if tower.name else ""
+        lines = [
+            f"Attachment to {type(tower.module).__name__}{place}, {len(tower.blocks)} blocks, "
+            f"{'attached' if self._finalizer.alive else 'removed'}, step {self.step}, lam={self._lam}"
+        ]
+        for name, penalty in self.penalties.items():
+            what = "reads parameters"
+            if isinstance(penalty, ReadingPenalty):
+                what = f"reads {penalty.extractor} of blocks {', '.join(map(str, self._blocks[name]))}"
+            lines.append(f"  {name}: {penalty!r} {what}")
+        if self.source is not None:
+            weight = next(self.source.tower.module.parameters())
+            lines.append(f"  source: frozen {type(self.source.tower.module).__name__} on {weight.device}")
+        return "\n".join(lines)
+
+    def _wanted(self, names: Iterable[str]) -> dict[Key, set[int]]:
+        wanted: dict[Key, set[int]] = {}
+        for name in names:
+            penalty = self._reading[name]
+            wanted.setdefault((penalty.extractor, penalty.query), set()).update(self._blocks[name])
+        return wanted
+
+    def _reading_values(self) -> dict[str, Tensor]:
+        """Return the value of each penalty on readings, and forget the pass they were read in."""
+        reader = self._reader
+        if reader is None:
+            return {}
+        if not reader.complete() or reader.images is None:
+            raise StateError(
+                "A penalty needs a forward pass of the model in training mode since the last one; "
+                f"{reader.skipped or 'the last one ended before every block was read'}."
+            )
+        try:
+            if self._source_reader is not None:
+                assert self.source is not None
+                self.source.follow(self._tower.module)
+                self.source.read(self._source_reader, reader.images, reader.autocast)
+            return {name: self._value(name, penalty, reader) for name, penalty in self._reading.items()}
+        finally:
+            reader.clear("its penalty was taken already; run the model again")
+            if self._source_reader is not None:
+                self._source_reader.clear("")
+
+    def _value(self, name: str, penalty: ReadingPenalty, reader: Reader) -> Tensor:
+        key: Key = (penalty.extractor, penalty.query)
+        target = reader.of(key, self._blocks[name])
+        if not any(value.requires_grad for value in target):
+            raise StateError(
+                f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, so "
+                "its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."
+            )
+        if self._source_reader is None or not penalty.guided:
+            return penalty.value(target, [])
+        source = self._source_reader.of(key, self._blocks[name])
+        for index, ours, theirs in zip(self._blocks[name], target, source, strict=True):
+            if ours.shape != theirs.shape:
+                raise MismatchError(
+                    f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
+                    f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) must "
+                    "be off, and both need the same image and patch size."
+                )
+        return penalty.value(target, source)
+
+    def _parameter_values(self) -> dict[str, Tensor]:
+        """Return the value of each penalty on parameters."""
+        values = {}
+        for name, penalty in self._on_parameters.items():
+            assert self.source is not None
+            self.source.follow(self._tower.module)
+            weights = pair_weights(self._model, self._tower, self.source.tower, penalty.selects)
+            if not weights.parameters and not weights.head:
+                raise StateError(f"{name!r} finds no parameter that is trained. Unfreeze some, or remove it.")
+            values[name] = penalty.value(*weights)
+        return values
+
+
+def _detach(readers: list[Reader], names: set[str], ours: set[str]) -> None:
+    """Remove the readers' hooks, forget what they read, and give the names back."""
+    for reader in readers:
+        reader.remove()
+        reader.clear("the attachment was removed")
+    names -= ours

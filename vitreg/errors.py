@@ -1,0 +1,23 @@
+"""What can go wrong: each error says what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+
+class VitregError(Exception):
+    """The base of every error that vitreg raises on purpose."""
+
+
+class ArgumentError(VitregError, ValueError):
+    """An argument has a wrong type, a wrong value or an unknown name."""
+
+
+class UnsupportedModelError(VitregError, TypeError):
+    """The model, or a part of it, is not one that vitreg knows how to read."""
+
+
+class MismatchError(VitregError, ValueError):
+    """The model and its source differ where they have to agree."""
+
+
+class StateError(VitregError, RuntimeError):
+    """A call came at a moment when it has no meaning, such as a penalty before a forward pass."""

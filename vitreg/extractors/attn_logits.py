@@ -1,0 +1,19 @@
+"""`attn_logits`: one query's pre-softmax attention logits over the patches."""
+
+from __future__ import annotations
+
+from vitreg.extractors.base import reading_of, register_extractor, row_of
+from vitreg.types import Block, Probe, Query, Tower
+
+
+@register_extractor("attn_logits")
+def attn_logits(tower: Tower, block: Block, query: Query) -> Probe:
+    """Read the query's logits over the patches, [b, h, p], in float32; prefix tokens' keys are dropped.
+
+    Source: Seo et al. 2024 (arXiv 2401.02656), Eqs. (2) and (4).
+    """
+    # NOTE[DIFF]: the paper drops the class token's own key; keys of registers and of a distillation token,
+    # which its models do not have, are dropped too.
+    reading = reading_of(tower, block, "attn_logits")
+    row = row_of(tower, query, "attn_logits")
+    return Probe(reading.taps, lambda seen: reading.logits(seen, row)[..., tower.num_prefix_tokens :])

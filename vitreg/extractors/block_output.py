@@ -1,0 +1,25 @@
+"""`block_output`: what a transformer block returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from vitreg.extractors.base import register_extractor
+from vitreg.types import Block, Probe, Query, Tap, Tower
+
+
+@register_extractor("block_output")
+def block_output(tower: Tower, block: Block, query: Query) -> Probe:
+    """Read the block's output, [b, n, d], all tokens; `query` plays no part.
+
+    Source: Seo et al. 2024 (arXiv 2401.02656), Table 3.
+    """
+
+    def read(seen: Mapping[str, Any]) -> Tensor:
+        output: Tensor = seen["output"]
+        return output if tower.batch_first else output.transpose(0, 1)
+
+    return Probe({"output": Tap(block.module)}, read)

@@ -1,0 +1,100 @@
+"""The registries of attention classes and of whole Vision Transformers, filled by the files beside this one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from vitreg.registry import ClassRegistry
+from vitreg.types import AttentionReading
+
+_FILES = {
+    "torch": "vitreg.families.torch",
+    "timm": "vitreg.families.timm",
+    "open_clip": "vitreg.families.open_clip",
+    "torchvision": "vitreg.families.torchvision",
+}
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """One block of a tower: the whole block, its attention module and its feed-forward network."""
+
+    block: nn.Module
+    attention: nn.Module | None
+    ffn: nn.Module | None
+
+
+@dataclass(frozen=True)
+class TowerParts:
+    """What a tower's registered function says of it; see `vitreg.types.Tower` for the words."""
+
+    stem: nn.Module
+    blocks: Iterable[BlockParts]
+    head: nn.Module | None
+    num_prefix_tokens: int
+    has_class_token: bool
+    grid: tuple[int, int] | None
+    width: int
+    position_embeddings: tuple[str, ...] = ()
+    batch_first: bool = True
+
+
+families: ClassRegistry[AttentionReading] = ClassRegistry("family", own_forward=True)
+towers: ClassRegistry[TowerParts] = ClassRegistry("tower", own_forward=False)
+composites: set[type[nn.Module]] = set()
+"""Classes that hold a tower beside other pre-trained parts, such as a text tower."""
+
+
+def load() -> None:
+    """Import the file of every library that has been imported."""
+    for library, file in _FILES.items():
+        if library in sys.modules:
+            importlib.import_module(file)
+
+
+def register_family(
+    cls: type[nn.Module],
+) -> Callable[[Callable[..., AttentionReading]], Callable[..., AttentionReading]]:
+    """Return a decorator that registers how modules of `cls` compute attention.
+
+    The decorated function takes one such module and returns an `AttentionReading`. It holds for
+    subclasses too, as long as they keep `cls.forward`.
+
+    Raises:
+        ArgumentError: `cls` is no module class, or is registered already.
+    """
+    load()
+    return families.register(cls)
+
+
+def register_tower(cls: type[nn.Module]) -> Callable[[Callable[..., TowerParts]], Callable[..., TowerParts]]:
+    """Return a decorator that registers where a Vision Transformer of class `cls` keeps its parts.
+
+    The decorated function takes one such model and returns a `TowerParts`.
+
+    Raises:
+        ArgumentError: `cls` is no module class, or is registered already.
+    """
+    load()
+    return towers.register(cls)
+
+
+def list_families() -> list[str]:
+    """Return the qualified names of the attention classes that can be read, sorted."""
+    load()
+    return families.names()
+
+
+def outermost(model: nn.Module, registry: ClassRegistry[TowerParts]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield name and module of each registered module that is not inside another registered one."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        inside = any(name == outer or name.startswith(f"{outer}.") or outer == "" for outer in found)
+        if not inside and registry.find(module) is not None:
+            found.append(name)
+            yield name, module

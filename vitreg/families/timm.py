@@ -1,0 +1,100 @@
+"""timm's Vision Transformers: `VisionTransformer`, `Eva`, `Beit` and what derives from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.beit import Attention as BeitAttention
+from timm.models.beit import Beit
+from timm.models.eva import Eva, EvaAttention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vitreg.families.registries import BlockParts, TowerParts, register_family, register_tower
+from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
+from vitreg.types import AttentionReading, Row, Tap
+
+
+@register_family(Attention)
+def attention(module: Attention) -> AttentionReading:
+    """Read q and k where they leave their norms, which are called even as `nn.Identity`."""
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        return query_key_logits(row(seen["query"], 2), seen["key"], scale=module.scale)
+
+    taps = {"query": Tap(module.q_norm), "key": Tap(module.k_norm)}
+    return AttentionReading(module.num_heads, taps, logits)
+
+
+@register_family(AttentionRope)
+@register_family(EvaAttention)
+def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
+    """Read q and k at their norms and rotate them as the module does afterwards."""
+
+    def rotate(tokens: Tensor, rope: Tensor | None) -> Tensor:
+        if rope is None:
+            return tokens
+        prefix, patches = tokens.split(
+            [module.num_prefix_tokens, tokens.shape[2] - module.num_prefix_tokens], dim=2
+        )
+        half = getattr(module, "rotate_half", False)
+        return torch.cat([prefix, apply_rot_embed_cat(patches, rope, half=half)], dim=2).type_as(tokens)
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        args, kwargs = seen["call"]
+        rope = args[1] if len(args) > 1 else kwargs.get("rope")
+        key = rotate(seen["key"], rope)
+        groups = getattr(module, "num_kv_groups", 1)
+        if groups > 1:
+            key = key.repeat_interleave(groups, dim=1)
+        return query_key_logits(row(rotate(seen["query"], rope), 2), key, scale=module.scale)
+
+    taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
+    return AttentionReading(module.num_heads, taps, logits)
+
+
+@register_family(BeitAttention)
+def beit_attention(module: BeitAttention) -> AttentionReading:
+    """Read by the absorbed key (q and k leave no module) and add the relative-position row."""
+
+    def position_row(row: Row) -> Tensor | float:
+        if module.relative_position_bias_table is None:
+            return 0.0
+        table, index = module.relative_position_bias_table, module.relative_position_index
+        bias = table[index[0]] if row is cls_row else row(table[index], 0)  # [n, h]
+        return bias.float().T
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        args, kwargs = seen["call"]
+        tokens = args[0]
+        shared = args[1] if len(args) > 1 else kwargs.get("shared_rel_pos_bias")
+        query_weight, key_weight, _ = module.qkv.weight.chunk(3)
+        query = project_row(row(tokens, 1), query_weight, module.q_bias, num_heads=module.num_heads)
+        content = absorbed_key_logits(query, tokens, key_weight, module.k_bias, scale=module.scale)
+        content = content + position_row(row)
+        return content if shared is None else content + row(shared, -2).float()
+
+    return AttentionReading(module.num_heads, {"call": Tap(module, "input")}, logits)
+
+
+@register_tower(VisionTransformer)
+@register_tower(Eva)
+@register_tower(Beit)
+def vision_transformer(module: nn.Module) -> TowerParts:
+    """Say where timm's plain Vision Transformers keep their parts."""
+    m: Any = module
+    grid = getattr(m.patch_embed, "grid_size", None)
+    return TowerParts(
+        stem=m.patch_embed,
+        blocks=[BlockParts(b, getattr(b, "attn", None), getattr(b, "mlp", None)) for b in m.blocks],
+        head=m.head,
+        num_prefix_tokens=m.num_prefix_tokens,
+        has_class_token=m.cls_token is not None,
+        grid=None if grid is None else (int(grid[0]), int(grid[1])),
+        width=m.embed_dim,
+        position_embeddings=("pos_embed",) if getattr(m, "pos_embed", None) is not None else (),
+    )

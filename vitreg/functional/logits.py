@@ -1,0 +1,62 @@
+"""Attention logits of one query, without the n×n matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def query_key_logits(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
+    r"""Return one query's attention logits over all keys, [b, h, n], in float32.
+
+    $$a_{bhn} = s \sum_d q_{bhd}\, k_{bhnd}$$
+
+    Args:
+        query: one query a head, [b, h, d].
+        key: the keys, [b, h, n, d].
+        scale: the factor s, usually $d^{-1/2}$.
+
+    Source: Seo et al. 2024 (arXiv 2401.02656), Eq. (2), row of the [CLS] token.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        return torch.matmul(key.float(), (query.float() * scale).unsqueeze(-1)).squeeze(-1)
+
+
+def absorbed_key_logits(
+    query: Tensor, tokens: Tensor, key_weight: Tensor, key_bias: Tensor | None, *, scale: float
+) -> Tensor:
+    r"""Return one query's attention logits from the tokens that enter the key projection, in float32.
+
+    The key weight is absorbed into the query, so that no key is computed:
+
+    $$a_{bhn} = s\,(x_{bn} \cdot W_{k,h}^\top q_{bh} + q_{bh} \cdot b_{k,h})$$
+
+    Args:
+        query: one query a head, [b, h, d_head].
+        tokens: what enters the key projection, [b, n, d].
+        key_weight: the key projection's weight, [h * d_head, d].
+        key_bias: the key projection's bias, [h * d_head], or None.
+        scale: the factor s, usually $d_\mathrm{head}^{-1/2}$.
+
+    Returns:
+        [b, h, n].
+    """
+    num_heads, head_dim = query.shape[1], query.shape[2]
+    with torch.autocast(query.device.type, enabled=False):
+        scaled = query.float() * scale
+        weight = key_weight.float().view(num_heads, head_dim, -1)
+        absorbed = torch.einsum("bhe,hed->bhd", scaled, weight)
+        logits = torch.matmul(absorbed, tokens.float().transpose(1, 2))
+        if key_bias is not None:
+            bias = key_bias.float().view(num_heads, head_dim)
+            logits = logits + (scaled * bias).sum(-1, keepdim=True)
+        return logits
+
+
+def project_row(token: Tensor, weight: Tensor, bias: Tensor | None, *, num_heads: int) -> Tensor:
+    """Return `token` [b, d] projected by `weight` [h * d_head, d] and split into heads, [b, h, d_head]."""
+    with torch.autocast(token.device.type, enabled=False):
+        projected = torch.nn.functional.linear(
+            token.float(), weight.float(), None if bias is None else bias.float()
+        )
+        return projected.view(token.shape[0], num_heads, -1)

@@ -1,0 +1,39 @@
+"""Which blocks: from what a user writes to sorted indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vitreg.errors import ArgumentError
+from vitreg.types import Layers
+
+
+def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
+    """Return the sorted indices of the blocks that `layers` means in a model of `depth` blocks.
+
+    Raises:
+        ArgumentError: an index is out of range or given twice, nothing is selected, or the type is wrong.
+    """
+    if isinstance(layers, str):
+        if layers != "all":
+            raise ArgumentError(f"layers must be indices, a slice or 'all', got {layers!r}.")
+        return tuple(range(depth))
+    if isinstance(layers, slice):
+        indices = list(range(depth))[layers]
+    else:
+        given = [layers] if isinstance(layers, int) and not isinstance(layers, bool) else layers
+        if not isinstance(given, Sequence) or not all(
+            isinstance(i, int) and not isinstance(i, bool) for i in given
+        ):
+            raise ArgumentError(f"layers must be indices, a slice or 'all', got {layers!r}.")
+        for index in given:
+            if not -depth <= index < depth:
+                raise ArgumentError(
+                    f"layers must lie between {-depth} and {depth - 1} in a model of {depth} blocks, got {index}."
+                )
+        indices = sorted(index % depth for index in given)
+    if not indices:
+        raise ArgumentError(f"layers={layers!r} selects none of the model's {depth} blocks.")
+    if len(set(indices)) < len(indices):
+        raise ArgumentError(f"layers={layers!r} names a block twice in a model of {depth} blocks.")
+    return tuple(indices)

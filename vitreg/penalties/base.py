@@ -1,0 +1,135 @@
+"""What a penalty is, and their registry. A penalty is a pure function of tensors with its options."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar, get_args
+
+from torch import Tensor
+
+from vitreg.errors import ArgumentError
+from vitreg.registry import Registry
+from vitreg.types import Lam, Layers, Query, Reduction
+
+
+def check_lam(lam: object, *, name: str = "lam") -> None:
+    """Raise `ArgumentError` unless `lam` is a finite number of at least 0 or a function of the step."""
+    if callable(lam):
+        return
+    if isinstance(lam, bool) or not isinstance(lam, int | float):
+        raise ArgumentError(
+            f"{name} must be a number or a function of the step, got {type(lam).__name__} ({lam!r})."
+        )
+    if not math.isfinite(lam) or lam < 0:
+        raise ArgumentError(f"{name} must be finite and at least 0, got {lam!r}.")
+
+
+def lam_at(lam: Lam, step: int, *, name: str = "lam") -> float:
+    """Return the weight at `step`; raises `ArgumentError` if a function returns anything but a weight."""
+    if not callable(lam):
+        return float(lam)
+    value = lam(step)
+    if callable(value):
+        raise ArgumentError(f"{name} is a function that returned a function at step {step}.")
+    check_lam(value, name=f"{name} at step {step}")
+    return float(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalty(ABC):
+    """The base of all penalties: derive from `ReadingPenalty` or `ParameterPenalty`."""
+
+    lam: Lam = 1.0
+
+    def __post_init__(self) -> None:
+        check_lam(self.lam)
+
+    @property
+    def name(self) -> str:
+        """The key under which the attachment reports the value."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingPenalty(Penalty):
+    """A penalty on what an extractor reads in the model and, if `guided`, in the source.
+
+    Attributes:
+        layers: which blocks are read.
+        query: whose attention is read, where the extractor reads attention.
+    """
+
+    guided: ClassVar[bool] = True
+
+    layers: Layers = "all"
+    query: Query = "cls"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.query not in get_args(Query):
+            raise ArgumentError(f"query must be one of {get_args(Query)}, got {self.query!r}.")
+
+    @property
+    @abstractmethod
+    def extractor(self) -> str:
+        """The name of the extractor that is read."""
+
+    @abstractmethod
+    def value(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
+        """Return the unweighted float32 scalar; `source` is empty unless the penalty is guided."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterPenalty(Penalty):
+    """A penalty on the model's parameters and where they started; no forward pass is needed."""
+
+    @abstractmethod
+    def selects(self, name: str, parameter: Tensor) -> bool:
+        """Return whether the parameter called `name` is penalised."""
+
+    @abstractmethod
+    def value(self, parameters: Sequence[Tensor], start: Sequence[Tensor], head: Sequence[Tensor]) -> Tensor:
+        """Return the unweighted float32 scalar.
+
+        Args:
+            parameters: trained parameters that the source has too.
+            start: their values in the source.
+            head: trained parameters of the new head, which the source does not have.
+        """
+
+
+penalties: Registry[type[Penalty]] = Registry("penalty")
+
+P = TypeVar("P", bound=type[Penalty])
+
+
+def register_penalty(name: str) -> Callable[[P], P]:
+    """Return a decorator that registers a penalty class, so that `attach(target=name)` finds it.
+
+    Raises:
+        ArgumentError: the name is taken, or what is decorated is no `Penalty` class.
+    """
+
+    def decorate(cls: P) -> P:
+        if not (isinstance(cls, type) and issubclass(cls, Penalty)):
+            raise ArgumentError(
+                f"A penalty derives from vitreg.ReadingPenalty or vitreg.ParameterPenalty, got {cls!r}."
+            )
+        penalties.add(name, cls)
+        return cls
+
+    return decorate
+
+
+def list_penalties() -> list[str]:
+    """Return the names of the registered penalties, sorted."""
+    return penalties.names()
+
+
+def check_reduction(reduction: object) -> None:
+    """Raise `ArgumentError` unless `reduction` is a known normalisation."""
+    if reduction not in get_args(Reduction):
+        raise ArgumentError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}.")

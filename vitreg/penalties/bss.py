@@ -1,0 +1,59 @@
+"""BSS: Batch Spectral Shrinkage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from vitreg.errors import ArgumentError
+from vitreg.functional import smallest_squared_singular_values
+from vitreg.penalties.base import Lam, ReadingPenalty, register_penalty
+
+
+@register_penalty("bss")
+@dataclass(frozen=True, kw_only=True)
+class BSS(ReadingPenalty):
+    r"""Shrink the smallest singular values of the batch's features, which hold what does not transfer.
+
+    $$\sum_{i=1}^{k} \sigma_{-i}^2$$
+
+    The value belongs to the batch that one forward pass sees: with several processes, to each process's own.
+
+    Attributes:
+        lam: the weight $\eta$; the authors use 1e-3.
+        k: how many of the smallest singular values; the authors use 1.
+
+    Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4).
+    """
+
+    guided: ClassVar[bool] = False
+
+    lam: Lam = 1e-3
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ArgumentError(f"k must be a whole number of at least 1, got {self.k!r}.")
+
+    @property
+    def extractor(self) -> str:
+        """`features`."""
+        return "features"
+
+    def value(self, target: Sequence[Tensor], source: Sequence[Tensor] = ()) -> Tensor:
+        """Return the k smallest singular values' squares, summed; features are [b, d]."""
+        (features,) = target
+        if features.shape[0] < 2:
+            raise ArgumentError(
+                "BSS needs a batch of at least 2 images (one image has one singular value, its norm); "
+                f"found {features.shape[0]}. Use a larger batch, or drop_last=True in the data loader."
+            )
+        if self.k > min(features.shape):
+            raise ArgumentError(
+                f"BSS with k={self.k} needs at least as many images and features; found {list(features.shape)}."
+            )
+        return smallest_squared_singular_values(features, k=self.k)

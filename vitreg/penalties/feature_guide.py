@@ -1,0 +1,56 @@
+"""FeatureGuide: keep any reading near the pre-trained model's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+
+from torch import Tensor
+
+from vitreg.errors import ArgumentError
+from vitreg.functional import squared_distance
+from vitreg.penalties.base import ReadingPenalty, check_reduction, register_penalty
+from vitreg.types import Reduction
+
+
+@register_penalty("feature_guide")
+@dataclass(frozen=True)
+class FeatureGuide(ReadingPenalty):
+    """Keep what an extractor reads near what it reads in the pre-trained model, by squared distance.
+
+    `FeatureGuide("msa_output")` and `FeatureGuide("block_output")` are the two alternatives that the GTA
+    paper compares itself with.
+
+    Attributes:
+        reads: the extractor's name.
+        lam: the weight; the paper searches {0.1, 1, 10, 100}.
+        layers: which blocks; the paper guides all.
+        query: whose attention, for an extractor that reads attention.
+        reduction: see `vitreg.functional.squared_distance`.
+
+    Source: Seo et al. 2024 (arXiv 2401.02656), Table 3.
+    """
+
+    reads: str = "block_output"
+    _: KW_ONLY
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_reduction(self.reduction)
+        if not isinstance(self.reads, str):
+            raise ArgumentError(f"FeatureGuide takes an extractor's name, got {type(self.reads).__name__}.")
+
+    @property
+    def extractor(self) -> str:
+        """The extractor that was asked for."""
+        return self.reads
+
+    @property
+    def name(self) -> str:
+        """The extractor's name."""
+        return self.reads
+
+    def value(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
+        """Return the squared distance of the readings."""
+        return squared_distance(target, source, reduction=self.reduction)

@@ -1,0 +1,55 @@
+"""L2-SP: keep the weights near their starting point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vitreg.functional import half_squared_norm
+from vitreg.penalties.base import Lam, ParameterPenalty, check_lam, register_penalty
+
+
+@register_penalty("l2sp")
+@dataclass(frozen=True, kw_only=True)
+class L2SP(ParameterPenalty):
+    r"""Keep the weights near where they started, and the new head's near zero.
+
+    $$\frac12 \lVert \theta - \theta_0 \rVert^2 + \frac{\beta}{\alpha} \frac12 \lVert w \rVert^2$$
+
+    with $\alpha$ = `lam` and $\beta$ = `head * lam`. Only parameters that are trained take part. Switch the
+    optimiser's own weight decay off, as the authors do.
+
+    Attributes:
+        lam: the weight $\alpha$; the authors use 0.1.
+        head: the weight of the new head's term relative to `lam`; the authors' $\beta$ of 0.01 is 0.1.
+        biases: penalise every parameter. By default only those of two or more dimensions: the weights, not
+            the biases and the norms, as in the authors' code.
+
+    Source: Li et al. 2018 (ICML), "Explicit Inductive Bias for Transfer Learning with Convolutional
+    Networks", Eq. (3).
+    """
+
+    # NOTE[DIFF]: a ViT's class token and position embedding have two or more dimensions and count as weights;
+    # the convolutional networks of the paper have neither.
+    lam: Lam = 0.1
+    head: float = 0.1
+    biases: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lam(self.head, name="head")
+
+    def selects(self, name: str, parameter: Tensor) -> bool:
+        """Return whether `parameter` is a weight, or whether all count."""
+        return self.biases or parameter.dim() >= 2
+
+    def value(self, parameters: Sequence[Tensor], start: Sequence[Tensor], head: Sequence[Tensor]) -> Tensor:
+        """Return half the squared distance to the start, plus the head's weighted half squared norm."""
+        terms = []
+        if parameters:
+            terms.append(half_squared_norm(parameters, start))
+        if head:
+            terms.append(self.head * half_squared_norm(head))
+        return sum(terms[1:], terms[0])

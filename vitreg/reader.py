@@ -1,0 +1,176 @@
+"""Read values out of one tower while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreg.errors import ArgumentError, StateError
+from vitreg.extractors import extractors
+from vitreg.hooks import Hooks
+from vitreg.layers import resolve_layers
+from vitreg.types import Layers, Probe, Query, Tap, Tower
+
+Key = tuple[str, Query]
+"""An extractor's name and the query."""
+
+Slot = tuple[str, Query, int]
+"""A key and the index of a block."""
+
+
+class ReadingComplete(Exception):  # noqa: N818
+    """Ends a forward pass whose every wanted value has been read."""
+
+
+class Reader:
+    """Hooks on a tower that store what is wanted of each forward pass, and nothing else.
+
+    Args:
+        tower: what is read.
+        wanted: for each key, the indices of the blocks.
+        training_only: read only passes in training mode with gradients, and refuse passes whose blocks run
+            without (reentrant checkpointing).
+        stop: end the forward pass with `ReadingComplete` once everything has been read.
+    """
+
+    def __init__(
+        self,
+        tower: Tower,
+        wanted: Mapping[Key, Iterable[int]],
+        *,
+        training_only: bool = False,
+        stop: bool = False,
+    ) -> None:
+        self.tower = tower
+        self.training_only = training_only
+        self.stop = stop
+        self.enabled = True
+        self.values: dict[Slot, Tensor] = {}
+        self.images: Tensor | None = None
+        self.autocast: tuple[bool, torch.dtype] | None = None
+        self.skipped: str | None = "none was seen since the hooks were attached"
+        slots: list[_Value] = []
+        for (name, query), indices in wanted.items():
+            extractor = extractors[name]
+            for index in sorted(indices):
+                probe = extractor.probe(tower, tower.blocks[index], query)
+                slots.append(_Value(self, (name, query, index), probe))
+        self.num_slots = len(slots)
+        receivers: list[tuple[Tap, Callable[[Any], None]]] = [(Tap(tower.stem, "input"), self._begin)]
+        for value in slots:
+            receivers.extend((tap, value.receiver(key)) for key, tap in value.probe.taps.items())
+        self._hooks = Hooks(receivers)
+
+    def of(self, key: Key, indices: Iterable[int]) -> list[Tensor]:
+        """Return the values of `key` in the last pass, one a block of `indices`."""
+        return [self.values[(*key, index)] for index in indices]
+
+    def complete(self) -> bool:
+        """Return whether every wanted value of the last pass has been read."""
+        return len(self.values) == self.num_slots
+
+    def clear(self, reason: str) -> None:
+        """Forget the last pass; `reason` ends the sentence that says why there is none."""
+        self.values.clear()
+        self.images = None
+        self.skipped = reason
+
+    def remove(self) -> None:
+        """Remove the hooks; what the last pass read stays."""
+        self._hooks.remove()
+
+    def _begin(self, delivered: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        """Start a pass: the stem is about to run on the images."""
+        if _in_backward() or not self.enabled:
+            return
+        if self.training_only:
+            if not self.tower.module.training:
+                self.skipped = "the last one ran in eval mode; call model.train() before it"
+                return
+            if not torch.is_grad_enabled():
+                self.skipped = "the last one ran without gradients (torch.no_grad or inference_mode)"
+                return
+        self.values.clear()
+        self.skipped = None
+        args, kwargs = delivered
+        images: Tensor = args[0] if args else next(iter(kwargs.values()))
+        self.images = images
+        device_type = images.device.type
+        if torch.amp.is_autocast_available(device_type):
+            self.autocast = (
+                torch.is_autocast_enabled(device_type),
+                torch.get_autocast_dtype(device_type),
+            )
+
+    def reads_now(self) -> bool:
+        """Return whether a hook that fires now belongs to a pass that is read."""
+        if not self.enabled:
+            return False
+        if not self.training_only or _in_backward():
+            return True  # a checkpointed block that runs again must save the same tensors again
+        if self.skipped is not None:
+            return False
+        if not torch.is_grad_enabled():
+            raise StateError(
+                "A block ran without gradients inside a training pass, so a penalty on it would be inert. "
+                "This is what reentrant activation checkpointing does: use use_reentrant=False "
+                "(timm: timm.layers.set_reentrant_ckpt(False))."
+            )
+        return True
+
+    def store(self, slot: Slot, value: Tensor) -> None:
+        """Keep the first value of `slot` in this pass."""
+        if _in_backward():
+            return
+        self.values.setdefault(slot, value)
+        if self.stop and self.complete():
+            raise ReadingComplete
+
+
+class _Value:
+    """One wanted value, read as soon as its last tap has delivered."""
+
+    def __init__(self, reader: Reader, slot: Slot, probe: Probe) -> None:
+        self.reader = reader
+        self.slot = slot
+        self.probe = probe
+        self.seen: dict[str, Any] = {}
+
+    def receiver(self, key: str) -> Callable[[Any], None]:
+        def receive(delivered: Any) -> None:
+            if not self.reader.reads_now():
+                return
+            self.seen[key] = delivered
+            if len(self.seen) == len(self.probe.taps):
+                value = self.probe.read(self.seen)
+                self.seen.clear()
+                self.reader.store(self.slot, value)
+
+        return receive
+
+
+def _in_backward() -> bool:
+    """Return whether autograd is running a backward pass, as when a checkpointed block runs again."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._current_graph_task_id() != -1
+
+
+def blocks_read(name: str, layers: Layers, tower: Tower) -> tuple[int, ...]:
+    """Return the indices of the blocks that the extractor `name` reads in `tower`.
+
+    Raises:
+        ArgumentError: an unknown extractor, `layers` that select nothing, or `layers` for an extractor that
+            has one value a forward pass.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f"An extractor is named by a string, got {type(name).__name__} ({name!r}).")
+    depth = len(tower.blocks)
+    if extractors[name].per_block:
+        return resolve_layers(layers, depth)
+    if layers != "all":
+        raise ArgumentError(f"{name} has one value a forward pass and takes no layers, got {layers!r}.")
+    return (depth - 1,)

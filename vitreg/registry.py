@@ -1,0 +1,91 @@
+"""Registries: by name for extractors and penalties, by class for families. Duplicates are refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from torch import nn
+
+from vitreg.errors import ArgumentError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence that names the nearest of `known`, or all of them if none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(map(repr, known))}."
+
+
+class Registry(Generic[T]):
+    """Things found by name."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def add(self, name: str, entry: T) -> None:
+        """Register `entry` under `name`; raises `ArgumentError` if the name is taken."""
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ArgumentError(f"A {self.kind}'s name must be a Python identifier, got {name!r}.")
+        if name in self._entries:
+            raise ArgumentError(
+                f"The {self.kind} {name!r} is already registered ({self._entries[name]!r}). "
+                "Choose another name."
+            )
+        self._entries[name] = entry
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            raise ArgumentError(f"There is no {self.kind} {name!r}. {suggest(name, self._entries)}")
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """Return the registered names, sorted."""
+        return sorted(self._entries)
+
+
+class ClassRegistry(Generic[R]):
+    """Functions found by the class of a module, through its MRO.
+
+    With `own_forward` an entry holds for a subclass only while the subclass keeps the registered
+    class's `forward`: one that overrides it may compute something else.
+    """
+
+    def __init__(self, kind: str, *, own_forward: bool) -> None:
+        self.kind = kind
+        self.own_forward = own_forward
+        self._entries: dict[type[nn.Module], Callable[..., R]] = {}
+
+    def register(self, cls: type[nn.Module]) -> Callable[[Callable[..., R]], Callable[..., R]]:
+        """Return a decorator that registers a function for `cls` and its subclasses."""
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+            raise ArgumentError(f"A {self.kind} is registered for a subclass of nn.Module, got {cls!r}.")
+        if cls in self._entries:
+            raise ArgumentError(f"A {self.kind} for {cls.__module__}.{cls.__name__} is already registered.")
+
+        def decorate(function: Callable[..., R]) -> Callable[..., R]:
+            self._entries[cls] = function
+            return function
+
+        return decorate
+
+    def find(self, module: nn.Module) -> Callable[..., R] | None:
+        """Return the function registered for `module`'s class or its nearest base class, or None."""
+        for cls in type(module).__mro__:
+            if cls in self._entries:
+                if self.own_forward and type(module).forward is not cls.forward:
+                    return None
+                return self._entries[cls]
+        return None
+
+    def names(self) -> list[str]:
+        """Return the registered classes' qualified names, sorted."""
+        return sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in self._entries)

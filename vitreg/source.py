@@ -1,0 +1,80 @@
+"""The frozen pre-trained model, run no further than the deepest value that is read."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from vitreg.errors import MismatchError
+from vitreg.families import find_tower
+from vitreg.reader import Reader, ReadingComplete
+from vitreg.types import Tower
+
+
+class FrozenSource:
+    """A frozen copy of a model's Vision Transformer, in eval mode and without gradients.
+
+    It is a copy, so training the original changes nothing here, and no submodule of the model, so its
+    weights are in no `parameters()` and no `state_dict()`. Pass `attachment.source` as the source of another
+    attachment to share it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        tower = find_tower(model)
+        module = copy.deepcopy(tower.module).eval().requires_grad_(False)
+        for parameter in module.parameters():
+            parameter.grad = None
+        self.tower = find_tower(module)
+
+    def follow(self, model: nn.Module) -> None:
+        """Move to the device and floating-point type of `model`'s weights, if they differ."""
+        theirs, ours = next(model.parameters()), next(self.tower.module.parameters())
+        if theirs.device != ours.device or theirs.dtype != ours.dtype:
+            self.tower.module.to(device=theirs.device, dtype=theirs.dtype)
+
+    def read(self, reader: Reader, images: Tensor, autocast: tuple[bool, torch.dtype] | None) -> None:
+        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast."""
+        context = (
+            nullcontext()
+            if autocast is None
+            else torch.autocast(images.device.type, enabled=autocast[0], dtype=autocast[1])
+        )
+        reader.enabled = True
+        try:
+            with torch.no_grad(), context:
+                self.tower.module(images)
+        except ReadingComplete:
+            pass
+        finally:
+            reader.enabled = False
+
+
+def check_match(target: Tower, source: Tower) -> None:
+    """Raise `MismatchError` unless two towers agree in class, depth, heads, tokens, grid and width."""
+    differences = [
+        f"{what}: {ours} in the model, {theirs} in the source"
+        for what, ours, theirs in (
+            ("class", type(target.module).__name__, type(source.module).__name__),
+            ("blocks", len(target.blocks), len(source.blocks)),
+            ("heads", _heads(target), _heads(source)),
+            ("class token", target.has_class_token, source.has_class_token),
+            ("prefix tokens", target.num_prefix_tokens, source.num_prefix_tokens),
+            ("patch grid", target.grid, source.grid),
+            ("width", target.width, source.width),
+        )
+        if ours != theirs
+    ]
+    if differences:
+        raise MismatchError(
+            f"Expected a source of the model's own architecture; they differ in {'; '.join(differences)}. "
+            "Create both by the same call (timm: the same name and img_size), or pass source=None to freeze "
+            "a copy of the model as it is now."
+        )
+
+
+def _heads(tower: Tower) -> list[int | None] | int | None:
+    heads = [None if block.reading is None else block.reading.num_heads for block in tower.blocks]
+    return heads[0] if len(set(heads)) == 1 else heads
