@@ -63,8 +63,8 @@ def attach(
     taken = _attached.get(tower.module, set()) & set(penalties)
     if taken:
         raise ArgumentError(
-            f"{', '.join(sorted(map(repr, taken)))} is attached to this model already. Remove that attachment "
-            "first (`attachment.remove()`), or give this one another name: target={'name': penalty}."
+            f"{', '.join(sorted(map(repr, taken)))} is attached to this model already. Remove that "
+            "attachment first (`attachment.remove()`), or name this one: target={'name': penalty}."
         )
     return Attachment(model, tower, _freeze(source, model, tower, penalties), penalties, lam)
 
@@ -234,8 +234,8 @@ class Attachment:
         target = reader.of(key, self._blocks[name])
         if not any(value.requires_grad for value in target):
             raise StateError(
-                f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, so "
-                "its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."
+                f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "
+                "so its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."
             )
         if self._source_reader is None or not penalty.guided:
             return penalty.value(target, [])
@@ -244,8 +244,8 @@ class Attachment:
             if ours.shape != theirs.shape:
                 raise MismatchError(
                     f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
-                    f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) must "
-                    "be off, and both need the same image and patch size."
+                    f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) "
+                    "must be off, and both need the same image and patch size."
                 )
         return penalty.value(target, source)
 

@@ -9,6 +9,7 @@ from torch import nn
 from vitreg.errors import UnsupportedModelError
 from vitreg.extractors import extractors
 from vitreg.families import find_tower
+from vitreg.types import Tower
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Description:
         )
         place = f" at {self.name!r}" if self.name else ""
         lines = [
-            f"{self.model}{place}: {self.num_blocks} blocks of {', '.join(self.attention) or 'no attention'}, "
+            f"{self.model}{place}: {self.num_blocks} blocks of "
+            f"{', '.join(self.attention) or 'no attention'}, "
             f"{'/'.join(heads)} heads, width {self.width}",
             f"  tokens: {tokens}, {grid}",
             f"  can be read: {', '.join(n for n, why in self.extractors.items() if not why) or 'nothing'}",
@@ -67,15 +69,6 @@ def describe(model: nn.Module) -> Description:
         UnsupportedModelError: no known Vision Transformer is inside.
     """
     tower = find_tower(model)
-    readable: dict[str, str] = {}
-    for name in extractors.names():
-        try:
-            for block in tower.blocks:
-                extractors[name].probe(tower, block, "cls")
-        except UnsupportedModelError as error:
-            readable[name] = str(error)
-        else:
-            readable[name] = ""
     return Description(
         model=type(tower.module).__name__,
         name=tower.name,
@@ -88,5 +81,15 @@ def describe(model: nn.Module) -> Description:
         has_class_token=tower.has_class_token,
         num_prefix_tokens=tower.num_prefix_tokens,
         grid=tower.grid,
-        extractors=readable,
+        extractors={name: _obstacle(name, tower) for name in extractors.names()},
     )
+
+
+def _obstacle(name: str, tower: Tower) -> str:
+    """Return why the extractor cannot read the tower, or "" if it can."""
+    try:
+        for block in tower.blocks:
+            extractors[name].probe(tower, block, "cls")
+    except UnsupportedModelError as error:
+        return str(error)
+    return ""

@@ -29,7 +29,8 @@ def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
         for index in given:
             if not -depth <= index < depth:
                 raise ArgumentError(
-                    f"layers must lie between {-depth} and {depth - 1} in a model of {depth} blocks, got {index}."
+                    f"layers must lie between {-depth} and {depth - 1} in a model of {depth} blocks, "
+                    f"got {index}."
                 )
         indices = sorted(index % depth for index in given)
     if not indices:

@@ -73,5 +73,6 @@ def _penalty(entry: object, options: Mapping[str, Any]) -> Penalty:
                 f"The penalty {entry!r} cannot be made from {dict(options)}: {error}."
             ) from error
     raise ArgumentError(
-        f"There is no extractor or penalty {entry!r}. {suggest(entry, [*extractors.names(), *penalties.names()])}"
+        f"There is no extractor or penalty {entry!r}. "
+        f"{suggest(entry, [*extractors.names(), *penalties.names()])}"
     )

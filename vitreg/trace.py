@@ -28,7 +28,8 @@ class Trace(Mapping[str, list[Tensor]]):
             raise ArgumentError(f"{name!r} is not traced. {suggest(str(name), self._blocks)}")
         if not self._reader.complete():
             raise StateError(
-                f"{name} is read during a forward pass; {self._reader.skipped or 'the last one was cut short'}. "
+                f"{name} is read during a forward pass; "
+                f"{self._reader.skipped or 'the last one was cut short'}. "
                 "Run the model inside the `with` block first."
             )
         return self._reader.of((name, self._query), self._blocks[name])

@@ -130,7 +130,8 @@ class TransMix:
             )
         if not self._reader.complete():
             raise StateError(
-                f"TransMix needs a forward pass in training mode; {self._reader.skipped or 'it was cut short'}."
+                "TransMix needs a forward pass in training mode; "
+                f"{self._reader.skipped or 'it was cut short'}."
             )
         attention = self._reader.of(("attn_probs", "cls"), (self._last,))[0].detach().mean(1)
         mix, self._mix = self._mix, None
@@ -180,7 +181,7 @@ class TransMix:
     def _check(self, images: Tensor, labels: Tensor) -> None:
         if images.dim() != 4 or images.shape[0] % 2:
             raise ArgumentError(
-                "TransMix needs an even batch of images [b, c, height, width], because it mixes them in pairs; "
+                "TransMix needs an even batch of images [b, c, height, width], as it mixes them in pairs; "
                 f"found {list(images.shape)}. Use drop_last=True or an even batch size."
             )
         grid, (height, width) = self._tower.grid, images.shape[-2:]
@@ -188,7 +189,8 @@ class TransMix:
             height % grid[0] or width % grid[1] or height // grid[0] != width // grid[1]
         ):
             raise ArgumentError(
-                f"The model divides a picture into {grid[0]}×{grid[1]} patches; found pictures of {height}×{width}."
+                f"The model divides a picture into {grid[0]}×{grid[1]} patches; "
+                f"found pictures of {height}×{width}."
             )
         if labels.dim() != 1 or labels.shape[0] != images.shape[0] or labels.is_floating_point():
             raise ArgumentError(

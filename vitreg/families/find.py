@@ -33,12 +33,12 @@ def find_tower(model: nn.Module) -> Tower:
     describe = towers.find(module)
     assert describe is not None
     parts = describe(module)
-    names = {id(m): n for n, m in module.named_modules()}
+    names_inside = {id(m): n for n, m in module.named_modules()}
     blocks = []
     for part in parts.blocks:
         family = families.find(part.attention) if part.attention is not None else None
         reading = family(part.attention) if family is not None else None
-        blocks.append(Block(names[id(part.block)], part.block, part.attention, part.ffn, reading))
+        blocks.append(Block(names_inside[id(part.block)], part.block, part.attention, part.ffn, reading))
     return Tower(
         module=module,
         name=name,
@@ -83,7 +83,8 @@ def _refuse_compiled(model: nn.Module) -> None:
 def _no_tower(model: nn.Module) -> str:
     known = sorted({type(m).__name__ for m in model.modules() if families.find(m) is not None})
     hint = (
-        f"It uses known attention ({', '.join(known)}): say where its parts are with `@vitreg.register_tower`."
+        f"It uses known attention ({', '.join(known)}): say where its parts are with "
+        "`@vitreg.register_tower`."
         if known
         else "It has no known attention either: see `vitreg.register_family` and `vitreg.register_tower`."
     )

@@ -1,4 +1,4 @@
-"""The registries of attention classes and of whole Vision Transformers, filled by the files beside this one."""
+"""The registries of attention classes and of Vision Transformers, filled by the files beside this one."""
 
 from __future__ import annotations
 

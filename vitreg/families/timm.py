@@ -38,9 +38,8 @@ def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
     def rotate(tokens: Tensor, rope: Tensor | None) -> Tensor:
         if rope is None:
             return tokens
-        prefix, patches = tokens.split(
-            [module.num_prefix_tokens, tokens.shape[2] - module.num_prefix_tokens], dim=2
-        )
+        num_prefix = module.num_prefix_tokens
+        prefix, patches = tokens[:, :, :num_prefix], tokens[:, :, num_prefix:]
         half = getattr(module, "rotate_half", False)
         return torch.cat([prefix, apply_rot_embed_cat(patches, rope, half=half)], dim=2).type_as(tokens)
 

@@ -1,7 +1,7 @@
 """Pure functions from tensors to tensors: the formulas of the methods, and nothing of any model."""
 
-from vitreg.functional.logits import absorbed_key_logits, project_row, query_key_logits
 from vitreg.functional.attention_share import attention_share, box_on_grid
+from vitreg.functional.logits import absorbed_key_logits, project_row, query_key_logits
 from vitreg.functional.parameter_distance import half_squared_norm
 from vitreg.functional.query import cls_row, mean_row
 from vitreg.functional.spectrum import smallest_squared_singular_values

@@ -39,7 +39,7 @@ def lam_at(lam: Lam, step: int, *, name: str = "lam") -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Penalty(ABC):
+class Penalty:
     """The base of all penalties: derive from `ReadingPenalty` or `ParameterPenalty`."""
 
     lam: Lam = 1.0
@@ -54,7 +54,7 @@ class Penalty(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingPenalty(Penalty):
+class ReadingPenalty(Penalty, ABC):
     """A penalty on what an extractor reads in the model and, if `guided`, in the source.
 
     Attributes:
@@ -83,7 +83,7 @@ class ReadingPenalty(Penalty):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterPenalty(Penalty):
+class ParameterPenalty(Penalty, ABC):
     """A penalty on the model's parameters and where they started; no forward pass is needed."""
 
     @abstractmethod

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError
 from vitreg.functional import smallest_squared_singular_values
-from vitreg.penalties.base import Lam, ReadingPenalty, register_penalty
+from vitreg.penalties.base import ReadingPenalty, register_penalty
+from vitreg.types import Lam
 
 
 @register_penalty("bss")
@@ -54,6 +55,7 @@ class BSS(ReadingPenalty):
             )
         if self.k > min(features.shape):
             raise ArgumentError(
-                f"BSS with k={self.k} needs at least as many images and features; found {list(features.shape)}."
+                f"BSS with k={self.k} needs at least as many images and features; "
+                f"found {list(features.shape)}."
             )
         return smallest_squared_singular_values(features, k=self.k)

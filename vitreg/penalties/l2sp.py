@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vitreg.functional import half_squared_norm
-from vitreg.penalties.base import Lam, ParameterPenalty, check_lam, register_penalty
+from vitreg.penalties.base import ParameterPenalty, check_lam, register_penalty
+from vitreg.types import Lam
 
 
 @register_penalty("l2sp")
