@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError, MismatchError, StateError
+from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.parameters import pair_weights
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
-from vitreg.reader import Key, Reader, blocks_read
-from vitreg.source import FrozenSource, check_match
+from vitreg.readings import Readings
+from vitreg.source import FrozenSource, freeze_source
 from vitreg.targets import Target, resolve_target
 from vitreg.types import Lam, Layers, Query, Reduction, Tower
 
@@ -66,25 +65,13 @@ def attach(
             f"{', '.join(sorted(map(repr, taken)))} is attached to this model already. Remove that "
             "attachment first (`attachment.remove()`), or name this one: target={'name': penalty}."
         )
-    return Attachment(model, tower, _freeze(source, model, tower, penalties), penalties, lam)
-
-
-def _freeze(
-    source: nn.Module | FrozenSource | None, model: nn.Module, tower: Tower, penalties: Mapping[str, Penalty]
-) -> FrozenSource | None:
-    """Return the frozen source, or None if no penalty looks at one."""
     if source is not None and not isinstance(source, nn.Module | FrozenSource):
         raise ArgumentError(
             f"source must be a module, an attachment's source or None, got {type(source).__name__}."
         )
-    if not any(isinstance(p, ParameterPenalty) or getattr(p, "guided", False) for p in penalties.values()):
-        return None
-    if isinstance(source, FrozenSource):
-        check_match(tower, source.tower)
-        return source
-    if source is not None:
-        check_match(tower, find_tower(source))
-    return FrozenSource(model if source is None else source)
+    needs_source = any(penalty.needs_source for penalty in penalties.values())
+    frozen = freeze_source(source, model, tower) if needs_source else None
+    return Attachment(model, tower, frozen, penalties, lam)
 
 
 class Attachment:
@@ -114,27 +101,13 @@ class Attachment:
         self._model = model
         self._tower = tower
         self._terms: dict[str, Tensor] = {}
-        self._reading = {n: p for n, p in penalties.items() if isinstance(p, ReadingPenalty)}
         self._on_parameters = {n: p for n, p in penalties.items() if isinstance(p, ParameterPenalty)}
-        self._blocks = {n: blocks_read(p.extractor, p.layers, tower) for n, p in self._reading.items()}
         self._parameter_values()  # a source of other shapes is an error now, not at the first step
-        guided = [name for name, penalty in self._reading.items() if penalty.guided]
-        readers: list[Reader] = []
-        try:
-            if guided:
-                assert source is not None
-                readers.append(Reader(source.tower, self._wanted(guided), stop=True))
-                readers[0].enabled = False
-            if self._reading:
-                readers.append(Reader(tower, self._wanted(self._reading), training_only=True))
-        except BaseException:
-            _detach(readers, set(), set())
-            raise
-        self._source_reader = readers[0] if guided else None
-        self._reader = readers[-1] if readers else None
+        on_readings = {n: p for n, p in penalties.items() if isinstance(p, ReadingPenalty)}
+        self._readings = Readings(tower, source, on_readings)
         names = _attached.setdefault(tower.module, set())
         names |= set(penalties)
-        self._finalizer = weakref.finalize(self, _detach, readers, names, set(penalties))
+        self._finalizer = weakref.finalize(self, _detach, self._readings, names, set(penalties))
 
     def penalty(self, step: int | None = None) -> Tensor:
         """Return the weighted sum of the penalties of the last forward pass, a float32 scalar.
@@ -153,7 +126,7 @@ class Attachment:
         if not self._finalizer.alive:
             raise StateError("This attachment was removed; attach again to take a penalty.")
         step = self.step if step is None else step
-        values = {**self._reading_values(), **self._parameter_values()}
+        values = {**self._readings.values(), **self._parameter_values()}
         total = torch.zeros((), device=next(iter(values.values())).device)
         scale = lam_at(self._lam, step)
         for name, penalty in self.penalties.items():
@@ -194,60 +167,14 @@ class Attachment:
         for name, penalty in self.penalties.items():
             what = "reads parameters"
             if isinstance(penalty, ReadingPenalty):
-                what = f"reads {penalty.extractor} of blocks {', '.join(map(str, self._blocks[name]))}"
+                what = (
+                    f"reads {penalty.extractor} of blocks {', '.join(map(str, self._readings.blocks[name]))}"
+                )
             lines.append(f"  {name}: {penalty!r} {what}")
         if self.source is not None:
             weight = next(self.source.tower.module.parameters())
             lines.append(f"  source: frozen {type(self.source.tower.module).__name__} on {weight.device}")
         return "\n".join(lines)
-
-    def _wanted(self, names: Iterable[str]) -> dict[Key, set[int]]:
-        wanted: dict[Key, set[int]] = {}
-        for name in names:
-            penalty = self._reading[name]
-            wanted.setdefault((penalty.extractor, penalty.query), set()).update(self._blocks[name])
-        return wanted
-
-    def _reading_values(self) -> dict[str, Tensor]:
-        """Return the value of each penalty on readings, and forget the pass they were read in."""
-        reader = self._reader
-        if reader is None:
-            return {}
-        if not reader.complete() or reader.images is None:
-            raise StateError(
-                "A penalty needs a forward pass of the model in training mode since the last one; "
-                f"{reader.skipped or 'the last one ended before every block was read'}."
-            )
-        try:
-            if self._source_reader is not None:
-                assert self.source is not None
-                self.source.follow(self._tower.module)
-                self.source.read(self._source_reader, reader.images, reader.autocast)
-            return {name: self._value(name, penalty, reader) for name, penalty in self._reading.items()}
-        finally:
-            reader.clear("its penalty was taken already; run the model again")
-            if self._source_reader is not None:
-                self._source_reader.clear("")
-
-    def _value(self, name: str, penalty: ReadingPenalty, reader: Reader) -> Tensor:
-        key: Key = (penalty.extractor, penalty.query)
-        target = reader.of(key, self._blocks[name])
-        if not any(value.requires_grad for value in target):
-            raise StateError(
-                f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "
-                "so its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."
-            )
-        if self._source_reader is None or not penalty.guided:
-            return penalty.value(target, [])
-        source = self._source_reader.of(key, self._blocks[name])
-        for index, ours, theirs in zip(self._blocks[name], target, source, strict=True):
-            if ours.shape != theirs.shape:
-                raise MismatchError(
-                    f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
-                    f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) "
-                    "must be off, and both need the same image and patch size."
-                )
-        return penalty.value(target, source)
 
     def _parameter_values(self) -> dict[str, Tensor]:
         """Return the value of each penalty on parameters."""
@@ -262,9 +189,7 @@ class Attachment:
         return values
 
 
-def _detach(readers: list[Reader], names: set[str], ours: set[str]) -> None:
-    """Remove the readers' hooks, forget what they read, and give the names back."""
-    for reader in readers:
-        reader.remove()
-        reader.clear("the attachment was removed")
+def _detach(readings: Readings, names: set[str], ours: set[str]) -> None:
+    """Take the hooks off and give the names back."""
+    readings.remove()
     names -= ours

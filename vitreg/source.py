@@ -52,6 +52,21 @@ class FrozenSource:
             reader.enabled = False
 
 
+def freeze_source(source: nn.Module | FrozenSource | None, model: nn.Module, tower: Tower) -> FrozenSource:
+    """Return the frozen source of `model`, whose tower is `tower`.
+
+    Raises:
+        MismatchError: it differs from the model in architecture.
+    """
+    if isinstance(source, FrozenSource):
+        check_match(tower, source.tower)
+        return source
+    if source is None:
+        return FrozenSource(model)
+    check_match(tower, find_tower(source))
+    return FrozenSource(source)
+
+
 def check_match(target: Tower, source: Tower) -> None:
     """Raise `MismatchError` unless two towers agree in class, depth, heads, tokens, grid and width."""
     differences = [

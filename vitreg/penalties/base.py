@@ -42,6 +42,9 @@ def lam_at(lam: Lam, step: int, *, name: str = "lam") -> float:
 class Penalty:
     """The base of all penalties: derive from `ReadingPenalty` or `ParameterPenalty`."""
 
+    needs_source: ClassVar[bool] = True
+    """Whether the value depends on the source; without, no source is kept or run."""
+
     lam: Lam = 1.0
 
     def __post_init__(self) -> None:
@@ -55,14 +58,12 @@ class Penalty:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingPenalty(Penalty, ABC):
-    """A penalty on what an extractor reads in the model and, if `guided`, in the source.
+    """A penalty on what an extractor reads in the model and, if it `needs_source`, in the source.
 
     Attributes:
         layers: which blocks are read.
         query: whose attention is read, where the extractor reads attention.
     """
-
-    guided: ClassVar[bool] = True
 
     layers: Layers = "all"
     query: Query = "cls"
@@ -79,7 +80,7 @@ class ReadingPenalty(Penalty, ABC):
 
     @abstractmethod
     def value(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
-        """Return the unweighted float32 scalar; `source` is empty unless the penalty is guided."""
+        """Return the unweighted float32 scalar; `source` is empty unless it is needed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class BSS(ReadingPenalty):
     Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4).
     """
 
-    guided: ClassVar[bool] = False
+    needs_source: ClassVar[bool] = False
 
     lam: Lam = 1e-3
     k: int = 1

@@ -1,0 +1,326 @@
+"""Training set-ups: each against the plain, eager, single-process gradients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vitreg
+
+TARGETS = ["attn_logits", "msa_output", "l2sp"]
+
+
+def make_pair(**options: object) -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    source = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=2, num_classes=5, **options)
+    model = copy.deepcopy(source)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return model, source
+
+
+def batch(b: int = 4) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(b, 3, 48, 48, generator=generator), torch.arange(b) % 5
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def plain_gradients(target: list[str] | str = TARGETS, b: int = 4) -> dict[str, Tensor]:
+    """Return the eager gradients, with a source that is run by hand for the attention logits alone."""
+    model, source = make_pair()
+    x, y = batch(b)
+    with vitreg.attach(model, source, target) as reg:
+        (F.cross_entropy(model(x), y) + reg.penalty()).backward()
+    return gradients(model)
+
+
+def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
+    assert ours.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(ours[name], expected[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+
+
+def test_gradients_are_those_of_a_literal_second_writing() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    for m in (model, source):
+        for block in m.blocks:
+            block.attn.fused_attn = False
+    seen: dict[str, list[Tensor]] = {"model": [], "source": []}
+    for name, m in (("model", model), ("source", source)):
+        for block in m.blocks:
+            block.attn.attn_drop.register_forward_pre_hook(lambda _, args, n=name: seen[n].append(args[0]))
+    loss = F.cross_entropy(model(x), y)
+    with torch.no_grad():
+        source(x)
+    for ours, theirs in zip(seen["model"], seen["source"], strict=True):
+        # Logits are known from the softmax up to a constant a row, so both are compared centred.
+        t, s = ours[:, :, 0, 1:].log(), theirs[:, :, 0, 1:].log()
+        t, s = t - t.mean(-1, keepdim=True), s - s.mean(-1, keepdim=True)
+        loss = loss + (t - s).square().mean() / len(model.blocks)
+    loss.backward()
+    expected = gradients(model)
+
+    model, source = make_pair()
+    with vitreg.attach(model, source, vitreg.GTA(center=True)) as reg:
+        (F.cross_entropy(model(x), y) + reg.penalty()).backward()
+    assert_same(gradients(model), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_after_attaching(backend: str) -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, TARGETS) as reg:
+        torch.compiler.reset()
+        compiled = torch.compile(model, backend=backend, fullgraph=True)
+        for _ in range(2):
+            model.zero_grad()
+            (F.cross_entropy(compiled(x), y) + reg.penalty()).backward()
+        assert_same(gradients(model), plain_gradients(), rtol=1e-3, atol=1e-5)
+        model.eval()
+        compiled(x)
+        with pytest.raises(vitreg.StateError, match="eval mode"):
+            reg.penalty()
+
+
+def test_compiled_before_attaching_is_refused() -> None:
+    model, source = make_pair()
+    with pytest.raises(vitreg.ArgumentError, match="Attach first"):
+        vitreg.attach(torch.compile(model, backend="eager"), source)
+    model.compile(backend="eager")
+    with pytest.raises(vitreg.ArgumentError, match="Attach first"):
+        vitreg.attach(model, source)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    model, source = make_pair()
+    x, y = batch()
+    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16, init_scale=2.0**10)
+    with vitreg.attach(model, source, TARGETS) as reg:
+        with torch.autocast("cpu", dtype=dtype):
+            loss = F.cross_entropy(model(x), y) + reg.penalty()
+        scaler.scale(loss).backward()
+    ours = {n: g / scaler.get_scale() for n, g in gradients(model).items()}
+    expected = plain_gradients()
+    flat = [torch.cat([g.flatten() for g in some.values()]) for some in (ours, expected)]
+    assert F.cosine_similarity(*flat, dim=0) > 0.99
+
+
+def test_gradient_accumulation() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, "attn_logits") as reg:
+        for part in (slice(0, 2), slice(2, 4)):
+            ((F.cross_entropy(model(x[part]), y[part]) + reg.penalty()) / 2).backward()
+    assert_same(gradients(model), plain_gradients("attn_logits"), rtol=1e-4, atol=1e-6)
+
+
+def _checkpointing(reentrant: bool) -> Callable[[], None]:
+    from timm.layers import set_reentrant_ckpt
+
+    set_reentrant_ckpt(reentrant)
+    return lambda: set_reentrant_ckpt(False)
+
+
+def test_non_reentrant_checkpointing() -> None:
+    undo = _checkpointing(reentrant=False)
+    try:
+        model, source = make_pair()
+        model.set_grad_checkpointing()
+        x, y = batch()
+        with vitreg.attach(model, source, TARGETS) as reg:
+            loss = F.cross_entropy(model(x), y) + reg.penalty()
+            loss.backward()
+            with pytest.raises(vitreg.StateError, match="taken already"):
+                reg.penalty()  # the blocks ran again in the backward pass, which is no new forward pass
+        assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
+    finally:
+        undo()
+
+
+def test_checkpointing_of_the_whole_model() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, TARGETS) as reg:
+        logits = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+        (F.cross_entropy(logits, y) + reg.penalty()).backward()
+        with pytest.raises(vitreg.StateError, match="taken already"):
+            reg.penalty()
+    assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
+
+
+def test_reentrant_checkpointing_is_refused() -> None:
+    undo = _checkpointing(reentrant=True)
+    try:
+        model, source = make_pair()
+        model.set_grad_checkpointing()
+        x, _ = batch()
+        with (
+            vitreg.attach(model, source) as reg,
+            pytest.raises(vitreg.StateError, match="use_reentrant=False"),
+        ):
+            model(x.requires_grad_())
+            reg.penalty()
+    finally:
+        undo()
+
+
+def test_validation_in_the_middle_of_an_epoch() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, TARGETS) as reg:
+        loss = F.cross_entropy(model(x), y)
+        model.eval()
+        with torch.no_grad():
+            model(3 * x)
+        model.train()
+        (loss + reg.penalty()).backward()
+    assert_same(gradients(model), plain_gradients())
+
+
+def test_ema_by_deepcopy_and_by_timm() -> None:
+    from timm.utils import ModelEmaV3
+
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, TARGETS) as reg:
+        ema = ModelEmaV3(model, decay=0.5)
+        loss = F.cross_entropy(model(x), y)
+        ema.module(5 * x)
+        copy.deepcopy(model).train()(7 * x)
+        (loss + reg.penalty()).backward()
+        ema.update(model)
+    assert_same(gradients(model), plain_gradients())
+
+
+def test_two_attachments_share_one_source() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    first = vitreg.attach(model, source, "attn_logits")
+    second = vitreg.attach(model, first.source, ["msa_output", "l2sp"])
+    assert first.source is second.source
+    (F.cross_entropy(model(x), y) + first.penalty() + second.penalty()).backward()
+    first.remove()
+    second.remove()
+    assert_same(gradients(model), plain_gradients())
+
+
+def test_the_optimiser_sees_the_models_parameters_only() -> None:
+    model, source = make_pair()
+    before = [id(p) for p in model.parameters()]
+    with vitreg.attach(model, source, TARGETS):
+        assert [id(p) for p in model.parameters()] == before
+
+
+def test_transmix_and_gta_in_one_pass() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source) as reg, vitreg.TransMix(model, num_classes=5) as mix:
+        mixed, labels = mix(x, y)
+        assert mixed.shape == x.shape
+        assert labels.shape == (4, 5)
+        loss = mix.loss(model(mixed)) + reg.penalty()
+        loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+class _ClipClassifier(nn.Module):
+    def __init__(self, clip: nn.Module) -> None:
+        super().__init__()
+        self.clip = clip
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.clip.encode_image(x))
+
+
+def test_a_clip_model_is_read_however_it_is_called() -> None:
+    from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+
+    vision = CLIPVisionCfg(layers=2, width=64, head_width=32, patch_size=16, image_size=48)
+    text = CLIPTextCfg(context_length=8, vocab_size=32, width=32, heads=2, layers=1)
+    clip = CLIP(32, vision, text)
+    x, y = batch()
+    tokens = torch.randint(0, 32, (4, 8))
+    values = []
+    classifier = _ClipClassifier(copy.deepcopy(clip))
+    for model, call in (
+        (clip, lambda: clip(x, tokens)[0].sum()),
+        (clip, lambda: clip.encode_image(x).sum()),
+        (clip.visual, lambda: clip.visual(x).sum()),
+        (classifier, lambda: F.cross_entropy(classifier(x), y)),
+    ):
+        with vitreg.attach(model, clip, ["attn_logits", "block_output", "l2sp", "bss"]) as reg:
+            with torch.no_grad():
+                for block in vitreg.families.find_tower(model).blocks:
+                    block.attention.in_proj_weight.mul_(1.01)
+            (call() + reg.penalty()).backward()
+            values.append(reg.terms["attn_logits"].item())
+        with torch.no_grad():
+            for block in vitreg.families.find_tower(model).blocks:
+                block.attention.in_proj_weight.div_(1.01)
+    assert values[0] > 0
+    assert values == pytest.approx([values[0]] * 4, rel=1e-4)
+    assert vitreg.describe(classifier).name == "clip.visual"
+
+
+def _ddp(rank: int, port: int, results: str) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model, source = make_pair()
+    ddp = nn.parallel.DistributedDataParallel(model)
+    x, y = batch()
+    part = slice(rank * 2, rank * 2 + 2)
+    with vitreg.attach(ddp, source, TARGETS) as reg:
+        (F.cross_entropy(ddp(x[part]), y[part]) + reg.penalty()).backward()
+    torch.save(gradients(model), f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ddp_with_two_processes(tmp_path) -> None:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(_ddp, args=(port, str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert_same(torch.load(tmp_path / f"{rank}.pt"), plain_gradients(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_cuda_bf16_compiled(mode: str) -> None:
+    model, source = make_pair()
+    model.cuda()
+    x, y = (t.cuda() for t in batch())
+    with vitreg.attach(model, source, TARGETS) as reg:
+        assert next(reg.source.tower.module.parameters()).is_cuda
+        torch.compiler.reset()
+        compiled = torch.compile(model, mode=mode)
+        for _ in range(4):
+            model.zero_grad()
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                loss = F.cross_entropy(compiled(x), y) + reg.penalty()
+            loss.backward()
+    ours = torch.cat([g.cpu().flatten() for g in gradients(model).values()])
+    expected = torch.cat([g.flatten() for g in plain_gradients().values()])
+    assert F.cosine_similarity(ours, expected, dim=0) > 0.99

@@ -1,0 +1,105 @@
+"""The values of penalties on what is read in one forward pass of the model and of its source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from vitreg.errors import MismatchError, StateError
+from vitreg.penalties import ReadingPenalty
+from vitreg.reader import Key, Reader, blocks_read
+from vitreg.source import FrozenSource
+from vitreg.types import Tower
+
+
+class Readings:
+    """A reader of the model, one of the source, and the penalties on what both read.
+
+    Args:
+        tower: the trained model's Vision Transformer.
+        source: the frozen source; needed if a penalty needs one.
+        penalties: the penalties by name.
+    """
+
+    def __init__(
+        self, tower: Tower, source: FrozenSource | None, penalties: Mapping[str, ReadingPenalty]
+    ) -> None:
+        self._tower = tower
+        self._source = source
+        self._penalties = penalties
+        self.blocks = {name: blocks_read(p.extractor, p.layers, tower) for name, p in penalties.items()}
+        self._target_reader: Reader | None = None
+        self._source_reader: Reader | None = None
+        guided = [name for name, penalty in penalties.items() if penalty.needs_source]
+        try:
+            if guided and source is not None:
+                self._source_reader = Reader(source.tower, self._wanted(guided), stop=True)
+                self._source_reader.enabled = False
+            if penalties:
+                self._target_reader = Reader(tower, self._wanted(penalties), training_only=True)
+        except BaseException:
+            self.remove()
+            raise
+
+    def values(self) -> dict[str, Tensor]:
+        """Return each penalty's unweighted value in the last forward pass, and forget the pass.
+
+        Raises:
+            StateError: no training forward pass since the last call, or nothing that is read is trained.
+            MismatchError: model and source read different shapes.
+        """
+        reader = self._target_reader
+        if reader is None:
+            return {}
+        if not reader.complete() or reader.images is None:
+            raise StateError(
+                "A penalty needs a forward pass of the model in training mode since the last one; "
+                f"{reader.skipped or 'the last one ended before every block was read'}."
+            )
+        try:
+            if self._source_reader is not None and self._source is not None:
+                self._source.follow(self._tower.module)
+                self._source.read(self._source_reader, reader.images, reader.autocast)
+            return {name: self._value(name, penalty, reader) for name, penalty in self._penalties.items()}
+        finally:
+            self._clear("its penalty was taken already; run the model again")
+
+    def remove(self) -> None:
+        """Remove the hooks and forget the last pass."""
+        for reader in (self._target_reader, self._source_reader):
+            if reader is not None:
+                reader.remove()
+        self._clear("the attachment was removed")
+
+    def _clear(self, reason: str) -> None:
+        for reader in (self._target_reader, self._source_reader):
+            if reader is not None:
+                reader.clear(reason)
+
+    def _wanted(self, names: Iterable[str]) -> dict[Key, set[int]]:
+        wanted: dict[Key, set[int]] = {}
+        for name in names:
+            penalty = self._penalties[name]
+            wanted.setdefault((penalty.extractor, penalty.query), set()).update(self.blocks[name])
+        return wanted
+
+    def _value(self, name: str, penalty: ReadingPenalty, reader: Reader) -> Tensor:
+        key: Key = (penalty.extractor, penalty.query)
+        target = reader.of(key, self.blocks[name])
+        if not any(value.requires_grad for value in target):
+            raise StateError(
+                f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "
+                "so its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."
+            )
+        if self._source_reader is None or not penalty.needs_source:
+            return penalty.value(target, [])
+        source = self._source_reader.of(key, self.blocks[name])
+        for index, ours, theirs in zip(self.blocks[name], target, source, strict=True):
+            if ours.shape != theirs.shape:
+                raise MismatchError(
+                    f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
+                    f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) "
+                    "must be off, and both need the same image and patch size."
+                )
+        return penalty.value(target, source)
