@@ -36,13 +36,17 @@ class SoftmaxRecorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _of_sdpa(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **kwargs: Any) -> Tensor:
+def _of_sdpa(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **kwargs: Any
+) -> Tensor:
     scale = kwargs.get("scale") or 1 / math.sqrt(query.shape[-1])
     logits = (query @ key.transpose(-1, -2)) * scale
     return (logits if attn_mask is None else logits + attn_mask).detach()
 
 
-def _of_mha(query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, *rest: Any, **_: Any) -> Tensor:
+def _of_mha(
+    query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, *rest: Any, **_: Any
+) -> Tensor:
     return _of_projection(query.transpose(0, 1), rest[0], rest[1], width, heads)  # [n, b, d] comes in
 
 

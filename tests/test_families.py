@@ -76,7 +76,9 @@ def test_timm_qk_norm_and_grouped_queries() -> None:
 
     for options in ({"qk_norm": True}, {"qkv_fused": False}, {"qkv_fused": True, "use_abs_pos_emb": False}):
         model = _shake(
-            Eva(img_size=32, patch_size=8, depth=2, embed_dim=64, num_heads=4, use_rot_pos_emb=True, **options)
+            Eva(
+                img_size=32, patch_size=8, depth=2, embed_dim=64, num_heads=4, use_rot_pos_emb=True, **options
+            )
         ).eval()
         _compare(model, lambda model=model: model(torch.randn(2, 3, 32, 32)), 1, "mean")
 

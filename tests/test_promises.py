@@ -19,7 +19,9 @@ from vitreg.extractors import Extractor, extractors
 
 def make_model(**options: object) -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("vit_tiny_patch16_224", **{"img_size": 48, "depth": 3, "num_classes": 5, **options})
+    return timm.create_model(
+        "vit_tiny_patch16_224", **{"img_size": 48, "depth": 3, "num_classes": 5, **options}
+    )
 
 
 def images(b: int = 4) -> Tensor:
@@ -156,7 +158,9 @@ def test_a_penalty_that_needs_no_source_runs_and_keeps_none() -> None:
 # 3. Never silently zero: tests/test_bad_input.py. Here, that a drifted model's penalty is not zero.
 
 
-@pytest.mark.parametrize("target", ["attn_logits", "attn_probs", "msa_output", "block_output", "features", "l2sp", "bss"])
+@pytest.mark.parametrize(
+    "target", ["attn_logits", "attn_probs", "msa_output", "block_output", "features", "l2sp", "bss"]
+)
 def test_a_drifted_model_pays_and_its_gradient_is_not_zero(target: str) -> None:
     source = make_model()
     model = moved(copy.deepcopy(source))
@@ -181,7 +185,9 @@ def test_the_source_is_a_frozen_copy_in_eval_mode_outside_of_the_model() -> None
         assert all(p.requires_grad for p in source.parameters())
         assert not frozen.training
         assert not any(p.requires_grad for p in frozen.parameters())
-        assert not {id(p) for p in frozen.parameters()} & {id(p) for p in [*model.parameters(), *source.parameters()]}
+        assert not {id(p) for p in frozen.parameters()} & {
+            id(p) for p in [*model.parameters(), *source.parameters()]
+        }
         model(images())
         first = reg.penalty().item()
         moved(source, 1.0)  # training what it was copied from changes nothing
@@ -232,7 +238,10 @@ def test_lam_is_applied_by_the_attachment_and_terms_are_unweighted() -> None:
     model = moved(copy.deepcopy(source))
     plain = vitreg.attach(model, source, {"a": vitreg.GTA(), "b": vitreg.FeatureGuide("msa_output")})
     weighted = vitreg.attach(
-        model, source, {"c": vitreg.GTA(lam=10), "d": vitreg.FeatureGuide("msa_output", lam=lambda step: step + 3)}, lam=2
+        model,
+        source,
+        {"c": vitreg.GTA(lam=10), "d": vitreg.FeatureGuide("msa_output", lam=lambda step: step + 3)},
+        lam=2,
     )
     model(images())
     total, scaled = plain.penalty(), weighted.penalty()

@@ -41,7 +41,7 @@ class Description:
     extractors: dict[str, str]
 
     def __str__(self) -> str:
-        heads = sorted({str(h) for h in self.num_heads})
+        heads = sorted({"unknown" if h is None else str(h) for h in self.num_heads})
         tokens = "class token" if self.has_class_token else "no class token"
         others = self.num_prefix_tokens - self.has_class_token
         if others:

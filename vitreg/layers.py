@@ -19,7 +19,12 @@ def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
             raise ArgumentError(f"layers must be indices, a slice or 'all', got {layers!r}.")
         return tuple(range(depth))
     if isinstance(layers, slice):
-        indices = list(range(depth))[layers]
+        try:
+            indices = sorted(range(depth)[layers])
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"layers must be indices, a slice or 'all', got {layers!r}: {error}."
+            ) from error
     else:
         given = [layers] if isinstance(layers, int) and not isinstance(layers, bool) else layers
         if not isinstance(given, Sequence) or not all(

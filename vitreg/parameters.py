@@ -26,8 +26,8 @@ def head_parameters(model: nn.Module, tower: Tower) -> list[nn.Parameter]:
     shape. What stands beside the tower in a pre-trained composite, such as CLIP's text tower, is no head.
     """
     pretrained = {id(p) for p in tower.home.parameters()}
-    if tower.head is not None and tower.home is tower.module:
-        pretrained -= {id(p) for p in tower.head.parameters()}
+    if tower.home is tower.module:
+        pretrained -= {id(p) for head in tower.heads for p in head.parameters()}
     return [p for p in model.parameters() if id(p) not in pretrained]
 
 

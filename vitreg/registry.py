@@ -17,7 +17,8 @@ R = TypeVar("R")
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the nearest of `known`, or all of them if none is near."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = [k for k in known if k.lower() == name.lower()]
+    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(map(repr, known))}."
 
 
@@ -46,6 +47,10 @@ class Registry(Generic[T]):
         if name not in self._entries:
             raise ArgumentError(f"There is no {self.kind} {name!r}. {suggest(name, self._entries)}")
         return self._entries[name]
+
+    def name_of(self, entry: object) -> str | None:
+        """Return the name under which `entry` is registered, or None."""
+        return next((name for name, registered in self._entries.items() if registered is entry), None)
 
     def names(self) -> list[str]:
         """Return the registered names, sorted."""

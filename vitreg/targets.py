@@ -31,7 +31,7 @@ def resolve_target(target: Target, options: Mapping[str, Any]) -> dict[str, Pena
             if not isinstance(name, str) or not name:
                 raise ArgumentError(f"A penalty's name is a string, got {name!r}.")
     else:
-        entries = [target] if isinstance(target, str | Penalty) else target
+        entries = [target] if isinstance(target, str | Penalty | type) else target
         if not isinstance(entries, Sequence):
             raise ArgumentError(
                 "target must be a name, a penalty, or a sequence or mapping of these, got "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import TracebackType
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -41,7 +41,8 @@ class Trace(Mapping[str, list[Tensor]]):
         return len(self._blocks)
 
 
-class trace:  # noqa: N801
+@contextmanager
+def trace(model: nn.Module, *names: str, layers: Layers = "all", query: Query = "cls") -> Iterator[Trace]:
     """Read a model while it runs: `with trace(model, "attn_logits") as t: model(x)`.
 
     Each forward pass replaces the values of the one before. They keep their gradients, and they are there
@@ -49,39 +50,32 @@ class trace:  # noqa: N801
 
     Args:
         model: a Vision Transformer, or a module with one inside.
-        extractors: names of extractors, see `vitreg.list_extractors()`.
+        names: names of extractors, see `vitreg.list_extractors()`.
         layers: which blocks.
         query: whose attention is read, where attention is.
 
-    Returns:
-        A context manager that yields a mapping from an extractor's name to a list with one tensor a block,
-        e.g. [b, h, p] for `attn_logits`; `features` has one tensor.
+    Yields:
+        A mapping from an extractor's name to a list with one tensor a block, e.g. [b, h, p] for
+        `attn_logits`; `features` has one tensor.
 
     Raises:
-        ArgumentError: an unknown extractor, or `layers` that select nothing.
+        ArgumentError: an unknown extractor or query, or `layers` that select nothing.
         UnsupportedModelError: the model cannot be read that way.
     """
-
-    def __init__(self, model: nn.Module, *names: str, layers: Layers = "all", query: Query = "cls") -> None:
-        if not names:
-            raise ArgumentError(f"Name what to read: one or more of {', '.join(extractors.names())}.")
-        if len(set(names)) < len(names):
-            raise ArgumentError(f"An extractor is named twice: {', '.join(names)}.")
-        tower = find_tower(model)
-        # One value a pass, such as `features`, goes together with a choice of layers for the others.
-        blocks = {
-            name: blocks_read(
-                name, layers if name not in extractors or extractors[name].per_block else "all", tower
-            )
-            for name in names
-        }
-        self._reader = Reader(tower, {(name, query): indices for name, indices in blocks.items()})
-        self._trace = Trace(self._reader, blocks, query)
-
-    def __enter__(self) -> Trace:
-        return self._trace
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self._reader.remove()
+    if not names:
+        raise ArgumentError(f"Name what to read: one or more of {', '.join(extractors.names())}.")
+    if len(set(names)) < len(names):
+        raise ArgumentError(f"An extractor is named twice: {', '.join(names)}.")
+    tower = find_tower(model)
+    # One value a pass, such as `features`, goes together with a choice of layers for the others.
+    blocks = {
+        name: blocks_read(
+            name, layers if name not in extractors or extractors[name].per_block else "all", tower
+        )
+        for name in names
+    }
+    reader = Reader(tower, {(name, query): indices for name, indices in blocks.items()})
+    try:
+        yield Trace(reader, blocks, query)
+    finally:
+        reader.remove()

@@ -88,11 +88,13 @@ class Tower:
         name: its dotted name inside the model, "" for the model itself.
         stem: the first submodule to run; its first argument is the batch of images.
         blocks: the transformer blocks in the order in which they run.
-        head: the task head, or None where the tower has none.
+        heads: the task heads: the first receives the pooled features, a distilled model has a second;
+            empty where the tower has none.
         num_prefix_tokens: tokens before the patches (class token, distillation token, registers).
         has_class_token: whether token 0 is a class token.
         grid: patches (vertically, horizontally), or None where it is known only at run time.
         width: the tokens' width d.
+        patch_size: a patch's height and width in pixels, or None where it is not known.
         position_embeddings: names, inside `module`, of its position embeddings.
         batch_first: whether blocks receive [b, n, d] rather than [n, b, d].
         home: the pre-trained model that the tower belongs to: the tower itself, or what holds it beside
@@ -104,10 +106,11 @@ class Tower:
     home: nn.Module
     stem: nn.Module
     blocks: tuple[Block, ...]
-    head: nn.Module | None
+    heads: tuple[nn.Module, ...]
     num_prefix_tokens: int
     has_class_token: bool
     grid: tuple[int, int] | None
     width: int
     position_embeddings: tuple[str, ...] = ()
     batch_first: bool = True
+    patch_size: tuple[int, int] | None = None

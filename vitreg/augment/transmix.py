@@ -74,9 +74,10 @@ class TransMix:
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
             raise ArgumentError(f"num_classes must be a whole number of at least 2, got {num_classes!r}.")
         for name, value in (("switch_prob", switch_prob), ("prob", prob), ("smoothing", smoothing)):
-            if not 0 <= value <= 1:
+            if not _is_number(value) or not 0 <= value <= 1:
                 raise ArgumentError(f"{name} must lie between 0 and 1, got {value!r}.")
-        if not (mixup_alpha >= 0 and cutmix_alpha >= 0 and mixup_alpha + cutmix_alpha > 0):
+        numbers = _is_number(mixup_alpha) and _is_number(cutmix_alpha)
+        if not (numbers and mixup_alpha >= 0 and cutmix_alpha >= 0 and mixup_alpha + cutmix_alpha > 0):
             raise ArgumentError(
                 "mixup_alpha and cutmix_alpha must be at least 0 and not both 0, got "
                 f"{mixup_alpha!r} and {cutmix_alpha!r}."
@@ -184,13 +185,15 @@ class TransMix:
                 "TransMix needs an even batch of images [b, c, height, width], as it mixes them in pairs; "
                 f"found {list(images.shape)}. Use drop_last=True or an even batch size."
             )
-        grid, (height, width) = self._tower.grid, images.shape[-2:]
-        if grid is not None and (
-            height % grid[0] or width % grid[1] or height // grid[0] != width // grid[1]
+        grid, patch, (height, width) = self._tower.grid, self._tower.patch_size, images.shape[-2:]
+        if (
+            grid is not None
+            and patch is not None
+            and (height, width) != (grid[0] * patch[0], grid[1] * patch[1])
         ):
             raise ArgumentError(
-                f"The model divides a picture into {grid[0]}×{grid[1]} patches; "
-                f"found pictures of {height}×{width}."
+                f"The model divides a picture of {grid[0] * patch[0]}×{grid[1] * patch[1]} into "
+                f"{grid[0]}×{grid[1]} patches; found pictures of {height}×{width}. Resize them."
             )
         if labels.dim() != 1 or labels.shape[0] != images.shape[0] or labels.is_floating_point():
             raise ArgumentError(
@@ -215,3 +218,7 @@ class TransMix:
                 "(patch_drop_rate, patch_dropout) must be off for TransMix."
             )
         return rows, columns
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
-from vitreg.errors import UnsupportedModelError
+from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.functional import cls_row, mean_row
 from vitreg.registry import Registry
 from vitreg.types import AttentionReading, Block, Probe, Query, Row, Tower
@@ -57,7 +58,7 @@ def reading_of(tower: Tower, block: Block, extractor: str) -> AttentionReading:
         found = "no attention module" if block.attention is None else _qualified(block.attention)
         raise UnsupportedModelError(
             f"{extractor} needs attention of a known family; block {block.name!r} of "
-            f"{type(tower.module).__name__} has {found}. Use target='block_output', or register the class "
+            f"{type(tower.module).__name__} has {found}. block_output needs none; or register the class "
             "with `@vitreg.register_family`."
         )
     return block.reading
@@ -67,10 +68,12 @@ def row_of(tower: Tower, query: Query, extractor: str) -> Row:
     """Return the function that picks the query; raises `UnsupportedModelError` without a class token."""
     if query == "mean":
         return partial(mean_row, num_prefix_tokens=tower.num_prefix_tokens)
+    if query not in get_args(Query):
+        raise ArgumentError(f"query must be one of {get_args(Query)}, got {query!r}.")
     if not tower.has_class_token:
         raise UnsupportedModelError(
             f"{extractor} with query='cls' needs a class token; {type(tower.module).__name__} has none. "
-            "Use query='mean' (the mean of the patches' queries) or target='block_output'."
+            "Use query='mean' (the mean of the patches' queries), or read block_output."
         )
     return cls_row
 

@@ -24,9 +24,9 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
         output = seen["output"]
         return _pooled(output[0] if isinstance(output, tuple) else output, tower)
 
-    if tower.head is None:
+    if not tower.heads:
         return Probe({"output": Tap(tower.module)}, of_tower)
-    return Probe({"input": Tap(tower.head, "input")}, of_head)
+    return Probe({"input": Tap(tower.heads[0], "input")}, of_head)
 
 
 def _pooled(value: Tensor, tower: Tower) -> Tensor:

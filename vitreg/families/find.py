@@ -45,13 +45,14 @@ def find_tower(model: nn.Module) -> Tower:
         home=_home(model, name, module),
         stem=parts.stem,
         blocks=tuple(blocks),
-        head=parts.head,
+        heads=parts.heads,
         num_prefix_tokens=parts.num_prefix_tokens,
         has_class_token=parts.has_class_token,
         grid=parts.grid,
         width=parts.width,
         position_embeddings=parts.position_embeddings,
         batch_first=parts.batch_first,
+        patch_size=parts.patch_size,
     )
 
 

@@ -41,11 +41,12 @@ def vision_transformer(module: VisionTransformer) -> TowerParts:
     return TowerParts(
         stem=module.conv1,
         blocks=[BlockParts(block, block.attn, block.mlp) for block in transformer.resblocks],
-        head=None,  # the projection is pre-trained; a new head is the user's own module around the tower
+        heads=(),  # the projection is pre-trained; a new head is the user's own module around the tower
         num_prefix_tokens=1,
         has_class_token=True,
         grid=module.grid_size,
         width=transformer.width,
+        patch_size=module.patch_size,
         position_embeddings=("positional_embedding",),
         batch_first=getattr(transformer, "batch_first", True),
     )

@@ -35,13 +35,14 @@ class TowerParts:
 
     stem: nn.Module
     blocks: Iterable[BlockParts]
-    head: nn.Module | None
+    heads: tuple[nn.Module, ...]
     num_prefix_tokens: int
     has_class_token: bool
     grid: tuple[int, int] | None
     width: int
     position_embeddings: tuple[str, ...] = ()
     batch_first: bool = True
+    patch_size: tuple[int, int] | None = None
 
 
 families: ClassRegistry[AttentionReading] = ClassRegistry("family", own_forward=True)

@@ -87,13 +87,17 @@ def vision_transformer(module: nn.Module) -> TowerParts:
     """Say where timm's plain Vision Transformers keep their parts."""
     m: Any = module
     grid = getattr(m.patch_embed, "grid_size", None)
+    if not getattr(m.patch_embed, "strict_img_size", True):  # dynamic_img_size: known at run time only
+        grid = None
+    patch = getattr(m.patch_embed, "patch_size", None)
     return TowerParts(
         stem=m.patch_embed,
         blocks=[BlockParts(b, getattr(b, "attn", None), getattr(b, "mlp", None)) for b in m.blocks],
-        head=m.head,
+        heads=(m.head,) if getattr(m, "head_dist", None) is None else (m.head, m.head_dist),
         num_prefix_tokens=m.num_prefix_tokens,
         has_class_token=m.cls_token is not None,
         grid=None if grid is None else (int(grid[0]), int(grid[1])),
         width=m.embed_dim,
+        patch_size=None if patch is None else (int(patch[0]), int(patch[1])),
         position_embeddings=("pos_embed",) if getattr(m, "pos_embed", None) is not None else (),
     )

@@ -14,10 +14,11 @@ def vision_transformer(module: VisionTransformer) -> TowerParts:
     return TowerParts(
         stem=module.conv_proj,
         blocks=[BlockParts(block, block.self_attention, block.mlp) for block in module.encoder.layers],
-        head=module.heads,
+        heads=(module.heads,),
         num_prefix_tokens=1,
         has_class_token=True,
         grid=(side, side),
         width=module.hidden_dim,
+        patch_size=(module.patch_size, module.patch_size),
         position_embeddings=("encoder.pos_embedding",),
     )

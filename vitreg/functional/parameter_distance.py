@@ -18,8 +18,7 @@ def half_squared_norm(tensors: Sequence[Tensor], origins: Sequence[Tensor] | Non
     Returns:
         a float32 scalar; gradients reach `tensors` only.
     """
-    shifts = list(tensors)
+    shifts = [tensor.float() for tensor in tensors]
     if origins is not None:
-        shifts = list(torch._foreach_sub(shifts, [origin.detach() for origin in origins]))
-    norms = torch._foreach_norm(shifts)
-    return torch.stack([norm.float() for norm in norms]).square().sum() / 2
+        shifts = list(torch._foreach_sub(shifts, [origin.detach().float() for origin in origins]))
+    return torch.stack(list(torch._foreach_norm(shifts))).square().sum() / 2

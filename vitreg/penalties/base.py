@@ -52,8 +52,8 @@ class Penalty:
 
     @property
     def name(self) -> str:
-        """The key under which the attachment reports the value."""
-        return type(self).__name__.lower()
+        """The key under which the attachment reports the value: the registered name."""
+        return penalties.name_of(type(self)) or type(self).__name__.lower()
 
 
 @dataclass(frozen=True, kw_only=True)

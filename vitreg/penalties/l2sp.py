@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vitreg.errors import ArgumentError
 from vitreg.functional import half_squared_norm
 from vitreg.penalties.base import ParameterPenalty, check_lam, register_penalty
 from vitreg.types import Lam
@@ -40,6 +41,10 @@ class L2SP(ParameterPenalty):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if callable(self.head):
+            raise ArgumentError(
+                f"head must be a number (relative to lam, which may be a function), got {self.head!r}."
+            )
         check_lam(self.head, name="head")
 
     def selects(self, name: str, parameter: Tensor) -> bool:

@@ -1,0 +1,103 @@
+"""Laws that every registered penalty obeys, whatever it reads."""
+
+import dataclasses
+
+import pytest
+import torch
+from laws import num_hooks, refuses, unchanged
+from torch import Tensor, nn
+
+import vitreg
+from vitreg import ArgumentError, ParameterPenalty, ReadingPenalty
+from vitreg.penalties import penalties
+
+NAMES = vitreg.list_penalties()
+GUIDED = [n for n in NAMES if issubclass(penalties[n], ReadingPenalty) and penalties[n].needs_source]
+WRONG_LAM = ["1", None, True, -1, -0.5, float("nan"), float("inf"), [1.0], torch.ones(1)[0]]
+
+
+def test_there_are_penalties() -> None:
+    assert GUIDED
+    assert set(GUIDED) < set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_penalty_is_its_options(name: str) -> None:
+    made = penalties[name]()
+    assert issubclass(penalties[name], ReadingPenalty | ParameterPenalty)
+    assert made == penalties[name]()
+    assert penalties[name](lam=3.0).lam == 3.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.lam = 2.0
+    assert penalties[name].__doc__
+    assert "Source:" in penalties[name].__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("lam", WRONG_LAM, ids=str)
+def test_wrong_lam(name: str, lam: object) -> None:
+    with refuses(ArgumentError, "lam must be", "got", repr(lam)):
+        penalties[name](lam=lam)
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if issubclass(penalties[n], ReadingPenalty)])
+def test_wrong_query(name: str) -> None:
+    with refuses(ArgumentError, "query must be one of", "'cls', 'mean'", "'patches'"):
+        penalties[name](query="patches")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_value_terms_and_gradient(name: str, vit: object, perturb: object, images: Tensor) -> None:
+    model = vit().train()
+    source = vit()
+    source.load_state_dict(model.state_dict())
+    perturb(model)
+    start = {n: v.clone() for n, v in source.state_dict().items()}
+    target = penalties[name](lam=2.0)
+    with unchanged(model), vitreg.attach(model, source, target=target, lam=3.0) as attachment:
+        model(images)
+        value = attachment.penalty()
+        assert value.dtype == torch.float32
+        assert value.shape == ()
+        (term,) = attachment.terms.values()
+        assert term.item() > 0
+        assert not term.requires_grad
+        assert value.item() == pytest.approx(6 * term.item(), rel=1e-5)
+        value.backward()
+    assert any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in model.parameters())
+    assert all(p.grad is None for p in source.parameters())
+    assert all(torch.equal(v, source.state_dict()[n]) for n, v in start.items())
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_zero_at_the_source(name: str, tower_model: nn.Module, images: Tensor) -> None:
+    with vitreg.attach(tower_model, target=name) as attachment:
+        tower_model(images)
+        assert attachment.penalty().item() == pytest.approx(0, abs=1e-10)
+    assert num_hooks(tower_model) == 0
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_the_batch_order_plays_no_part(name: str, vit: object, perturb: object, images: Tensor) -> None:
+    model = vit().train()
+    with vitreg.attach(model, target=name) as attachment:
+        perturb(model)
+        model(images)
+        value = attachment.penalty()
+        model(images.flip(0))
+        torch.testing.assert_close(attachment.penalty(), value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lam_may_be_a_function_of_the_step(name: str, vit: object, perturb: object, images: Tensor) -> None:
+    model = vit().train()
+    penalty = penalties[name](lam=lambda step: step + 1.0)
+    with vitreg.attach(model, target=penalty, lam=lambda step: 10.0**step) as attachment:
+        perturb(model)
+        for step in (0, 1, 2):
+            model(images)
+            value = attachment.penalty()
+            (term,) = attachment.terms.values()
+            assert value.item() == pytest.approx((step + 1) * 10**step * term.item(), rel=1e-5)
+        model(images)
+        assert attachment.penalty(step=0).item() == pytest.approx(term.item(), rel=1e-4)
