@@ -11,9 +11,9 @@ import torch
 import torchvision
 from softmax_recorder import SoftmaxRecorder
 from torch import nn
-from vitreg.types import Query
 
 import vitreg
+from vitreg.types import Query
 
 TIMM = {  # name: number of prefix tokens
     "vit_small_patch16_224": 1,

@@ -12,6 +12,7 @@ from vitreg.families import find_tower
 from vitreg.parameters import head_parameters
 
 Part = Literal["attention", "ffn", "head"]
+"""The part of a model that `freeze` leaves trainable."""
 
 
 def freeze(model: nn.Module, train: Part) -> Freeze:

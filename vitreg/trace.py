@@ -50,7 +50,7 @@ def trace(model: nn.Module, *names: str, layers: Layers = "all", query: Query = 
 
     Args:
         model: a Vision Transformer, or a module with one inside.
-        names: names of extractors, see `vitreg.list_extractors()`.
+        *names: names of extractors, see `vitreg.list_extractors()`.
         layers: which blocks.
         query: whose attention is read, where attention is.
 

@@ -42,7 +42,7 @@ class BSS(ReadingPenalty):
 
     @property
     def extractor(self) -> str:
-        """`features`."""
+        """The extractor that is read: `features`."""
         return "features"
 
     def value(self, target: Sequence[Tensor], source: Sequence[Tensor] = ()) -> Tensor:

@@ -39,7 +39,7 @@ class GTA(ReadingPenalty):
 
     @property
     def extractor(self) -> str:
-        """`attn_logits`."""
+        """The extractor that is read: `attn_logits`."""
         return "attn_logits"
 
     def value(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:

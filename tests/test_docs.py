@@ -1,0 +1,119 @@
+"""The documentation does what it says: its code runs, its site builds, its commands are those of CI."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import open_clip  # noqa: F401  the pages use it, so its families belong to what is registered
+import pytest
+import torch
+
+import vitreg
+from vitreg.extractors import extractors
+from vitreg.families import families, towers
+from vitreg.families.registries import load
+from vitreg.penalties import penalties
+
+ROOT = Path(__file__).parent.parent
+API = ROOT / "docs" / "api"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE
+)
+"""A block of Python, with what it prints if a block of text follows at once."""
+
+WITH_CODE = [page for page in PAGES if BLOCK.search(page.read_text())]
+
+GIVEN = {"README.md": {"loader": [(torch.randn(2, 3, 224, 224), torch.tensor([3, 5]))]}}
+"""What a page takes for granted."""
+
+
+def page_name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def test_blocks_are_found() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "docs/tour.md"} <= {page_name(page) for page in WITH_CODE}
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=page_name)
+def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load()  # before the registries are copied, or the page would take the libraries' families with it
+    for registry in (extractors, families, penalties, towers):  # what a page registers stays on the page
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    module = ModuleType("page")
+    module.__dict__.update(GIVEN.get(page.name, {}))
+    monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look it up
+    text = page.read_text()
+    for block in BLOCK.finditer(text):
+        code = block["code"].replace("pretrained=True", "pretrained=False")  # no network in a test
+        first_line = text[: block.start("code")].count("\n")
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * first_line + code, str(page), "exec"), module.__dict__)
+        if block["output"] is not None:
+            assert printed.getvalue() == block["output"], f"{page_name(page)}, line {first_line}"
+
+
+def names_shown(file: str) -> list[str]:
+    """Return the names that an API page shows, in order."""
+    return re.findall(r"^::: vitreg\.(?:\w+\.)*(\w+)$", (API / file).read_text(), re.MULTILINE)
+
+
+def test_every_name_has_one_place_in_the_api() -> None:
+    overview = (API / "index.md").read_text()
+    pages = dict(re.findall(r"^\| \[.*?\]\((\w+\.md)\) \| (`.*) \|$", overview, re.MULTILINE))
+    for file, cell in pages.items():
+        assert re.findall(r"`(\w+)`", cell) == names_shown(file), file
+    documented = [name for file in pages for name in names_shown(file)]
+    assert sorted(documented) == sorted(set(vitreg.__all__) - {"__version__"})
+    assert "`vitreg.__version__`" in overview
+
+
+def test_every_formula_has_a_place_in_the_api() -> None:
+    assert sorted(names_shown("functional.md")) == sorted(vitreg.functional.__all__)
+
+
+def test_ci_runs_the_commands_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    ci = (ROOT / ".ci" / "run").read_text().splitlines()
+    commands = re.findall(r'^pip install -e "\.\[\w+\]" && .*$', readme, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert f"run '{command}'" in ci
+
+
+def test_design_draws_every_file() -> None:
+    drawing = (ROOT / "docs" / "design.md").read_text().split("```")[1]
+    package = Path(vitreg.__file__).parent
+    units = {file.relative_to(package).parts[0] for file in package.rglob("*.py")}
+    assert {unit for unit in units if not re.search(rf"\b{re.escape(unit)}", drawing)} == set()
+
+
+@pytest.mark.slow
+def test_site_builds_strictly(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = sorted(tmp_path.rglob("*.html"))
+    assert built
+    for page in built:
+        html = page.read_text()
+        assert "merror" not in html, f"{page.name} has a formula that is no formula"
+        assert 'class="arithmatex"' not in html, f"{page.name} has a formula that was not converted"
+        assert "doc-symbol-module" not in html, f"{page.name} shows a module, not its namesake"
+        loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]*)"', html)
+        assert not loaded, f"{page.name} loads {loaded}"
