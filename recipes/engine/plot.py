@@ -1,0 +1,93 @@
+"""The table as a picture: accuracy of each method, and its attention on the object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from engine.methods import SOURCE
+from engine.table import Row
+
+# Okabe and Ito's colours, told apart by colour-blind readers; the marker and the lightness tell them apart in
+# grey.
+_LOOKS = [
+    ("#000000", "o"),
+    ("#E69F00", "s"),
+    ("#56B4E9", "D"),
+    ("#0072B2", "^"),
+    ("#D55E00", "v"),
+    ("#009E73", "P"),
+]
+
+
+def draw(rows: Sequence[Row], title: str) -> bytes:
+    """Return the plot as a PNG file: a line of panels for each data set."""
+    names = list(dict.fromkeys(row.data for row in rows))
+    with_objects = any(row.object_share is not None for row in rows)
+    columns = 2 if with_objects else 1
+    figure = Figure(figsize=(1.5 + 4.2 * columns, 0.9 + 3.1 * len(names)), dpi=150, layout="constrained")
+    grid = figure.subplots(len(names), columns, squeeze=False)
+    for line, data in zip(grid, names, strict=True):
+        of_data = [row for row in rows if row.data == data]
+        _panel(line[0], of_data, "top1", "std", f"{data}: top-1 on test pictures, %")
+        if not with_objects:
+            continue
+        if of_data[0].block is None:
+            line[1].axis("off")
+            continue
+        heading = f"{data}: attention on the object, % (block {of_data[0].block})"
+        _panel(line[1], of_data, "object_share", "object_share_std", heading)
+        for row in of_data:
+            if row.method == SOURCE and row.object_share is not None:
+                line[1].axhline(
+                    row.object_share, color="0.35", linestyle="--", linewidth=1.2, label="before training"
+                )
+    handles = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    file = BytesIO()
+    # Neither date nor version in the file: the same runs give the same bytes.
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading: str) -> None:
+    rows = [row for row in rows if row.method != SOURCE and getattr(row, value) is not None]
+    shares = list(dict.fromkeys(row.share for row in rows))
+    kinds = list(dict.fromkeys((row.method, row.lam) for row in rows))
+    for number, (method, lam) in enumerate(kinds):
+        colour, marker = _LOOKS[number % len(_LOOKS)]
+        own = [row for row in rows if (row.method, row.lam) == (method, lam)]
+        shift = 0.12 * (
+            number - (len(kinds) - 1) / 2
+        )  # beside each other, so that no error bar hides another
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markeredgecolor": "black",
+            "markersize": 7,
+        }
+        axes.errorbar(
+            [shares.index(row.share) + shift for row in own],
+            [getattr(row, value) for row in own],
+            yerr=[getattr(row, deviation) or 0.0 for row in own],
+            linestyle="none",
+            capsize=3,
+            label=method if lam is None else f"{method} (λ = {lam:g})",
+            **style,
+        )
+    axes.set_xticks(range(len(shares)), shares)
+    axes.set_xlim(-0.5, len(shares) - 0.5)
+    axes.set_xlabel("training pictures used")
+    axes.set_title(heading, fontsize=10, loc="left")
+    axes.grid(axis="y", color="0.88")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,112 @@
+"""What the person who waits sees: a bar with the time left, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+
+class Progress:
+    """Progress of stages (reading pictures, pre-training), then of all runs together; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.num_runs = self.run_number = 0
+        self.total = self.done = 0
+        self.began = time.monotonic()
+        self._overall: TaskID | None = None
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line, above the bars."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """Show a stage; yields the function that is told how much of it is done, and of how much."""
+        began, said, bar = time.monotonic(), 0.0, self._bars.add_task(name, total=None, left="")
+
+        def update(done: int, total: int) -> None:
+            nonlocal said
+            passed = time.monotonic() - began
+            left = _left(passed, done, total)
+            self._bars.update(bar, completed=done, total=total, left=left)
+            if not self.console.is_terminal and passed - said > 15 and done < total:
+                said = passed
+                self.say(f"{name}: {100 * done // total} % ({left})")
+
+        yield update
+        self._bars.remove_task(bar)
+        if time.monotonic() - began > 1:
+            self.say(f"{name}: {duration(time.monotonic() - began)}")
+
+    def begin(self, total: int, *, num_runs: int, num_finished: int) -> None:
+        """Start the overall bar over `total` units of work in `num_runs` runs."""
+        self.total, self.num_runs, self.began = total, num_runs, time.monotonic()
+        finished = f", {num_finished} finished before" if num_finished else ""
+        self.say(f"{num_runs} runs to do{finished}")
+        self._overall = self._bars.add_task("all runs", total=total, left="", visible=num_runs > 0)
+
+    def start_run(self, title: str) -> None:
+        """Say which run it is."""
+        self.run_number += 1
+        if self._overall is not None:
+            self._bars.update(
+                self._overall, description=f"run {self.run_number} of {self.num_runs} · {title}"
+            )
+
+    def advance(self, units: int) -> None:
+        """Note that `units` of work are done."""
+        self.done += units
+        if self._overall is not None:
+            self._bars.update(self._overall, advance=units, left=self.left)
+
+    def finish_run(self, title: str, metrics: Mapping[str, Any], seconds: float) -> None:
+        """Print what a run measured, and the time left."""
+        top1 = f" top-1 {metrics['top1']:.1f} %" if "top1" in metrics else ""
+        left = f"; {self.left}" if self.run_number < self.num_runs else ""
+        self.say(f"run {self.run_number} of {self.num_runs} · {title}:{top1} ({duration(seconds)}{left})")
+
+    @property
+    def left(self) -> str:
+        """The time left, in words."""
+        return _left(time.monotonic() - self.began, self.done, self.total)
+
+
+def _left(passed: float, done: int, total: int) -> str:
+    return f"about {duration(passed * (total - done) / done)} left" if done else ""
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in words: 4 s, 1 min 05 s, 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

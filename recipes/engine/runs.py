@@ -1,0 +1,144 @@
+"""Stored runs: one folder each, named by its configuration, complete when it holds `DONE`.
+
+A finished run is never run again. One that was killed has no `DONE` and is started afresh with the same seed,
+so a table that was interrupted ends with the figures of one that was not.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import RecipeError
+from engine.subset import Share
+from engine.train import Hyperparameters
+
+ENGINE = 1
+"""Raised whenever a change of the engine changes figures: runs of another engine are other runs."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that decides a run's figures, apart from the machine and the versions of the libraries."""
+
+    data: str
+    data_fingerprint: str
+    model: str
+    weights: str
+    size: int
+    augment: str
+    method: str
+    lam: float | None
+    share: Share | None
+    seed: int
+    hyper: Hyperparameters | None
+    precision: str = "no"
+    engine: int = ENGINE
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's folder: readable, and different for each configuration."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        lam = "" if self.lam is None else f"lam{self.lam:g}"
+        share = "" if self.share is None else self.share.slug
+        parts = [self.data, self.method, lam, share, f"seed{self.seed}", digest]
+        return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished run left behind."""
+
+    configuration: Configuration
+    metrics: dict[str, Any]
+    log: list[dict[str, float]]
+    seconds: float
+    machine: dict[str, Any]
+
+
+def prepare_out(out: Path) -> None:
+    """Create the folder of all runs.
+
+    Raises:
+        RecipeError: It cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RecipeError(f"cannot write to --out {out}: {error.strerror}") from error
+
+
+def load_report(out: Path, configuration: Configuration) -> Report | None:
+    """Return the report of a run in `out`, or None if it is not finished.
+
+    Raises:
+        RecipeError: The run says it is done, but its report cannot be read or is that of another
+            configuration.
+    """
+    folder = out / configuration.folder
+    if not (folder / "DONE").is_file():
+        return None
+    try:
+        stored = json.loads((folder / "report.json").read_text())
+        if stored["configuration"] != json.loads(json.dumps(asdict(configuration))):
+            raise ValueError("it is of another configuration")
+        return Report(configuration, stored["metrics"], stored["log"], stored["seconds"], stored["machine"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(
+            f"{folder / 'report.json'} is broken ({error}); delete the folder to run it again"
+        ) from error
+
+
+def store_report(out: Path, report: Report) -> None:
+    """Write a run's report, then its `DONE`: a kill at any moment leaves a whole run or an unfinished one."""
+    folder = out / report.configuration.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+    write_atomically(folder / "DONE", "")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is, at any moment, either the old one or the whole new one."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, is on the disk before the next file is
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold `folder` alone among all processes; yields whether it is held (always, with `wait`).
+
+    The operating system lets go of it when the process dies, however it dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

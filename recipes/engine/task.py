@@ -1,0 +1,113 @@
+"""What a run needs to know of a data set, drawn or photographed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class TrainingPictures(Protocol):
+    """Training pictures by index, augmented with the random numbers of `seed` alone."""
+
+    def picture(self, index: int, *, seed: int) -> Tensor:
+        """Return picture `index` as uint8 [3, size, size]."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task with its test pictures as the network sees them, before normalisation.
+
+    `test` is uint8 [n, 3, size, size]; `test_masks` is bool [n, size, size], true on the object, or None
+    where nobody said where the objects are.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    fingerprint: str
+    size: int
+    train: TrainingPictures = field(repr=False)
+    train_labels: tuple[int, ...] = field(repr=False)
+    test: Tensor = field(repr=False)
+    test_labels: tuple[int, ...] = field(repr=False)
+    test_masks: Tensor | None = field(default=None, repr=False)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """Return uint8 pictures [b, 3, size, size] as float32 with the model's mean and deviation."""
+        mean, std = (
+            torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std)
+        )
+        return (pictures.float() / 255 - mean) / std
+
+
+Draw = tuple[int, int]
+"""The index of a picture, and the seed of its augmentation."""
+
+
+class Batches:
+    """Batches of draws for `steps` steps: shuffled passes over `indices`, joined end to end.
+
+    A batch larger than the subset repeats pictures, with other augmentations: nothing is ever dropped, and a
+    batch is always full. What is drawn depends on the seed and the step alone, not on the number of worker
+    processes.
+    """
+
+    def __init__(self, indices: Sequence[int], *, batch_size: int, steps: int, seed: int) -> None:
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self.steps = steps
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        passes = np.random.default_rng([self.seed, 1])
+        waiting: list[int] = []
+        for step in range(self.steps):
+            while len(waiting) < self.batch_size:
+                waiting += [self.indices[place] for place in passes.permutation(len(self.indices))]
+            batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+            seeds = np.random.SeedSequence([self.seed, 2, step]).generate_state(self.batch_size)
+            yield list(zip(batch, (int(seed) for seed in seeds), strict=True))
+
+
+class Draws(Dataset[tuple[Tensor, int]]):
+    """The dataset that turns a draw into a picture and its label; for use with `Batches`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
+        index, seed = draw
+        return self.task.train.picture(index, seed=seed), self.task.train_labels[index]
+
+
+@contextmanager
+def random_numbers(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generators inside, and leave them as they were afterwards.
+
+    timm's RandAugment draws from the first two, torchvision from the third.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

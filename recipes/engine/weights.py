@@ -1,0 +1,147 @@
+"""A timm model with the weights of a local file, or an error that names the keys that do not fit."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from engine.errors import RecipeError, listed, nearest
+
+_WRAPPERS = ("state_dict", "model", "teacher")
+_PREFIXES = ("module.", "backbone.")
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file.
+
+    Raises:
+        RecipeError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return (
+                hashlib.file_digest(file, "sha256").hexdigest()
+                if sys.version_info >= (3, 11)
+                else _digest(file)
+            )
+    except OSError as error:
+        raise RecipeError(f"cannot read the weights {path}: {error.strerror}") from error
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a `.safetensors` or torch file in float32, freed from their checkpoint.
+
+    Unwrapped are dictionaries under `state_dict`, `model` or `teacher` and the prefixes `module.` and
+    `backbone.`. Nothing in the file is executed.
+
+    Raises:
+        RecipeError: The file cannot be read, holds no tensors, or a tensor has a value that is not finite.
+    """
+    try:
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
+    except (SafetensorError, Exception) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise RecipeError(f"cannot read the weights {path}: {type(error).__name__}: {reason}") from error
+    while isinstance(loaded, dict) and (
+        inner := next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
+    ):
+        loaded = loaded[inner]
+    if not isinstance(loaded, dict):
+        raise RecipeError(
+            f"{path} holds a {type(loaded).__name__}, expected a dictionary of tensors (a state_dict)"
+        )
+    state = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    while prefix := next((p for p in _PREFIXES if any(key.startswith(p) for key in state)), None):
+        # A DINO or iBOT checkpoint holds its projection head beside the backbone: only the backbone is
+        # wanted.
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not state:
+        raise RecipeError(f"{path} holds no tensors, expected a state_dict")
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise RecipeError(f"{path} has values that are not finite in {listed(broken)}")
+    return state
+
+
+def _load_pickled(path: Path) -> Any:
+    with torch.serialization.safe_globals(
+        [argparse.Namespace]
+    ):  # DINO and iBOT store their arguments like this
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.0) -> nn.Module:
+    """Return the timm model `name` for pictures of `size` pixels, randomly initialised.
+
+    Raises:
+        RecipeError: timm has no such model, it has no class token, or it cannot be built at that size.
+    """
+    if not timm.is_model(name):
+        raise RecipeError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    try:
+        model = timm.create_model(name, num_classes=num_classes, img_size=size, drop_path_rate=drop_path)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise RecipeError(
+            f"timm cannot build {name} for {size} pixels: {str(error).splitlines()[0]}"
+        ) from error
+    if getattr(model, "cls_token", None) is None:
+        raise RecipeError(
+            f"{name} has no class token, whose attention the methods guide; try deit_tiny_patch16_224"
+        )
+    return model
+
+
+def load_model(
+    name: str, state: dict[str, Tensor], *, num_classes: int, size: int, drop_path: float = 0.0
+) -> nn.Module:
+    """Return the timm model `name` with `state` in everything but its new head.
+
+    timm's own filter of the model's family resamples the position embedding to `size` and translates other
+    spellings.
+
+    Raises:
+        RecipeError: As `empty_model`, or the keys or shapes do not fit.
+    """
+    model = empty_model(name, num_classes=num_classes, size=size, drop_path=drop_path)
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        found = translate(dict(state), model) if translate else dict(state)
+    except Exception as error:
+        raise RecipeError(
+            f"the weights do not fit {name}: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+    own = model.state_dict()
+    wanted, found = (
+        {k: v for k, v in tensors.items() if not k.startswith("head.")} for tensors in (own, found)
+    )
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in found and found[key].shape != wanted[key].shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {listed(keys, at_most=3)}" for what, keys in problems.items() if keys)
+        raise RecipeError(f"the weights do not fit {name}: {told}")
+    model.load_state_dict(found, strict=False)
+    return model

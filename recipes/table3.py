@@ -1,0 +1,20 @@
+"""Table 3: which feature of the source should guide the target?
+
+Compared are fine-tuning without a guide, and fine-tuning guided by the source's block output, MSA output or
+attention logits (GTA), in a small and in the full training set.
+
+    python recipes/table3.py                                             the demo: minutes on two cores,
+    nothing needed python recipes/table3.py --data DIR --weights FILE --model NAME      your pictures python
+    recipes/table3.py --preset paper --data CUB=DIR ... --weights FILE
+
+A run that is finished is never run again: the same command goes on where it was stopped.
+"""
+
+import sys
+
+from engine.cli import run_table
+
+METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
+
+if __name__ == "__main__":
+    sys.exit(run_table("table3", description=__doc__, methods=METHODS))

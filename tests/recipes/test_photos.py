@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from engine import photos
+from engine.data import read_folder
+from engine.errors import RecipeError
+from engine.photos import photo_task
+from engine.task import Task
+from engine.transforms import evaluation_transform
+from PIL import Image
+from small_data import write_index, write_picture
+
+AUGMENT = "rand-m9-mstd0.5-inc1"
+
+
+def task(root: Path, *, size: int = 32) -> Task:
+    return photo_task(read_folder(root), name="birds", size=size, augment=AUGMENT)
+
+
+def test_test_pictures_are_the_evaluation_transform_of_the_files(class_folders: Path) -> None:
+    folder = read_folder(class_folders)
+    made = task(class_folders)
+    assert made.test.shape == (6, 3, 32, 32)
+    for index, sample in enumerate(folder.test):
+        expected, _ = evaluation_transform(32)(Image.open(sample.path), None)
+        assert torch.equal(made.test[index], expected)
+    assert made.test_masks is None
+
+
+def test_same_seed_same_augmentation(class_folders: Path) -> None:
+    first, second = task(class_folders), task(class_folders)
+    assert torch.equal(first.train.picture(3, seed=9), second.train.picture(3, seed=9))
+    assert not torch.equal(first.train.picture(3, seed=9), first.train.picture(3, seed=10))
+
+
+def test_pictures_that_do_not_fit_in_memory_are_the_same(
+    class_folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = task(class_folders, size=16)  # 40 pixels of height are reduced to 32
+    monkeypatch.setattr(photos, "MEMORY_LIMIT", 0)
+    read_again = task(class_folders, size=16)
+    assert isinstance(read_again.train, photos.Photos)
+    assert not read_again.train.kept
+    for index in range(4):
+        assert torch.equal(kept.train.picture(index, seed=5), read_again.train.picture(index, seed=5))
+
+
+def test_box_becomes_a_mask(indexed: Path) -> None:
+    made = task(indexed)
+    assert made.test_masks is not None
+    assert made.test_masks.shape == (4, 32, 32)
+    # Pictures of 48 × 40 with the box 8–28 × 6–30: after Resize(37) and CenterCrop(32) 1.4 … 19.9 × 3 … 25.2.
+    rows, columns = (torch.nonzero(made.test_masks[0].any(axis)).flatten() for axis in (1, 0))
+    assert (int(rows[0]), int(rows[-1])) == pytest.approx((3, 25), abs=1)
+    assert (int(columns[0]), int(columns[-1])) == pytest.approx((1, 20), abs=1)
+
+
+def test_fingerprint_follows_the_content_not_the_place(class_folders: Path, tmp_path: Path) -> None:
+    first = task(class_folders).fingerprint
+    shutil.copytree(class_folders, tmp_path / "elsewhere")
+    assert task(tmp_path / "elsewhere").fingerprint == first
+    write_picture(tmp_path / "elsewhere" / "train" / "auk" / "2.png", seed=12345)
+    assert task(tmp_path / "elsewhere").fingerprint != first
+
+
+def test_fingerprint_follows_the_boxes(indexed: Path) -> None:
+    first = task(indexed).fingerprint
+    text = (indexed / "index.csv").read_text()
+    (indexed / "index.csv").write_text(text.replace("8,6,20,24", "8,6,20,25", 1))
+    assert task(indexed).fingerprint != first
+
+
+def test_trimap_of_another_size_is_named(tmp_path: Path) -> None:
+    rows = []
+    for label in "01":
+        for split in ("train", "test"):
+            write_picture(tmp_path / f"{label}{split}.png", seed=1)
+            Image.new("L", (9, 9)).save(tmp_path / f"{label}{split}_trimap.png")
+            rows.append([f"{label}{split}.png", label, split, f"{label}{split}_trimap.png"])
+    write_index(tmp_path, rows, ["path", "label", "split", "trimap"])
+    with pytest.raises(RecipeError, match=r"0train_trimap\.png is \(9, 9\) pixels"):
+        task(tmp_path)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from engine.progress import Progress, duration
+from rich.console import Console
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.6, "4 s"), (59.7, "1 min 00 s"), (65, "1 min 05 s"), (7800, "2 h 10 min")]
+)
+def test_duration(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    console = Console(file=io.StringIO(), force_terminal=False, width=20)
+    with Progress(console) as progress:
+        progress.begin(100, num_runs=2, num_finished=1)
+        progress.start_run("birds [0]: GTA")
+        clock[0] = 30.0
+        progress.advance(25)
+        progress.finish_run("birds [0]: GTA", {"top1": 51.25}, 30.0)
+        progress.start_run("birds: second")
+        clock[0] = 120.0
+        progress.advance(75)
+        progress.finish_run("birds: second", {}, 90.0)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "2 runs to do, 1 finished before",
+        # A quarter of the work took 30 seconds; a title is text, not markup, and a line is not broken.
+        "run 1 of 2 · birds [0]: GTA: top-1 51.2 % (30 s; about 1 min 30 s left)",
+        "run 2 of 2 · birds: second: (1 min 30 s)",
+    ]
+
+
+def test_bars_on_a_terminal() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with Progress(console) as progress:
+        with progress.stage("reading") as update:
+            update(1, 2)
+        progress.begin(10, num_runs=1, num_finished=0)
+        progress.start_run("birds")
+        progress.advance(5)
+        progress._bars.refresh()
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "run 1 of 1 · birds" in shown
+    assert "50%" in shown
+    assert "left" in shown

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+from engine import runs
+from engine.errors import RecipeError
+from engine.runs import Configuration, Report, load_report, lock, prepare_out, store_report, write_atomically
+from engine.subset import Share
+from engine.train import Hyperparameters
+
+HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
+CONFIGURATION = Configuration(
+    data="birds",
+    data_fingerprint="abc",
+    model="test_vit",
+    weights="def",
+    size=32,
+    augment="crop",
+    method="GTA",
+    lam=10.0,
+    share=Share(rate=0.15),
+    seed=3,
+    hyper=HYPER,
+)
+
+
+def report(configuration: Configuration = CONFIGURATION) -> Report:
+    return Report(
+        configuration,
+        {"top1": 100 / 3, "object_share": [0.1, 1 / 3]},
+        [{"loss": 0.1}],
+        1.5,
+        {"device": "cpu"},
+    )
+
+
+def test_report_survives_the_disk_exactly(tmp_path: Path) -> None:
+    assert load_report(tmp_path, CONFIGURATION) is None
+    store_report(tmp_path, report())
+    assert load_report(tmp_path, CONFIGURATION) == report()
+    stored = json.loads((tmp_path / CONFIGURATION.folder / "report.json").read_text())
+    assert stored["configuration"]["hyper"]["steps"] == 2
+
+
+def test_every_field_names_another_folder() -> None:
+    others = {
+        "data": "cars",
+        "data_fingerprint": "x",
+        "model": "x",
+        "weights": "x",
+        "size": 64,
+        "augment": "none",
+        "method": "msa-output",
+        "lam": 1.0,
+        "share": Share(shots=1),
+        "seed": 4,
+        "hyper": dataclasses.replace(HYPER, lr=1e-4),
+        "precision": "bf16",
+        "engine": runs.ENGINE + 1,
+    }
+    assert set(others) == {field.name for field in dataclasses.fields(Configuration)}
+    folders = {dataclasses.replace(CONFIGURATION, **{name: value}).folder for name, value in others.items()}
+    assert len(folders | {CONFIGURATION.folder}) == len(others) + 1
+    assert CONFIGURATION.folder.startswith("birds_GTA_lam10_rate15_seed3_")
+
+
+def test_a_name_cannot_leave_the_folder() -> None:
+    assert "/" not in dataclasses.replace(CONFIGURATION, data="../../etc").folder
+
+
+def test_report_without_done_is_not_finished(tmp_path: Path) -> None:
+    store_report(tmp_path, report())
+    (tmp_path / CONFIGURATION.folder / "DONE").unlink()
+    assert load_report(tmp_path, CONFIGURATION) is None
+
+
+def test_done_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(runs, "write_atomically", lambda path, content: written.append(path.name))
+    store_report(tmp_path, report())
+    assert written == ["report.json", "DONE"]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.md"
+    write_atomically(path, "old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.md"]
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"configuration": {}}'])
+def test_broken_report_is_named(tmp_path: Path, damage: str) -> None:
+    store_report(tmp_path, report())
+    (tmp_path / CONFIGURATION.folder / "report.json").write_text(damage)
+    with pytest.raises(RecipeError, match=r"report\.json is broken"):
+        load_report(tmp_path, CONFIGURATION)
+
+
+def _try(folder: Path, answers: multiprocessing.Queue[bool]) -> None:
+    with lock(folder, wait=False) as is_held:
+        answers.put(is_held)
+
+
+def test_lock_is_held_by_one_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    answers: multiprocessing.Queue[bool] = context.Queue()
+
+    def ask() -> bool:
+        process = context.Process(target=_try, args=(tmp_path / "run", answers))
+        process.start()
+        process.join()
+        return answers.get(timeout=60)
+
+    with lock(tmp_path / "run", wait=True) as is_held:
+        assert is_held
+        assert not ask()
+    assert ask()
+    answers.close()
+
+
+def test_out_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="cannot write to --out"):
+        prepare_out(tmp_path / "file" / "runs")
+    prepare_out(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
