@@ -33,7 +33,7 @@ VARIANTS: dict[str, Callable[[nn.Module, nn.Module], vitreg.Attachment | None]] 
     "MSA-output guide": lambda model, source: vitreg.attach(model, source, "msa_output"),
     "block-output guide": lambda model, source: vitreg.attach(model, source, "block_output"),
     "block-output guide, middle block": lambda model, source: vitreg.attach(
-        model, source, "block_output", layers=len(model.get_submodule("blocks")._modules) // 2 - 1
+        model, source, "block_output", layers=vitreg.describe(model).num_blocks // 2 - 1
     ),
     "L2-SP": lambda model, source: vitreg.attach(model, source, "l2sp"),
     "BSS": lambda model, source: vitreg.attach(model, source, "bss"),
@@ -96,7 +96,9 @@ def measure(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Measure, print a table, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="vit_small_patch16_224")
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--batch-size", type=int, default=8)

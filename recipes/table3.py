@@ -3,9 +3,14 @@
 Compared are fine-tuning without a guide, and fine-tuning guided by the source's block output, MSA output or
 attention logits (GTA), in a small and in the full training set.
 
-    python recipes/table3.py                                             the demo: minutes on two cores,
-    nothing needed python recipes/table3.py --data DIR --weights FILE --model NAME      your pictures python
-    recipes/table3.py --preset paper --data CUB=DIR ... --weights FILE
+The demo, minutes on two cores, with nothing needed:
+    python recipes/table3.py
+
+Your pictures:
+    python recipes/table3.py --data DIR --weights FILE --model deit_tiny_patch16_224
+
+The paper's protocol:
+    python recipes/table3.py --preset paper --data CUB=DIR Cars=DIR --weights FILE
 
 A run that is finished is never run again: the same command goes on where it was stopped.
 """

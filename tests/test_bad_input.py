@@ -4,11 +4,11 @@ import re
 
 import pytest
 import torch
-from laws import refuses, unchanged
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import vitreg
+from laws import refuses, unchanged
 from vitreg import (
     BSS,
     GTA,

@@ -1,8 +1,8 @@
 import pytest
-from laws import refuses, unchanged
 from torch import nn
 
 import vitreg
+from laws import refuses, unchanged
 from vitreg import ArgumentError, UnsupportedModelError
 
 NAMES = vitreg.list_extractors()

@@ -9,10 +9,10 @@ import pytest
 import timm
 import torch
 import torchvision
-from softmax_recorder import SoftmaxRecorder
 from torch import nn
 
 import vitreg
+from softmax_recorder import SoftmaxRecorder
 from vitreg.types import Query
 
 TIMM = {  # name: number of prefix tokens

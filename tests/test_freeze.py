@@ -1,9 +1,9 @@
 import pytest
 import torch
-from laws import refuses, unchanged
 from torch import Tensor, nn
 
 import vitreg
+from laws import refuses, unchanged
 from vitreg import ArgumentError, UnsupportedModelError
 
 PARTS = {  # literal, by timm's and the others' names
@@ -78,8 +78,9 @@ def test_the_head_of_a_classifier_around_clip(clip: object) -> None:
 
 
 def test_both_heads_of_a_distilled_model() -> None:
-    from conftest import SMALL
     from timm.models.deit import VisionTransformerDistilled
+
+    from conftest import SMALL
 
     model = VisionTransformerDistilled(**SMALL)
     with vitreg.freeze(model, "head"):
@@ -112,8 +113,9 @@ def test_bad_input(vit: object, clip: object) -> None:
 
 
 def test_a_block_without_separate_parts() -> None:
-    from conftest import make_vit
     from timm.models.vision_transformer import ParallelScalingBlock
+
+    from conftest import make_vit
 
     model = make_vit(block_fn=ParallelScalingBlock)
     with unchanged(model), refuses(UnsupportedModelError, "'blocks.0'", "no separate attention"):

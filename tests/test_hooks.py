@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from laws import num_hooks, unchanged
 from torch import Tensor, nn
 
+from laws import num_hooks, unchanged
 from vitreg.hooks import Hooks
 from vitreg.types import Tap
 

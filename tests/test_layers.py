@@ -1,8 +1,8 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import refuses
 
+from laws import refuses
 from vitreg import ArgumentError
 from vitreg.layers import resolve_layers
 

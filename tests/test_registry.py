@@ -1,8 +1,8 @@
 import pytest
-from laws import refuses
 from torch import Tensor, nn
 
 import vitreg
+from laws import refuses
 from vitreg import ArgumentError
 from vitreg.extractors import extractors
 from vitreg.penalties import penalties

@@ -1,7 +1,7 @@
 import pytest
-from laws import refuses
 
 import vitreg
+from laws import refuses
 from vitreg import BSS, GTA, L2SP, ArgumentError, FeatureGuide
 from vitreg.targets import resolve_target
 

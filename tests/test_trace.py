@@ -1,9 +1,9 @@
 import pytest
 import torch
-from laws import num_hooks, refuses, unchanged
 from torch import Tensor, nn
 
 import vitreg
+from laws import num_hooks, refuses, unchanged
 from vitreg import ArgumentError, StateError
 from vitreg.extractors import extractors
 

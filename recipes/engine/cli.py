@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm
@@ -24,7 +24,7 @@ from engine.plot import draw
 from engine.progress import Progress
 from engine.runs import prepare_out, write_atomically
 from engine.settings import PAPER, PHOTOS, Settings
-from engine.study import Start, execute, plan
+from engine.study import Run, Start, execute, plan
 from engine.table import as_csv, as_markdown, as_rich, notes, rows
 from engine.task import IMAGENET_MEAN, IMAGENET_STD, Task
 from engine.weights import empty_model, file_hash, load_model, read_weights
@@ -36,25 +36,65 @@ OTHER = ("size", "model", "augment")
 ONLY_PHOTOS = ("weights", "model", "size", "augment", "preset")
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for: its runs, planned and checked, and where their folders go."""
+
+    title: str
+    runs: list[Run]
+    out: Path
+    accelerator: Accelerator
+    workers: int
+
+
 def run_table(
     name: str, *, description: str, methods: Sequence[str], argv: Sequence[str] | None = None
 ) -> int:
     """Run the table script `name`, with the rows `methods` by default, and return the exit code."""
-    try:
+
+    def table(console: Console) -> None:
         options = parser(name, description).parse_args(argv)
-        return _run_table(name, options, methods)
+        with Progress(console) as progress:
+            job = prepare(name, options, methods, progress=progress)
+            reports = execute(
+                job.runs, job.out, accelerator=job.accelerator, workers=job.workers, progress=progress
+            )
+        found = rows(reports, read_paper_table(name))
+        console.print(f"\n{job.title}", style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(as_rich(found))
+        for note in notes(found):
+            console.print(note, markup=False, highlight=False)
+        write_atomically(job.out / f"{name}.md", as_markdown(found, job.title))
+        write_atomically(job.out / f"{name}.csv", as_csv(found))
+        write_atomically(job.out / f"{name}.png", draw(found, job.title))
+        written = f"written: {job.out / name}.md, .csv, .png and a folder for each run"
+        console.print(written, markup=False, soft_wrap=True)
+
+    return exit_code(table)
+
+
+def exit_code(script: Callable[[Console], None]) -> int:
+    """Run `script` and return 0, or 2 after one line on what was wrong with its input."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file has no width to fit into
+    try:
+        script(console)
     except RecipeError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
+    return 0
 
 
-def _run_table(name: str, options: Namespace, default_methods: Sequence[str]) -> int:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a file has no width to fit into
+def prepare(name: str, options: Namespace, default_methods: Sequence[str], *, progress: Progress) -> Job:
+    """Return the runs that the options of script `name` ask for, with data and weights in memory.
+
+    Raises:
+        RecipeError: Anything that the options name cannot be used.
+    """
     is_demo = options.data is None and options.preset is None
     settings = _settings(options, is_demo=is_demo)
     methods = check_methods(options.methods or default_methods)
@@ -62,47 +102,31 @@ def _run_table(name: str, options: Namespace, default_methods: Sequence[str]) ->
     shares = parse_shares(options.rates, options.shots, settings.rates)
     folders = named_folders(options.data or [])
     accelerator = _accelerator(options)
-    _say_what_is_missing(options, folders, console)
+    _say_what_is_missing(options, folders, progress)
     kind = "demo" if is_demo else options.preset or "-".join(folders)
     out: Path = options.out or Path("runs") / f"{name}-{kind}"
     prepare_out(out)
-
-    with Progress(console) as progress:
-        if is_demo:
-            tasks, start = _drawn(out, progress)
-            title = f"{name} in the demo: drawn pictures of a small world, not the paper's data sets"
-        else:
-            tasks, start = _photographed(options, folders, settings, progress)
-            hyper = settings.hyper
-            training = f"{hyper.steps} steps of {hyper.batch_size} pictures"
-            title = f"{name}: {start.name}, {settings.size} px, {training}"
-        progress.say(title)
-        runs = plan(
-            tasks,
-            start,
-            methods=methods,
-            lams=lams,
-            shares=shares,
-            seeds=tuple(dict.fromkeys(options.seeds or settings.seeds)),
-            hyper=settings.hyper,
-            augment=settings.augment,
-            precision=options.precision,
-        )
-        workers = options.workers if options.workers is not None else _workers(accelerator, is_demo=is_demo)
-        reports = execute(runs, out, accelerator=accelerator, workers=workers, progress=progress)
-
-    table = rows(reports, read_paper_table(name))
-    console.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    console.print(as_rich(table))
-    for note in notes(table):
-        console.print(note, markup=False, highlight=False)
-    write_atomically(out / f"{name}.md", as_markdown(table, title))
-    write_atomically(out / f"{name}.csv", as_csv(table))
-    write_atomically(out / f"{name}.png", draw(table, title))
-    console.print(
-        f"written: {out / name}.md, .csv, .png and a folder for each run", markup=False, soft_wrap=True
+    if is_demo:
+        tasks, start = _drawn(out, progress)
+        title = f"{name} in the demo: drawn pictures of a small world, not the paper's data sets"
+    else:
+        tasks, start = _photographed(options, folders, settings, progress)
+        training = f"{settings.hyper.steps} steps of {settings.hyper.batch_size} pictures"
+        title = f"{name}: {start.name}, {settings.size} px, {training}"
+    progress.say(title)
+    runs = plan(
+        tasks,
+        start,
+        methods=methods,
+        lams=lams,
+        shares=shares,
+        seeds=tuple(dict.fromkeys(options.seeds or settings.seeds)),
+        hyper=settings.hyper,
+        augment=settings.augment,
+        precision=options.precision,
     )
-    return 0
+    workers = options.workers if options.workers is not None else _workers(accelerator, is_demo=is_demo)
+    return Job(title, runs, out, accelerator, workers)
 
 
 def _settings(options: Namespace, *, is_demo: bool) -> Settings:
@@ -120,7 +144,7 @@ def _settings(options: Namespace, *, is_demo: bool) -> Settings:
     return replace(settings, hyper=replace(settings.hyper, **hyper), **other)
 
 
-def _say_what_is_missing(options: Namespace, folders: dict[str, Path], console: Console) -> None:
+def _say_what_is_missing(options: Namespace, folders: dict[str, Path], progress: Progress) -> None:
     missing = []
     if options.weights is None and (folders or options.preset):
         paper = ": iBOT ViT-S/16 in the paper" if options.preset else ""
@@ -133,9 +157,7 @@ def _say_what_is_missing(options: Namespace, folders: dict[str, Path], console: 
                 "test/CLASS or with an index.csv; the official archives are not read yet)"
             )
         elif absent and not missing:
-            console.print(
-                f"the paper's data sets {', '.join(absent)} are not given and left out", markup=False
-            )
+            progress.say(f"the paper's data sets {', '.join(absent)} are not given and left out")
     if missing:
         raise RecipeError(f"missing: {'; '.join(missing)}")
 

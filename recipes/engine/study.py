@@ -169,36 +169,45 @@ def execute(
 
 
 def _run(run: Run, *, accelerator: Accelerator, workers: int, progress: Progress) -> Report:
-    configuration, task = run.configuration, run.task
     began = time.monotonic()
-    # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
-    set_seed(configuration.seed)
-    hyper = configuration.hyper
-    model = run.start.create(len(task.classes), 0.0 if hyper is None else hyper.drop_path)
-    log: list[dict[str, float]] = []
-    if hyper is not None and configuration.share is not None:
-        indices = stratified(
-            task.train_labels, configuration.share, seed=configuration.seed, classes=task.classes
-        )
-        log = train(
-            model,
-            task,
-            indices,
-            hyper,
-            target=target_of(configuration.method, configuration.lam),
-            seed=configuration.seed,
-            accelerator=accelerator,
-            workers=workers,
-            on_step=lambda: progress.advance(TRAINING_COST * hyper.batch_size),
-        )
+    hyper = run.configuration.hyper
+    pictures = 0 if hyper is None else TRAINING_COST * hyper.batch_size
+    model, log = trained_model(
+        run, accelerator=accelerator, workers=workers, on_step=lambda: progress.advance(pictures)
+    )
     metrics = evaluate(
         model,
-        task,
+        run.task,
         accelerator=accelerator,
-        has_head=configuration.method != SOURCE,
+        has_head=run.configuration.method != SOURCE,
         on_batch=progress.advance,
     )
-    return Report(configuration, metrics, log, time.monotonic() - began, machine(accelerator))
+    return Report(run.configuration, metrics, log, time.monotonic() - began, machine(accelerator))
+
+
+def trained_model(
+    run: Run, *, accelerator: Accelerator, workers: int, on_step: Callable[[], None]
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """Return the run's model, trained, and the training's log; the source is returned as it is."""
+    c, task = run.configuration, run.task
+    # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
+    set_seed(c.seed)
+    model = run.start.create(len(task.classes), 0.0 if c.hyper is None else c.hyper.drop_path)
+    if c.hyper is None or c.share is None:
+        return model, []
+    indices = stratified(task.train_labels, c.share, seed=c.seed, classes=task.classes)
+    log = train(
+        model,
+        task,
+        indices,
+        c.hyper,
+        target=target_of(c.method, c.lam),
+        seed=c.seed,
+        accelerator=accelerator,
+        workers=workers,
+        on_step=on_step,
+    )
+    return model, log
 
 
 def machine(accelerator: Accelerator) -> dict[str, Any]:

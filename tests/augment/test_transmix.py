@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import num_hooks, refuses, unchanged
 from torch import Tensor, nn
 
 import vitreg
+from laws import num_hooks, refuses, unchanged
 from vitreg import ArgumentError, StateError, TransMix, UnsupportedModelError
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from laws import refuses, unchanged
 from torch import Tensor, nn
 
 import vitreg
+from laws import refuses, unchanged
 from vitreg import UnsupportedModelError
 
 NAMES = vitreg.list_extractors()

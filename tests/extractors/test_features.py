@@ -1,9 +1,9 @@
 import pytest
 import torch
-from laws import refuses
 from torch import Tensor, nn
 
 import vitreg
+from laws import refuses
 from vitreg import ArgumentError, UnsupportedModelError
 
 

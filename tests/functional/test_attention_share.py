@@ -1,8 +1,8 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw
 
+from laws import draw
 from vitreg.functional import attention_share, box_on_grid
 
 seeds = st.integers(0, 99)

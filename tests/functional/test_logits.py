@@ -1,9 +1,9 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw
 from torch import Tensor
 
+from laws import draw
 from vitreg.functional import absorbed_key_logits, project_row, query_key_logits
 
 size = st.integers(1, 4)

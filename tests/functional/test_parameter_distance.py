@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw
 from torch import Tensor
 
+from laws import draw
 from vitreg.functional import half_squared_norm
 
 shapes = st.lists(st.lists(st.integers(1, 4), min_size=0, max_size=3).map(tuple), min_size=1, max_size=4)

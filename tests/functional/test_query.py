@@ -1,8 +1,8 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw
 
+from laws import draw
 from vitreg.functional import cls_row, mean_row, query_key_logits
 
 seeds = st.integers(0, 99)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw
 from torch import Tensor
 
+from laws import draw
 from vitreg.functional import smallest_squared_singular_values
 
 SHAPES = [(2, 2), (2, 7), (4, 16), (16, 4), (8, 8), (24, 96)]

@@ -1,11 +1,11 @@
-import laws
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw_blocks
 from torch import Tensor
 
+import laws
+from laws import draw_blocks
 from vitreg import ArgumentError
 from vitreg.functional import squared_distance
 

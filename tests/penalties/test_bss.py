@@ -1,9 +1,9 @@
 import pytest
 import torch
-from laws import draw, num_hooks, refuses, unchanged
 from torch import Tensor
 
 import vitreg
+from laws import draw, num_hooks, refuses, unchanged
 from vitreg import BSS, ArgumentError
 
 

@@ -1,11 +1,11 @@
-import laws
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw_blocks, refuses, unchanged
 from torch import Tensor
 
+import laws
 import vitreg
+from laws import draw_blocks, refuses, unchanged
 from vitreg import ArgumentError, FeatureGuide
 from vitreg.extractors import extractors
 

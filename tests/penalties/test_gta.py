@@ -1,12 +1,12 @@
-import laws
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw, draw_blocks, refuses
 from torch import Tensor
 
+import laws
 import vitreg
+from laws import draw, draw_blocks, refuses
 from vitreg import GTA, ArgumentError
 
 size = st.integers(1, 4)

@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from laws import draw, refuses, unchanged
 from torch import Tensor, nn
 
 import vitreg
+from laws import draw, refuses, unchanged
 from vitreg import L2SP, ArgumentError, MismatchError, StateError
 
 seeds = st.integers(0, 99)

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from laws import num_hooks, refuses, unchanged
 from torch import Tensor, nn
 
 import vitreg
+from laws import num_hooks, refuses, unchanged
 from vitreg import ArgumentError, ParameterPenalty, ReadingPenalty
 from vitreg.penalties import penalties
 

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine.attention import attended, best_head_jaccard, object_share, patch_coverage
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
+
+from engine.attention import attended, best_head_jaccard, object_share, patch_coverage
 
 
 def slow_attended(row: list[float], mass: float) -> set[int]:

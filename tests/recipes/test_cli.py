@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine.cli import run_table
 from small_data import MODEL, write_picture
+
+from engine.cli import run_table
 
 METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
 

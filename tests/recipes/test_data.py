@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_data import write_index, write_picture
+
 from engine.data import read_folder
 from engine.errors import RecipeError
-from small_data import write_index, write_picture
 
 
 def test_class_folders_give_sorted_classes_and_all_pictures(class_folders: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from engine import demo, world
 from engine.cli import run_table
 from engine.drawn import SETTINGS, Drawn, drawn_start, drawn_task

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from small_data import write_index, write_picture
+
 from engine import photos
 from engine.data import read_folder
 from engine.errors import RecipeError
 from engine.photos import photo_task
 from engine.task import Task
 from engine.transforms import evaluation_transform
-from PIL import Image
-from small_data import write_index, write_picture
 
 AUGMENT = "rand-m9-mstd0.5-inc1"
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import io
 
 import pytest
-from engine.progress import Progress, duration
 from rich.console import Console
+
+from engine.progress import Progress, duration
 
 
 @pytest.mark.parametrize(

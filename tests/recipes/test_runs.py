@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from engine import runs
 from engine.errors import RecipeError
 from engine.runs import Configuration, Report, load_report, lock, prepare_out, store_report, write_atomically

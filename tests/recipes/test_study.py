@@ -13,6 +13,10 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
+from small_data import MODEL, SIZE
+from torch import Tensor, nn
+
+import vitreg
 from engine.data import read_folder
 from engine.errors import RecipeError
 from engine.evaluate import evaluate
@@ -20,10 +24,6 @@ from engine.photos import photo_task
 from engine.task import Task
 from engine.train import Hyperparameters, train
 from engine.weights import load_model
-from small_data import MODEL, SIZE
-from torch import Tensor, nn
-
-import vitreg
 
 ROOT = Path(__file__).resolve().parents[2]
 HYPER = Hyperparameters(steps=6, batch_size=4, lr=1e-3, weight_decay=0.05, smoothing=0.1, drop_path=0.1)

@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from engine.errors import RecipeError
-from engine.subset import Share, stratified
 from hypothesis import given
 from hypothesis import strategies as st
+
+from engine.errors import RecipeError
+from engine.subset import Share, stratified
 
 
 @given(

@@ -7,13 +7,14 @@ import statistics
 from typing import Any
 
 import pytest
+from rich.console import Console
+
 from engine.paper import PaperTable, read_paper_table
 from engine.plot import draw
 from engine.runs import Configuration, Report
 from engine.subset import Share
 from engine.table import Row, as_csv, as_markdown, as_rich, cells, rows
 from engine.train import Hyperparameters
-from rich.console import Console
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
 PAPER = PaperTable(

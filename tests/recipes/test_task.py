@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import torch
+
 from engine.task import Batches, random_numbers
 
 

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from engine.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
 from PIL import Image
+
+from engine.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
 
 MEAN = (0.5, 0.5, 0.5)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from engine.errors import RecipeError
-from engine.weights import empty_model, file_hash, load_model, read_weights
 from safetensors.torch import save_file
 from small_data import MODEL, SIZE
 from torch import Tensor, nn
+
+from engine.errors import RecipeError
+from engine.weights import empty_model, file_hash, load_model, read_weights
 
 State = dict[str, Tensor]
 

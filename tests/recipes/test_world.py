@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine import demo, world
-from engine.world import Pictures
 from safetensors.torch import load_file
 from torch import Tensor
+
+from engine import demo, world
+from engine.world import Pictures
 
 
 def _draw(kind: str, seed: int) -> Pictures:
