@@ -50,6 +50,14 @@ def attention_maps(
     return mean.view(-1, side, side).cpu()
 
 
+def lit(picture: Tensor, attention: Tensor) -> Tensor:
+    """Return uint8 [3, size, size] as float [size, size, 3], dark where `attention` [side, side] is low."""
+    image = picture.permute(1, 2, 0).float() / 255
+    scaled = (attention / attention.max())[None, None]
+    light = F.interpolate(scaled, image.shape[:2], mode="bilinear", align_corners=False)[0, 0, :, :, None]
+    return (image * (1 - DARKNESS * (1 - light))).clamp(0, 1)
+
+
 def draw_overlays(pictures: Tensor, maps: Mapping[str, Tensor], *, block: int) -> bytes:
     """Return a PNG file: a column for each picture, lit where each model looks, a line for each model.
 
@@ -61,13 +69,9 @@ def draw_overlays(pictures: Tensor, maps: Mapping[str, Tensor], *, block: int) -
     figure = Figure(figsize=size, dpi=120, layout=layout)
     grid = figure.subplots(1 + len(maps), len(pictures), squeeze=False)
     for column, picture in enumerate(pictures):
-        image = picture.permute(1, 2, 0).float() / 255
-        grid[0][column].imshow(image.numpy(), interpolation="nearest")
+        grid[0][column].imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
         for line, attention in enumerate(maps.values()):
-            scaled = attention[column] / attention[column].max()
-            light = F.interpolate(scaled[None, None], image.shape[:2], mode="bilinear", align_corners=False)
-            lit = image * (1 - DARKNESS * (1 - light[0, 0, :, :, None]))
-            grid[line + 1][column].imshow(lit.clamp(0, 1).numpy(), interpolation="nearest")
+            grid[line + 1][column].imshow(lit(picture, attention[column]).numpy(), interpolation="nearest")
     for axes, title in zip(grid[:, 0], ["picture", *maps], strict=True):
         axes.set_ylabel(title, fontsize=9)
     for axes in grid.flat:

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from small_data import MODEL, SIZE
+
+import vitreg
+from engine.data import read_folder
+from engine.overlay import DARKNESS, attention_maps, lit
+from engine.photos import photo_task
+from engine.weights import load_model
+from figure1 import figure1
+
+
+def test_maps_are_the_attention_that_the_model_pays(indexed: Path, state: dict[str, torch.Tensor]) -> None:
+    task = photo_task(read_folder(indexed), name="indexed", size=SIZE, augment="none")
+    model = load_model(MODEL, state, num_classes=2, size=SIZE)
+    maps = attention_maps(model, task, [2, 0], -1, accelerator=Accelerator(cpu=True))
+    with torch.no_grad(), vitreg.trace(model, "attn_probs") as trace:
+        model(task.normalised(task.test[[2, 0]]))
+    expected = trace["attn_probs"][-1].mean(1)
+    assert maps.shape == (2, 2, 2)
+    torch.testing.assert_close(maps.flatten(1), expected)
+
+
+def test_a_picture_is_lit_where_the_model_looks() -> None:
+    grey = torch.full((3, 40, 40), 51, dtype=torch.uint8)
+    image = lit(grey, torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+    assert image.shape == (40, 40, 3)
+    torch.testing.assert_close(image[:, :10], torch.full((40, 10, 3), 0.2))  # the most: as it is
+    torch.testing.assert_close(image[:, 30:], torch.full((40, 10, 3), 0.2 * (1 - DARKNESS)))
+
+
+def test_the_figure_is_drawn(indexed: Path, weights: Path, tmp_path: Path) -> None:
+    given = ["--data", indexed, "--weights", weights, "--model", MODEL, "--size", "32", "--device", "cpu"]
+    given += [
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--shots",
+        "2",
+        "--out",
+        tmp_path / "out",
+        "--pictures",
+        0,
+        3,
+    ]
+    assert figure1([str(word) for word in given]) == 0
+    with Image.open(tmp_path / "out" / "figure1.png") as picture:
+        assert picture.width > 200
+
+
+@pytest.mark.parametrize(("option", "value"), [("--pictures", "4"), ("--block", "6")])
+def test_what_is_not_there(
+    option: str, value: str, indexed: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", indexed, "--weights", weights, "--model", MODEL, "--size", "32", "--device", "cpu"]
+    given += ["--steps", "1", "--batch-size", "2", "--shots", "2", "--out", tmp_path, option, value]
+    assert figure1([str(word) for word in given]) == 2
+    assert option in capsys.readouterr().err
