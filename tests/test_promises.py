@@ -293,3 +293,21 @@ def test_the_attached_model_can_be_saved_and_its_copy_is_free(tmp_path) -> None:
         ema = copy.deepcopy(model)
         moved(ema, 1.0)(x * 3)
         assert reg.penalty() == 0  # the copy wrote nothing into the original's readings
+
+
+def test_shapes_alone_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", num_classes=5)
+        x = torch.empty(2, 3, 224, 224)
+    with vitreg.attach(model) as reg, vitreg.trace(model, "attn_logits") as read:
+        model(x)
+        assert [list(value.shape) for value in read["attn_logits"]] == [[2, 12, 196]] * 12
+        assert reg.penalty().shape == ()
+
+
+def test_a_head_that_is_reset_is_a_new_head() -> None:
+    model = make_model()
+    with vitreg.attach(model, target=vitreg.L2SP(head=0.5)) as reg:
+        model.reset_classifier(5)
+        weight = model.head.weight
+        torch.testing.assert_close(reg.penalty() / 0.1, 0.25 * weight.detach().square().sum())

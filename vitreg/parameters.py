@@ -27,7 +27,8 @@ def head_parameters(model: nn.Module, tower: Tower) -> list[nn.Parameter]:
     """
     pretrained = {id(p) for p in tower.home.parameters()}
     if tower.home is tower.module:
-        pretrained -= {id(p) for head in tower.heads for p in head.parameters()}
+        heads = [tower.module.get_submodule(name) for name in tower.heads]  # by name: a head may be reset
+        pretrained -= {id(p) for head in heads for p in head.parameters()}
     return [p for p in model.parameters() if id(p) not in pretrained]
 
 

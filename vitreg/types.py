@@ -88,8 +88,8 @@ class Tower:
         name: its dotted name inside the model, "" for the model itself.
         stem: the first submodule to run; its first argument is the batch of images.
         blocks: the transformer blocks in the order in which they run.
-        heads: the task heads: the first receives the pooled features, a distilled model has a second;
-            empty where the tower has none.
+        heads: names, inside `module`, of its task heads: the first receives the pooled features, a distilled
+            model has a second; empty where the tower has none.
         num_prefix_tokens: tokens before the patches (class token, distillation token, registers).
         has_class_token: whether token 0 is a class token.
         grid: patches (vertically, horizontally), or None where it is known only at run time.
@@ -106,7 +106,7 @@ class Tower:
     home: nn.Module
     stem: nn.Module
     blocks: tuple[Block, ...]
-    heads: tuple[nn.Module, ...]
+    heads: tuple[str, ...]
     num_prefix_tokens: int
     has_class_token: bool
     grid: tuple[int, int] | None

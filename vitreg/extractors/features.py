@@ -26,7 +26,7 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
 
     if not tower.heads:
         return Probe({"output": Tap(tower.module)}, of_tower)
-    return Probe({"input": Tap(tower.heads[0], "input")}, of_head)
+    return Probe({"input": Tap(tower.module.get_submodule(tower.heads[0]), "input")}, of_head)
 
 
 def _pooled(value: Tensor, tower: Tower) -> Tensor:

@@ -35,7 +35,7 @@ class TowerParts:
 
     stem: nn.Module
     blocks: Iterable[BlockParts]
-    heads: tuple[nn.Module, ...]
+    heads: tuple[str, ...]
     num_prefix_tokens: int
     has_class_token: bool
     grid: tuple[int, int] | None

@@ -93,7 +93,7 @@ def vision_transformer(module: nn.Module) -> TowerParts:
     return TowerParts(
         stem=m.patch_embed,
         blocks=[BlockParts(b, getattr(b, "attn", None), getattr(b, "mlp", None)) for b in m.blocks],
-        heads=(m.head,) if getattr(m, "head_dist", None) is None else (m.head, m.head_dist),
+        heads=("head",) if getattr(m, "head_dist", None) is None else ("head", "head_dist"),
         num_prefix_tokens=m.num_prefix_tokens,
         has_class_token=m.cls_token is not None,
         grid=None if grid is None else (int(grid[0]), int(grid[1])),

@@ -14,7 +14,7 @@ def vision_transformer(module: VisionTransformer) -> TowerParts:
     return TowerParts(
         stem=module.conv_proj,
         blocks=[BlockParts(block, block.self_attention, block.mlp) for block in module.encoder.layers],
-        heads=(module.heads,),
+        heads=("heads",),
         num_prefix_tokens=1,
         has_class_token=True,
         grid=(side, side),

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitreg.functional.precision import without_autocast
+
 
 def attention_share(attention: Tensor, mask: Tensor) -> Tensor:
     r"""Return each image's share of attention that falls on `mask`.
@@ -21,7 +23,7 @@ def attention_share(attention: Tensor, mask: Tensor) -> Tensor:
 
     Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers", Eq. (4).
     """
-    with torch.autocast(attention.device.type, enabled=False):
+    with without_autocast(attention):
         a = attention.float()
         return (a @ mask.to(a)) / a.sum(-1)
 

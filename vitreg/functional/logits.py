@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitreg.functional.precision import without_autocast
+
 
 def query_key_logits(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
     r"""Return one query's attention logits over all keys, [b, h, n], in float32.
@@ -18,7 +20,7 @@ def query_key_logits(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
 
     Source: Seo et al. 2024 (arXiv 2401.02656), Eq. (2), row of the [CLS] token.
     """
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         return torch.matmul(key.float(), (query.float() * scale).unsqueeze(-1)).squeeze(-1)
 
 
@@ -42,7 +44,7 @@ def absorbed_key_logits(
         [b, h, n].
     """
     num_heads, head_dim = query.shape[1], query.shape[2]
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         scaled = query.float() * scale
         weight = key_weight.float().view(num_heads, head_dim, -1)
         absorbed = torch.einsum("bhe,hed->bhd", scaled, weight)
@@ -55,7 +57,7 @@ def absorbed_key_logits(
 
 def project_row(token: Tensor, weight: Tensor, bias: Tensor | None, *, num_heads: int) -> Tensor:
     """Return `token` [b, d] projected by `weight` [h * d_head, d] and split into heads, [b, h, d_head]."""
-    with torch.autocast(token.device.type, enabled=False):
+    with without_autocast(token):
         projected = torch.nn.functional.linear(
             token.float(), weight.float(), None if bias is None else bias.float()
         )

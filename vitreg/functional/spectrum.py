@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitreg.functional.precision import without_autocast
+
 
 def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
     r"""Return the sum of the squares of the k smallest singular values of `features`.
@@ -23,7 +25,7 @@ def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
 
     Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4).
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         f = features.float()
         gram = f @ f.T if f.shape[0] <= f.shape[1] else f.T @ f
         eigenvalues: Tensor = torch.linalg.eigvalsh(gram)  # ascending

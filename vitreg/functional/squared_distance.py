@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitreg.errors import ArgumentError
+from vitreg.functional.precision import without_autocast
 from vitreg.types import Reduction
 
 
@@ -40,7 +41,7 @@ def squared_distance(
     # patches; the two other readings of Eq. (5) are on offer.
     if reduction not in get_args(Reduction):
         raise ArgumentError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}.")
-    with torch.autocast(target[0].device.type, enabled=False):
+    with without_autocast(target[0]):
         means = torch.stack(
             [F.mse_loss(t.float(), s.detach().float()) for t, s in zip(target, source, strict=True)]
         )
