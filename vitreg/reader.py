@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError, StateError
 from vitreg.extractors import extractors
+from vitreg.functional.precision import Autocast, autocast_now
 from vitreg.hooks import Hooks
 from vitreg.layers import resolve_layers
 from vitreg.types import Layers, Probe, Query, Tap, Tower
@@ -50,7 +51,7 @@ class Reader:
         self.enabled = True
         self.values: dict[Slot, Tensor] = {}
         self.images: Tensor | None = None
-        self.autocast: tuple[bool, torch.dtype] | None = None
+        self.autocast: Autocast | None = None
         self.skipped: str | None = "none was seen since the hooks were attached"
         slots: list[_Value] = []
         for (name, query), indices in wanted.items():
@@ -98,12 +99,7 @@ class Reader:
         args, kwargs = delivered
         images: Tensor = args[0] if args else next(iter(kwargs.values()))
         self.images = images
-        device_type = images.device.type
-        if torch.amp.is_autocast_available(device_type):
-            self.autocast = (
-                torch.is_autocast_enabled(device_type),
-                torch.get_autocast_dtype(device_type),
-            )
+        self.autocast = autocast_now(images)
 
     def reads_now(self) -> bool:
         """Return whether a hook that fires now belongs to a pass that is read."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from vitreg.errors import MismatchError
 from vitreg.families import find_tower
+from vitreg.functional.precision import Autocast, autocast_as
 from vitreg.reader import Reader, ReadingComplete
 from vitreg.types import Tower
 
@@ -35,16 +35,11 @@ class FrozenSource:
         if theirs.device != ours.device or theirs.dtype != ours.dtype:
             self.tower.module.to(device=theirs.device, dtype=theirs.dtype)
 
-    def read(self, reader: Reader, images: Tensor, autocast: tuple[bool, torch.dtype] | None) -> None:
+    def read(self, reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
         """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast."""
-        context = (
-            nullcontext()
-            if autocast is None
-            else torch.autocast(images.device.type, enabled=autocast[0], dtype=autocast[1])
-        )
         reader.enabled = True
         try:
-            with torch.no_grad(), context:
+            with torch.no_grad(), autocast_as(images, autocast):
                 self.tower.module(images)
         except ReadingComplete:
             pass
