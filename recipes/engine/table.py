@@ -25,9 +25,9 @@ _LEFT = ("data", "trained on", "method")  # columns of words; the others are num
 class Row:
     """A method at one λ, on one data set and share; top-1 in percent, the object figures in percent too.
 
-    `gain` is over fine-tuning without a penalty, `difference` is ours minus the paper's. `paper` is the
-    number for the same data set, or the mean of the paper's data sets where `is_paper_data` is false:
-    context, not a target.
+    `gain` is over fine-tuning without a penalty. `paper` is the number for the same data set, and `difference`
+    ours minus it; where `is_paper_data` is false, `paper` is the mean of the paper's data sets, and only the
+    gains can be compared.
     """
 
     data: str
@@ -88,7 +88,7 @@ def _row(
         gain=_minus(mean, baseline),
         paper=printed,
         paper_gain=_minus(printed, printed_baseline),
-        difference=_minus(mean, printed),
+        difference=_minus(mean, printed) if paper.same_data(data) else None,
         is_paper_data=paper.same_data(data) is not None,
         block=block,
         object_share=looked[0],
@@ -131,7 +131,9 @@ def notes(table: Sequence[Row]) -> list[str]:
     )
     said = [f"mean ± standard deviation over {seeds} seed(s); gain: over fine-tune with the same pictures."]
     if any(row.paper is not None and not row.is_paper_data for row in table):
-        said.append("paper: the mean over the paper's five data sets, other pictures: context, not a target.")
+        said.append(
+            "paper: the mean over the paper's five data sets, which are other pictures: compare the gains."
+        )
     blocks = {row.data: row.block for row in table if row.block is not None}
     for data, block in blocks.items():
         said.append(

@@ -84,8 +84,9 @@ def test_other_data_stands_beside_the_mean_of_the_papers() -> None:
     table = rows(reports("birds"), PAPER)
     gta = by_method(table)["GTA"]
     assert (gta.paper, gta.paper_gain, gta.is_paper_data) == (67.0, 12.0, False)
-    assert "context, not a target" in as_markdown(table, "title")
-    assert "context, not a target" not in as_markdown(rows(reports("CUB"), PAPER), "title")
+    assert gta.difference is None  # of other pictures
+    assert "compare the gains" in as_markdown(table, "title")
+    assert "compare the gains" not in as_markdown(rows(reports("CUB"), PAPER), "title")
 
 
 def test_attention_is_of_the_block_that_the_source_chooses() -> None:
