@@ -178,7 +178,7 @@ def test_a_source_of_another_class(model: nn.Module) -> None:
     with (
         unchanged(model),
         unchanged(source),
-        refuses(MismatchError, "class: VisionTransformer in the model, Beit in the source", "same call"),
+        refuses(MismatchError, "VisionTransformer in the model", "Beit in the source", "same call"),
     ):
         vitreg.attach(model, source)
 
@@ -208,7 +208,7 @@ def test_a_source_without_a_vision_transformer(model: nn.Module) -> None:
 # lam, target, layers, query, reduction
 
 
-@pytest.mark.parametrize("lam", [-1, -1e-9, float("nan"), float("inf"), "1", None, True, [1.0], 1j], ids=str)
+@pytest.mark.parametrize("lam", [-1, -1e-9, float("nan"), float("inf"), "1", True, [1.0], 1j], ids=str)
 def test_wrong_lam(model: nn.Module, lam: object) -> None:
     with unchanged(model), refuses(ArgumentError, "lam must be", "got", repr(lam)):
         vitreg.attach(model, lam=lam)
@@ -389,7 +389,7 @@ def test_a_pass_that_was_cut_short(model: nn.Module, images: Tensor) -> None:
         attachment.penalty()
     with unchanged(model), vitreg.attach(model, target="bss") as attachment:
         model.forward_features(images)
-        with refuses(StateError, "ended before every block was read"):
+        with refuses(StateError, "did not deliver features", "own head"):
             attachment.penalty()
 
 

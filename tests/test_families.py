@@ -104,3 +104,23 @@ def test_torchvision_logits_are_those_of_its_softmax(query: Query) -> None:
         model.train(training)
         with torch.set_grad_enabled(training):
             _compare(model, lambda: model(images), 1, query)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_a_mask_is_refused(name: str) -> None:
+    model = timm.create_model(name, img_size=32, depth=1)
+    images = torch.randn(1, 3, 32, 32)
+    with vitreg.trace(model, "attn_logits"):
+        model(images)
+        with pytest.raises(vitreg.UnsupportedModelError, match="mask"):
+            model.blocks[0].attn(torch.randn(1, 5, model.embed_dim), attn_mask=torch.zeros(5, 5))
+
+
+def test_an_attention_that_cannot_be_read_does_not_hide_its_block() -> None:
+    from open_clip.transformer import VisionTransformer
+
+    tower = VisionTransformer(32, 16, 32, 2, 2, 2.0, output_dim=8, scaled_cosine_attn=True)
+    assert "scaled_cosine" in vitreg.describe(tower).extractors["attn_logits"]
+    with pytest.raises(vitreg.UnsupportedModelError, match="scaled_cosine"):
+        vitreg.attach(tower)
+    vitreg.attach(tower, target="block_output").remove()

@@ -139,7 +139,7 @@ def test_what_nobody_reads_is_not_hooked() -> None:
     model = make_model()
     with vitreg.attach(model, target=vitreg.GTA(layers=1)):
         hooked = {n for n, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks}
-        assert hooked == {"patch_embed", "blocks.1.attn.q_norm", "blocks.1.attn.k_norm"}
+        assert hooked == {"patch_embed", "blocks.1.attn", "blocks.1.attn.q_norm", "blocks.1.attn.k_norm"}
     with vitreg.attach(model, target="l2sp"):
         assert hooks_of(model) == 0
 
@@ -310,3 +310,56 @@ def test_a_head_that_is_reset_is_a_new_head() -> None:
         model.reset_classifier(5)
         weight = model.head.weight
         torch.testing.assert_close(reg.penalty() / 0.1, 0.25 * weight.detach().square().sum())
+
+
+def test_images_that_changed_before_the_penalty_are_refused() -> None:
+    model, x = make_model(), images()
+    with vitreg.attach(model) as reg:
+        model(x)
+        x.zero_()
+        with pytest.raises(vitreg.StateError, match="changed in place"):
+            reg.penalty()
+        model(x)
+        assert reg.penalty() == 0
+
+
+def test_a_model_that_is_frozen_altogether_is_refused_even_if_the_images_need_gradients() -> None:
+    model = make_model().requires_grad_(False)
+    with vitreg.attach(model) as reg:
+        model(images().requires_grad_())
+        with pytest.raises(vitreg.StateError, match="trained"):
+            reg.penalty()
+
+
+def test_a_target_by_name_has_the_weight_of_attach() -> None:
+    model = make_model()
+    for target, lam, weight in (
+        ("bss", None, 1e-3),  # its authors'
+        ("bss", 1e-2, 1e-2),
+        (vitreg.BSS(lam=5), None, 5),
+        (vitreg.BSS(lam=5), 1e-2, 5e-2),
+        ("features", 3.0, 3.0),
+    ):
+        with vitreg.attach(model, None, target, lam) as reg:
+            with torch.no_grad():
+                model.cls_token += 0.1
+            model(images())
+            value = reg.penalty().detach()
+            torch.testing.assert_close(value, weight * next(iter(reg.terms.values())))
+            assert value > 0
+
+
+def test_a_head_that_did_not_run_is_named() -> None:
+    model = make_model()
+    with vitreg.attach(model, target="bss") as reg:
+        model.forward_features(images())
+        with pytest.raises(vitreg.StateError, match="did not deliver features"):
+            reg.penalty()
+
+
+def test_a_replica_of_data_parallel_is_refused() -> None:
+    model = make_model()
+    with vitreg.attach(model):
+        replica = model.patch_embed._replicate_for_data_parallel()
+        with pytest.raises(vitreg.StateError, match="DistributedDataParallel"):
+            replica(images())

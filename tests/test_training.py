@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -163,6 +164,19 @@ def test_checkpointing_of_the_whole_model() -> None:
     assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
 
 
+def test_checkpointing_in_eval_mode_with_gradients_is_left_alone() -> None:
+    model, source = make_pair()
+    model.set_grad_checkpointing()
+    x, y = batch()
+    with vitreg.attach(model, source, TARGETS) as reg:
+        for _ in range(2):
+            model.eval()
+            model(x.clone().requires_grad_()).sum().backward()  # as for a saliency map
+            model.train().zero_grad()
+            (F.cross_entropy(model(x), y) + reg.penalty()).backward()
+    assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
+
+
 def test_reentrant_checkpointing_is_refused() -> None:
     undo = _checkpointing(reentrant=True)
     try:
@@ -274,6 +288,12 @@ def test_a_clip_model_is_read_however_it_is_called() -> None:
     assert vitreg.describe(classifier).name == "clip.visual"
 
 
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 def _ddp(rank: int, port: int, results: str) -> None:
     import torch.distributed as dist
 
@@ -291,14 +311,44 @@ def _ddp(rank: int, port: int, results: str) -> None:
 
 @pytest.mark.slow
 def test_ddp_with_two_processes(tmp_path) -> None:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(_ddp, args=(port, str(tmp_path)), nprocs=2)
+    mp.spawn(_ddp, args=(_free_port(), str(tmp_path)), nprocs=2)
     for rank in range(2):
         assert_same(torch.load(tmp_path / f"{rank}.pt"), plain_gradients(), rtol=1e-4, atol=1e-6)
+
+
+def _fsdp(rank: int, port: int, results: str) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    model, source = make_pair()
+    with vitreg.attach(model, source, ["attn_logits", "msa_output"]) as reg:
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        x, y = batch()
+        part = slice(rank * 2, rank * 2 + 2)
+        (F.cross_entropy(model(x[part]), y[part]) + reg.penalty()).backward()
+    whole = {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
+    with vitreg.attach(model, source):  # a sharded model is the same model
+        pass
+    with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
+        vitreg.attach(model)
+    with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
+        vitreg.attach(model, source, "l2sp")
+    torch.save(whole, f"{results}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_fsdp2_with_two_processes(tmp_path) -> None:
+    mp.spawn(_fsdp, args=(_free_port(), str(tmp_path)), nprocs=2)
+    expected = plain_gradients(["attn_logits", "msa_output"])
+    for rank in range(2):
+        assert_same(torch.load(tmp_path / f"{rank}.pt"), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ from vitreg.augment import TransMix
 from vitreg.describe import Description, describe
 from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError, VitregError
 from vitreg.extractors import list_extractors, register_extractor
-from vitreg.families import list_families, register_family, register_tower
+from vitreg.families import list_families, list_towers, register_family, register_tower
 from vitreg.families.registries import BlockParts, TowerParts
 from vitreg.freeze import Freeze, freeze
 from vitreg.penalties import (
@@ -56,6 +56,7 @@ __all__ = [
     "list_extractors",
     "list_families",
     "list_penalties",
+    "list_towers",
     "register_extractor",
     "register_family",
     "register_penalty",

@@ -25,8 +25,8 @@ def attach(
     model: nn.Module,
     source: nn.Module | FrozenSource | None = None,
     target: Target = "attn_logits",
+    lam: Lam | None = None,
     *,
-    lam: Lam = 1.0,
     layers: Layers | None = None,
     query: Query | None = None,
     reduction: Reduction | None = None,
@@ -43,8 +43,8 @@ def attach(
             now; another attachment's `source` is shared.
         target: what is penalised: an extractor's name (its squared distance to the source; "attn_logits" is
             GTA), a penalty's name or a penalty, a sequence of these, or a mapping from your own names.
-        lam: the weight of the whole, a number or a function of the step; each penalty's own `lam` is
-            multiplied by it.
+        lam: the weight, a number or a function of the step. A target given by name has this weight, by
+            default 1 or what the penalty's authors use; a penalty's own `lam` is multiplied by it.
         layers: which blocks are read, for a target given by name: indices, a slice or "all".
         query: whose attention is read, for a target given by name: "cls" or "mean".
         reduction: the squared distance's normalisation, for a target given by name.
@@ -55,9 +55,12 @@ def attach(
         UnsupportedModelError: the model cannot be read that way.
         MismatchError: model and source differ in architecture.
     """
-    check_lam(lam)
+    if lam is not None:
+        check_lam(lam)
     given = {"layers": layers, "query": query, "reduction": reduction}
-    penalties = resolve_target(target, {name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in given.items() if value is not None}
+    penalties = resolve_target(target, options, keeps_lam=lam is None)
+    lam = 1.0 if lam is None else lam
     tower = find_tower(model)
     taken = _attached.get(tower.module, set()) & set(penalties)
     if taken:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from vitreg.errors import StateError
 from vitreg.types import Tap
 
 
@@ -26,8 +28,17 @@ class _Hook:
     original's readings, so a copied or pickled hook is one that does nothing.
     """
 
-    def __init__(self, receive: Callable[[Any], None]) -> None:
+    def __init__(self, tap: Tap, receive: Callable[[Any], None]) -> None:
+        self.module = tap.module
         self.receive = receive
+
+    def check(self, module: nn.Module) -> None:
+        """Refuse a replica, whose threads would mix up what is read."""
+        if not torch.compiler.is_compiling() and module is not self.module:
+            raise StateError(
+                "A hook ran in a replica of the model, as nn.DataParallel makes them. "
+                "Use torch.nn.parallel.DistributedDataParallel."
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return _ignore
@@ -38,11 +49,13 @@ class _Hook:
 
 class _OutputHook(_Hook):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.check(module)
         self.receive(output)
 
 
 class _InputHook(_Hook):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.check(module)
         self.receive((args, kwargs))
 
 
@@ -54,9 +67,9 @@ class Hooks:
         try:
             for tap, receive in receivers:
                 if tap.side == "input":
-                    handle = tap.module.register_forward_pre_hook(_InputHook(receive), with_kwargs=True)
+                    handle = tap.module.register_forward_pre_hook(_InputHook(tap, receive), with_kwargs=True)
                 else:
-                    handle = tap.module.register_forward_hook(_OutputHook(receive))
+                    handle = tap.module.register_forward_hook(_OutputHook(tap, receive))
                 self._handles.append(handle)
         except BaseException:
             self.remove()

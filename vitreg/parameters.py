@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from vitreg.errors import MismatchError
+from vitreg.errors import MismatchError, UnsupportedModelError
 from vitreg.types import Tower
 
 
@@ -38,6 +38,7 @@ def pair_weights(
     """Return the trained parameters that `selects(name, parameter)` accepts, with their start.
 
     Raises:
+        UnsupportedModelError: the parameters are sharded.
         MismatchError: a parameter of the tower is missing in the source or has another shape there.
     """
     head = head_parameters(model, tower)
@@ -47,6 +48,11 @@ def pair_weights(
     for name, parameter in tower.module.named_parameters():
         if id(parameter) in is_head or not parameter.requires_grad or not selects(name, parameter):
             continue
+        if hasattr(parameter, "placements"):
+            raise UnsupportedModelError(
+                "A penalty on parameters needs them whole, found sharded ones (FSDP2). Use DDP, or a "
+                "penalty on readings such as GTA."
+            )
         start = started.get(name)
         if start is None or start.shape != parameter.shape:
             found = "none" if start is None else f"one of shape {list(start.shape)}"

@@ -51,15 +51,19 @@ class Reader:
         self.enabled = True
         self.values: dict[Slot, Tensor] = {}
         self.images: Tensor | None = None
+        self._images_version: int | None = None
+        self._reads_again = False  # whether the last pass with gradients was read, should it run again
         self.autocast: Autocast | None = None
-        self.skipped: str | None = "none was seen since the hooks were attached"
+        self.skipped: str | None = (
+            "none was seen since attaching (a model that was compiled before has to be compiled again)"
+        )
         slots: list[_Value] = []
         for (name, query), indices in wanted.items():
             extractor = extractors[name]
             for index in sorted(indices):
                 probe = extractor.probe(tower, tower.blocks[index], query)
                 slots.append(_Value(self, (name, query, index), probe))
-        self.num_slots = len(slots)
+        self.slots = tuple(value.slot for value in slots)
         receivers: list[tuple[Tap, Callable[[Any], None]]] = [(Tap(tower.stem, "input"), self._begin)]
         for value in slots:
             receivers.extend((tap, value.receiver(key)) for key, tap in value.probe.taps.items())
@@ -71,7 +75,17 @@ class Reader:
 
     def complete(self) -> bool:
         """Return whether every wanted value of the last pass has been read."""
-        return len(self.values) == self.num_slots
+        return len(self.values) == len(self.slots)
+
+    def missing(self) -> list[Slot]:
+        """Return what the last pass should have delivered and did not."""
+        return [slot for slot in self.slots if slot not in self.values]
+
+    def images_changed(self) -> bool:
+        """Return whether the images were written to since the pass began."""
+        if self.images is None or self._images_version is None:
+            return False
+        return _version(self.images) != self._images_version
 
     def clear(self, reason: str) -> None:
         """Forget the last pass; `reason` ends the sentence that says why there is none."""
@@ -87,6 +101,8 @@ class Reader:
         """Start a pass: the stem is about to run on the images."""
         if _in_backward() or not self.enabled:
             return
+        if torch.is_grad_enabled():
+            self._reads_again = not self.training_only or self.tower.module.training
         if self.training_only:
             if not self.tower.module.training:
                 self.skipped = "the last one ran in eval mode; call model.train() before it"
@@ -99,14 +115,17 @@ class Reader:
         args, kwargs = delivered
         images: Tensor = args[0] if args else next(iter(kwargs.values()))
         self.images = images
+        self._images_version = _version(images)
         self.autocast = autocast_now(images)
 
     def reads_now(self) -> bool:
         """Return whether a hook that fires now belongs to a pass that is read."""
         if not self.enabled:
             return False
-        if not self.training_only or _in_backward():
-            return True  # a checkpointed block that runs again must save the same tensors again
+        if _in_backward():
+            return self._reads_again  # a checkpointed block must save the same tensors again
+        if not self.training_only:
+            return True
         if self.skipped is not None:
             return False
         if not torch.is_grad_enabled():
@@ -146,6 +165,11 @@ class _Value:
                 self.reader.store(self.slot, value)
 
         return receive
+
+
+def _version(images: Tensor) -> int | None:
+    """Return a number that grows with each write to `images`, or None where torch does not count."""
+    return None if torch.compiler.is_compiling() or images.is_inference() else images._version
 
 
 def _in_backward() -> bool:

@@ -55,7 +55,12 @@ class Readings:
         if not reader.complete() or reader.images is None:
             raise StateError(
                 "A penalty needs a forward pass of the model in training mode since the last one; "
-                f"{reader.skipped or 'the last one ended before every block was read'}."
+                f"{reader.skipped or self._cut_short(reader)}."
+            )
+        if reader.images_changed():
+            raise StateError(
+                "The images were changed in place since the model saw them, so the source would see others. "
+                "Take the penalty before the next batch is written into the same tensor."
             )
         try:
             if self._source_reader is not None and self._source is not None:
@@ -77,6 +82,13 @@ class Readings:
             if reader is not None:
                 reader.clear(reason)
 
+    def _cut_short(self, reader: Reader) -> str:
+        name, _, index = reader.missing()[0]
+        return (
+            f"the last one did not deliver {name} of block {index}: the module it is read from did not run "
+            "(features need the model's own head; a head that was reset needs a new attachment)"
+        )
+
     def _wanted(self, names: Iterable[str]) -> dict[Key, set[int]]:
         wanted: dict[Key, set[int]] = {}
         for name in names:
@@ -87,7 +99,8 @@ class Readings:
     def _value(self, name: str, penalty: ReadingPenalty, reader: Reader) -> Tensor:
         key: Key = (penalty.extractor, penalty.query)
         target = reader.of(key, self.blocks[name])
-        if not any(value.requires_grad for value in target):
+        trained = any(p.requires_grad for p in self._tower.module.parameters())
+        if not trained or not any(value.requires_grad for value in target):
             raise StateError(
                 f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "
                 "so its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."

@@ -82,14 +82,20 @@ class ClassRegistry(Generic[R]):
 
         return decorate
 
-    def find(self, module: nn.Module) -> Callable[..., R] | None:
-        """Return the function registered for `module`'s class or its nearest base class, or None."""
+    def class_of(self, module: nn.Module) -> type[nn.Module] | None:
+        """Return the registered class that holds for `module`: its own or its nearest base, or None.
+
+        FSDP2 shards a module by giving it a subclass, which this sees through.
+        """
         for cls in type(module).__mro__:
             if cls in self._entries:
-                if self.own_forward and type(module).forward is not cls.forward:
-                    return None
-                return self._entries[cls]
+                return None if self.own_forward and type(module).forward is not cls.forward else cls
         return None
+
+    def find(self, module: nn.Module) -> Callable[..., R] | None:
+        """Return the function registered for the class that holds for `module`, or None."""
+        cls = self.class_of(module)
+        return None if cls is None else self._entries[cls]
 
     def names(self) -> list[str]:
         """Return the registered classes' qualified names, sorted."""

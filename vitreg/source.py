@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import MismatchError
-from vitreg.families import find_tower
+from vitreg.errors import MismatchError, UnsupportedModelError
+from vitreg.families import find_tower, towers
 from vitreg.functional.precision import Autocast, autocast_as
 from vitreg.reader import Reader, ReadingComplete
 from vitreg.types import Tower
@@ -24,6 +24,11 @@ class FrozenSource:
 
     def __init__(self, model: nn.Module) -> None:
         tower = find_tower(model)
+        if any(hasattr(parameter, "placements") for parameter in tower.module.parameters()):
+            raise UnsupportedModelError(
+                "Expected a source whose weights are whole, found sharded ones (FSDP2), which cannot be "
+                "copied. Attach before `fully_shard`, or pass a source that is not sharded."
+            )
         module = copy.deepcopy(tower.module).eval().requires_grad_(False)
         for parameter in module.parameters():
             parameter.grad = None
@@ -67,7 +72,7 @@ def check_match(target: Tower, source: Tower) -> None:
     differences = [
         f"{what}: {ours} in the model, {theirs} in the source"
         for what, ours, theirs in (
-            ("class", type(target.module).__name__, type(source.module).__name__),
+            ("class", _class(target), _class(source)),
             ("blocks", len(target.blocks), len(source.blocks)),
             ("heads", _heads(target), _heads(source)),
             ("class token", target.has_class_token, source.has_class_token),
@@ -83,6 +88,11 @@ def check_match(target: Tower, source: Tower) -> None:
             "Create both by the same call (timm: the same name and img_size), or pass source=None to freeze "
             "a copy of the model as it is now."
         )
+
+
+def _class(tower: Tower) -> str:
+    cls = towers.class_of(tower.module)  # FSDP2 makes subclasses, which are the same model
+    return "unknown" if cls is None else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _heads(tower: Tower) -> list[int | None] | int | None:

@@ -14,19 +14,22 @@ Target: TypeAlias = "str | Penalty | Sequence[str | Penalty] | Mapping[str, str 
 """An extractor's or a penalty's name, a penalty, a sequence of these, or a mapping from your own names."""
 
 
-def resolve_target(target: Target, options: Mapping[str, Any]) -> dict[str, Penalty]:
+def resolve_target(
+    target: Target, options: Mapping[str, Any], *, keeps_lam: bool = True
+) -> dict[str, Penalty]:
     """Return the penalties that `target` means, by the names under which they are reported.
 
     Args:
         target: see `Target`.
         options: layers, query and reduction for a target that is given by name.
+        keeps_lam: whether a target given by name keeps the weight that its authors use, rather than 1.
 
     Raises:
         ArgumentError: an unknown name, nothing at all, two penalties of one name, or options beside a
             penalty that carries its own.
     """
     if isinstance(target, Mapping):
-        named = {name: _penalty(entry, options) for name, entry in target.items()}
+        named = {name: _penalty(entry, options, keeps_lam) for name, entry in target.items()}
         for name in named:
             if not isinstance(name, str) or not name:
                 raise ArgumentError(f"A penalty's name is a string, got {name!r}.")
@@ -39,7 +42,7 @@ def resolve_target(target: Target, options: Mapping[str, Any]) -> dict[str, Pena
             )
         named = {}
         for entry in entries:
-            penalty = _penalty(entry, options)
+            penalty = _penalty(entry, options, keeps_lam)
             name = entry if isinstance(entry, str) else penalty.name
             if name in named:
                 raise ArgumentError(
@@ -51,7 +54,7 @@ def resolve_target(target: Target, options: Mapping[str, Any]) -> dict[str, Pena
     return named
 
 
-def _penalty(entry: object, options: Mapping[str, Any]) -> Penalty:
+def _penalty(entry: object, options: Mapping[str, Any], keeps_lam: bool) -> Penalty:
     if isinstance(entry, Penalty):
         if options:
             raise ArgumentError(
@@ -63,6 +66,8 @@ def _penalty(entry: object, options: Mapping[str, Any]) -> Penalty:
         raise ArgumentError(f"target takes a penalty, not its class: write {entry.__name__}().")
     if not isinstance(entry, str):
         raise ArgumentError(f"A penalty is given as such or by name, got {type(entry).__name__} ({entry!r}).")
+    if not keeps_lam:
+        options = {**options, "lam": 1.0}
     if entry in extractors:
         return GTA(**options) if entry == "attn_logits" else FeatureGuide(entry, **options)
     if entry in penalties:

@@ -70,13 +70,17 @@ class AttentionReading:
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block: the module, its attention and its feed-forward network (MLP)."""
+    """One transformer block: the module, its attention and its feed-forward network (MLP).
+
+    `reading` is None where no family knows the attention; `obstacle` then says what a family found wrong.
+    """
 
     name: str
     module: nn.Module
     attention: nn.Module | None
     ffn: nn.Module | None
     reading: AttentionReading | None
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)

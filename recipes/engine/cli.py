@@ -28,6 +28,7 @@ from engine.study import Run, Start, execute, plan
 from engine.table import as_csv, as_markdown, as_rich, notes, rows
 from engine.task import IMAGENET_MEAN, IMAGENET_STD, Task
 from engine.weights import empty_model, file_hash, load_model, read_weights
+from vitreg import VitregError
 
 CHOSEN = ("steps", "batch_size", "lr", "weight_decay", "warmup_epochs", "smoothing", "drop_path")
 """The options that are a run's hyper-parameters."""
@@ -80,7 +81,7 @@ def exit_code(script: Callable[[Console], None]) -> int:
         console = Console(width=160)  # a file has no width to fit into
     try:
         script(console)
-    except RecipeError as error:
+    except (RecipeError, VitregError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -180,8 +181,10 @@ def _workers(accelerator: Accelerator, *, is_demo: bool) -> int:
 def _drawn(out: Path, progress: Progress) -> tuple[list[Task], Start]:
     from engine.drawn import drawn_start, drawn_task
 
+    cache = out.resolve().parent / "cache"  # shared by all tables whose folders stand side by side
+    prepare_out(cache)
     with progress.stage("pre-training the demo's source (once)") as update:
-        start = drawn_start(out.resolve().parent / "cache", on_step=update)
+        start = drawn_start(cache, on_step=update)
     return [drawn_task()], start
 
 

@@ -136,7 +136,10 @@ def _from_index(root: Path) -> Folder:
 
 
 def _by_number(label: str) -> tuple[float, str]:
-    return (float(label), label) if label.lstrip("-").isdigit() else (math.inf, label)
+    try:
+        return float(int(label)), label
+    except ValueError:
+        return math.inf, label
 
 
 def _locate(root: Path, name: str, where: str) -> Path:

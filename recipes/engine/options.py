@@ -96,7 +96,7 @@ def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[
         except ValueError as error:
             raise RecipeError(f"--lam {text}: λ is a finite number of at least 0") from error
         for method in chosen:
-            lams[method] = (*lams.get(method, ()), lam)
+            lams[method] = tuple(dict.fromkeys((*lams.get(method, ()), lam)))
     return lams
 
 

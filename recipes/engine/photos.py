@@ -105,6 +105,12 @@ def photo_task(
         _add(digest, "test", folder.test[index], opened)
         on_picture(len(folder.train) + index + 1, total)
     known = [mask for mask in masks if mask is not None]
+    if 0 < len(known) < len(masks):
+        missing = folder.test[masks.index(None)].path
+        raise RecipeError(
+            f"the object is known in {len(known)} of {len(masks)} test pictures of {name} "
+            f"(not in {missing}); give all of them a box or trimap, or none"
+        )
     return Task(
         name=name,
         classes=folder.classes,

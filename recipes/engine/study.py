@@ -118,6 +118,9 @@ def _check(
     for share in shares:
         stratified(task.train_labels, share, seed=0, classes=task.classes)
     model = start.create(len(task.classes), 0.0)
+    if task.test_masks is not None:
+        with vitreg.trace(model, "attn_probs"):  # what the evaluation reads
+            pass
     for method in filter(is_guided, methods):
         for lam in lams[method]:
             _check_method(model, method, lam, start.name)

@@ -25,9 +25,9 @@ _LEFT = ("data", "trained on", "method")  # columns of words; the others are num
 class Row:
     """A method at one λ, on one data set and share; top-1 in percent, the object figures in percent too.
 
-    `gain` is over fine-tuning without a penalty. `paper` is the number for the same data set, and `difference`
-    ours minus it; where `is_paper_data` is false, `paper` is the mean of the paper's data sets, and only the
-    gains can be compared.
+    `gain` is over fine-tuning without a penalty. `paper` is the number for the same data set, and
+    `difference` ours minus it; where `is_paper_data` is false, `paper` is the mean of the paper's data
+    sets, and only the gains can be compared.
     """
 
     data: str

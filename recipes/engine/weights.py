@@ -10,7 +10,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -55,7 +54,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     try:
         loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
-    except (SafetensorError, Exception) as error:
+    except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200]
         raise RecipeError(f"cannot read the weights {path}: {type(error).__name__}: {reason}") from error
     while isinstance(loaded, dict) and (
@@ -101,6 +100,9 @@ def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.
         raise RecipeError(
             f"timm cannot build {name} for {size} pixels: {str(error).splitlines()[0]}"
         ) from error
+    patch = model.patch_embed.patch_size[0] if hasattr(model, "patch_embed") else 1
+    if size % patch:
+        raise RecipeError(f"--size {size} is not a multiple of {name}'s patches of {patch} pixels")
     if getattr(model, "cls_token", None) is None:
         raise RecipeError(
             f"{name} has no class token, whose attention the methods guide; try deit_tiny_patch16_224"

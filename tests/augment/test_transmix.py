@@ -1,7 +1,9 @@
+import gc
 import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from hypothesis import given
@@ -255,14 +257,14 @@ def test_one_loss_a_pass(vit: object, images: Tensor, labels: Tensor) -> None:
         with refuses(StateError, "Nothing was mixed", "mix(x, y)"):
             mix.labels()
         mixed, _ = mix(images, labels)
-        with refuses(StateError, "forward pass in training mode", "none was seen"):
+        with refuses(StateError, "forward pass in training mode", "not run since the batch was mixed"):
             mix.labels()
         model(mixed)
         mix.labels()
         with refuses(StateError, "Nothing was mixed", "mix(x, y)"):
             mix.labels()
         mix(images, labels)
-        with refuses(StateError, "already; mix and run the model again"):
+        with refuses(StateError, "not run since the batch was mixed"):
             mix.labels()
         model(images[:2])
         with refuses(StateError, "saw 2 images", "4 were mixed", "Run it on"):
@@ -293,9 +295,7 @@ def test_after_remove(vit: object, images: Tensor, labels: Tensor) -> None:
         mix.remove()
         mix.remove()
         with refuses(StateError, "removed"):
-            mixed, _ = mix(images, labels)
-            model(mixed)
-            mix.labels()
+            mix(images, labels)
 
 
 @pytest.mark.parametrize(
@@ -340,3 +340,31 @@ def test_a_wrong_size_for_every_library(tower_model: nn.Module, labels: Tensor) 
         mixed, _ = mix(torch.randn(4, 3, 32, 32), labels)
         tower_model(mixed)
         torch.testing.assert_close(mix.labels().sum(1), torch.ones(4))
+
+
+def test_a_pass_before_the_mix_does_not_count() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=5).train()
+    x = torch.randn(2, 3, 32, 32)
+    with TransMix(model, num_classes=5) as mix:
+        early = model(x)
+        mix(x, torch.tensor([0, 1]))
+        with pytest.raises(StateError, match="since the batch was mixed"):
+            mix.loss(early)
+
+
+def test_dropped_patches_that_form_a_square_are_refused() -> None:
+    model = timm.create_model(
+        "vit_tiny_patch16_224", img_size=64, depth=1, num_classes=5, patch_drop_rate=0.75
+    )
+    x = torch.randn(2, 3, 64, 64)
+    with TransMix(model.train(), num_classes=5, mixup_alpha=0) as mix:
+        mixed, _ = mix(x, torch.tensor([0, 1]))
+        with pytest.raises(StateError, match="patch_drop_rate"):
+            mix.loss(model(mixed))
+
+
+def test_one_that_nobody_keeps_removes_itself() -> None:
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=5)
+    TransMix(model, num_classes=5)
+    gc.collect()
+    assert num_hooks(model) == 0

@@ -7,6 +7,7 @@ import torch
 from small_data import MODEL, write_picture
 
 from engine.cli import run_table
+from engine.options import parse_lams
 
 METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
 
@@ -217,3 +218,7 @@ def test_one_broken_picture_among_two_data_sets(
     given = arguments(indexed, weights, tmp_path / "out")
     given[2:2] = [class_folders]
     assert "9.jpg" in refused(capsys, run(*given))
+
+
+def test_a_lam_that_is_given_twice_is_one_row() -> None:
+    assert parse_lams(["10", "GTA=10", "1"], METHODS)["GTA"] == (10.0, 1.0)

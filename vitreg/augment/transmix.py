@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from types import TracebackType
 from typing import NamedTuple
 
@@ -92,6 +93,7 @@ class TransMix:
         self._last = len(self._tower.blocks) - 1
         self._reader = Reader(self._tower, {("attn_probs", "cls"): (self._last,)}, training_only=True)
         self._mix: _Mix | None = None
+        self._finalizer = weakref.finalize(self, _detach, self._reader)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mixed images and their labels weighted by area, as CutMix and mixup weigh them.
@@ -104,9 +106,13 @@ class TransMix:
             images of the same shape, and soft labels [b, num_classes].
 
         Raises:
-            ArgumentError: an odd batch, a size that the model's patches do not divide, or labels that are no
-                class indices.
+            ArgumentError: an odd batch, another size than the model's, or labels that are no class indices.
+                On a GPU, where looking would hold up the training, a class index out of range is a
+                device-side assertion instead.
+            StateError: it was removed from the model.
         """
+        if not self._finalizer.alive:
+            raise StateError("This TransMix was removed from the model; make another one.")
         self._check(images, labels)
         height, width = images.shape[-2:]
         own_share, box = self._draw(images)
@@ -117,6 +123,7 @@ class TransMix:
         elif own_share < 1:
             images = images * own_share + images.flip(0) * (1 - own_share)
         self._mix = _Mix(labels, own_share, box, (height, width))
+        self._reader.clear("the model has not run since the batch was mixed")
         return images, mixup_target(labels, self.num_classes, own_share, self.smoothing)
 
     def labels(self) -> Tensor:
@@ -156,8 +163,7 @@ class TransMix:
 
     def remove(self) -> None:
         """Take the hooks off the model; calling it again does nothing."""
-        self._reader.remove()
-        self._reader.clear("TransMix was removed from the model")
+        self._finalizer()
 
     def __enter__(self) -> TransMix:
         return self
@@ -210,14 +216,22 @@ class TransMix:
 
     def _grid(self, num_patches: int, size: tuple[int, int]) -> tuple[int, int]:
         """Return the patch grid of a picture of `size` that was cut into `num_patches` square patches."""
-        rows = round((num_patches * size[0] / size[1]) ** 0.5)
-        columns = num_patches // rows
+        rows, columns = self._tower.grid or (0, 0)
+        if not rows:  # a size that the model allows, so the grid is known from the picture alone
+            rows = round((num_patches * size[0] / size[1]) ** 0.5)
+            columns = num_patches // rows
         if rows * columns != num_patches or size[0] * columns != size[1] * rows:
             raise StateError(
                 f"{num_patches} patches do not tile a picture of {size[0]}×{size[1]}. Token dropping "
                 "(patch_drop_rate, patch_dropout) must be off for TransMix."
             )
         return rows, columns
+
+
+def _detach(reader: Reader) -> None:
+    """Take the hooks off and forget the last pass."""
+    reader.remove()
+    reader.clear("TransMix was removed from the model")
 
 
 def _is_number(value: object) -> bool:

@@ -54,6 +54,8 @@ def list_extractors() -> list[str]:
 
 def reading_of(tower: Tower, block: Block, extractor: str) -> AttentionReading:
     """Return how `block` computes attention; raises `UnsupportedModelError` if no family knows it."""
+    if block.obstacle:
+        raise UnsupportedModelError(f"{extractor} cannot be read in block {block.name!r}: {block.obstacle}")
     if block.reading is None:
         found = "no attention module" if block.attention is None else _qualified(block.attention)
         raise UnsupportedModelError(

@@ -5,6 +5,21 @@ be at hand.
 """
 
 from vitreg.families.find import find_tower
-from vitreg.families.registries import families, list_families, register_family, register_tower, towers
+from vitreg.families.registries import (
+    families,
+    list_families,
+    list_towers,
+    register_family,
+    register_tower,
+    towers,
+)
 
-__all__ = ["families", "find_tower", "list_families", "register_family", "register_tower", "towers"]
+__all__ = [
+    "families",
+    "find_tower",
+    "list_families",
+    "list_towers",
+    "register_family",
+    "register_tower",
+    "towers",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
-from vitreg.families.registries import composites, families, load, outermost, towers
+from vitreg.families.registries import BlockParts, composites, families, load, outermost, towers
 from vitreg.types import Block, Tower
 
 
@@ -34,11 +34,7 @@ def find_tower(model: nn.Module) -> Tower:
     assert describe is not None
     parts = describe(module)
     names_inside = {id(m): n for n, m in module.named_modules()}
-    blocks = []
-    for part in parts.blocks:
-        family = families.find(part.attention) if part.attention is not None else None
-        reading = family(part.attention) if family is not None else None
-        blocks.append(Block(names_inside[id(part.block)], part.block, part.attention, part.ffn, reading))
+    blocks = [_block(names_inside[id(part.block)], part) for part in parts.blocks]
     return Tower(
         module=module,
         name=name,
@@ -54,6 +50,17 @@ def find_tower(model: nn.Module) -> Tower:
         batch_first=parts.batch_first,
         patch_size=parts.patch_size,
     )
+
+
+def _block(name: str, parts: BlockParts) -> Block:
+    family = None if parts.attention is None else families.find(parts.attention)
+    reading, obstacle = None, ""
+    if family is not None:
+        try:
+            reading = family(parts.attention)
+        except UnsupportedModelError as error:  # the block's output can be read all the same
+            obstacle = str(error)
+    return Block(name, parts.block, parts.attention, parts.ffn, reading, obstacle)
 
 
 def _home(model: nn.Module, name: str, tower: nn.Module) -> nn.Module:

@@ -12,7 +12,14 @@ from open_clip.transformer import Attention, VisionTransformer
 from torch import Tensor
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.registries import BlockParts, TowerParts, composites, register_family, register_tower
+from vitreg.families.registries import (
+    BlockParts,
+    TowerParts,
+    composites,
+    refuse_mask,
+    register_family,
+    register_tower,
+)
 from vitreg.functional import query_key_logits
 from vitreg.types import AttentionReading, Row, Tap
 
@@ -25,13 +32,15 @@ def attention(module: Attention) -> AttentionReading:
     if module.logit_scale is not None:
         raise UnsupportedModelError(
             "open_clip's Attention is read with scaled dot products, found scaled_cosine=True. "
-            "Use target='msa_output' or 'block_output'."
+            "Read block_output."
         )
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        refuse_mask(module, seen["call"], 1)
         return query_key_logits(row(seen["query"], 2), seen["key"], scale=module.scale)
 
-    return AttentionReading(module.num_heads, {"query": Tap(module.ln_q), "key": Tap(module.ln_k)}, logits)
+    taps = {"call": Tap(module, "input"), "query": Tap(module.ln_q), "key": Tap(module.ln_k)}
+    return AttentionReading(module.num_heads, taps, logits)
 
 
 @register_tower(VisionTransformer)

@@ -6,9 +6,11 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
+from vitreg.errors import UnsupportedModelError
 from vitreg.registry import ClassRegistry
 from vitreg.types import AttentionReading
 
@@ -83,6 +85,27 @@ def register_tower(cls: type[nn.Module]) -> Callable[[Callable[..., TowerParts]]
     """
     load()
     return towers.register(cls)
+
+
+def refuse_mask(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], position: int) -> None:
+    """Raise `UnsupportedModelError` if an attention was called with a mask, as its argument `position`.
+
+    A mask is part of what enters the softmax, and the source, which gets the images alone, runs without.
+    """
+    args, kwargs = call
+    mask = args[position] if len(args) > position else kwargs.get("attn_mask")
+    causal = args[position + 1] if len(args) > position + 1 else kwargs.get("is_causal")
+    if mask is not None or causal:
+        raise UnsupportedModelError(
+            f"Expected attention over all tokens; this {type(module).__name__} was called with a mask. "
+            "Call the model without it, or read block_output."
+        )
+
+
+def list_towers() -> list[str]:
+    """Return the qualified names of the Vision Transformer classes that are found in a model, sorted."""
+    load()
+    return towers.names()
 
 
 def list_families() -> list[str]:

@@ -14,7 +14,7 @@ from timm.models.eva import Eva, EvaAttention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitreg.families.registries import BlockParts, TowerParts, register_family, register_tower
+from vitreg.families.registries import BlockParts, TowerParts, refuse_mask, register_family, register_tower
 from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
 from vitreg.types import AttentionReading, Row, Tap
 
@@ -24,9 +24,10 @@ def attention(module: Attention) -> AttentionReading:
     """Read q and k where they leave their norms, which are called even as `nn.Identity`."""
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        refuse_mask(module, seen["call"], 1)
         return query_key_logits(row(seen["query"], 2), seen["key"], scale=module.scale)
 
-    taps = {"query": Tap(module.q_norm), "key": Tap(module.k_norm)}
+    taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)
 
 
@@ -44,13 +45,17 @@ def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
         return torch.cat([prefix, apply_rot_embed_cat(patches, rope, half=half)], dim=2).type_as(tokens)
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        refuse_mask(module, seen["call"], 2)
         args, kwargs = seen["call"]
         rope = args[1] if len(args) > 1 else kwargs.get("rope")
         key = rotate(seen["key"], rope)
         groups = getattr(module, "num_kv_groups", 1)
         if groups > 1:
             key = key.repeat_interleave(groups, dim=1)
-        return query_key_logits(row(rotate(seen["query"], rope), 2), key, scale=module.scale)
+        query = seen["query"]
+        if row is not cls_row or module.num_prefix_tokens == 0:  # prefix tokens are not rotated
+            query = rotate(query, rope)
+        return query_key_logits(row(query, 2), key, scale=module.scale)
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)

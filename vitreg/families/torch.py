@@ -26,11 +26,12 @@ def multihead_attention(attention: nn.MultiheadAttention) -> AttentionReading:
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
         args, kwargs = seen["call"]
         inputs = (*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs))
+        padding = args[3] if len(args) > 3 else kwargs.get("key_padding_mask")
         mask = args[5] if len(args) > 5 else kwargs.get("attn_mask")
-        if inputs[0] is not inputs[1] or mask is not None or kwargs.get("key_padding_mask") is not None:
+        if inputs[0] is not inputs[1] or mask is not None or padding is not None:
             raise UnsupportedModelError(
                 "Expected self-attention without a mask; this nn.MultiheadAttention was called with "
-                f"{'a mask' if inputs[0] is inputs[1] else 'different query and key'}."
+                f"{'a mask' if inputs[0] is inputs[1] else 'different query and key'}. Read block_output."
             )
         tokens = inputs[0] if attention.batch_first else inputs[0].transpose(0, 1)
         weight, bias = attention.in_proj_weight, attention.in_proj_bias

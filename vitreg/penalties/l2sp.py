@@ -23,6 +23,10 @@ class L2SP(ParameterPenalty):
     with $\alpha$ = `lam` and $\beta$ = `head * lam`. Only parameters that are trained take part. Switch the
     optimiser's own weight decay off, as the authors do.
 
+    Pulled to the start are the weights of the Vision Transformer. Its classifier, and modules that stand
+    beside it in a module of yours, count as the new head; what stands beside it in a CLIP model (text tower,
+    projection) is neither.
+
     Attributes:
         lam: the weight $\alpha$; the authors use 0.1.
         head: the weight of the new head's term relative to `lam`; the authors' $\beta$ of 0.01 is 0.1.
