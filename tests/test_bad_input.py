@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 import vitreg
 from laws import refuses, unchanged
+from small_models import TOWERS
 from vitreg import (
     BSS,
     GTA,
@@ -172,8 +173,6 @@ def test_a_source_that_differs(vit: object, options: dict, parts: tuple[str, ...
 
 
 def test_a_source_of_another_class(model: nn.Module) -> None:
-    from conftest import TOWERS
-
     source = TOWERS["timm_beit"]()
     with (
         unchanged(model),

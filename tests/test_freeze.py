@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 import vitreg
 from laws import refuses, unchanged
+from small_models import SMALL, make_vit
 from vitreg import ArgumentError, UnsupportedModelError
 
 PARTS = {  # literal, by timm's and the others' names
@@ -80,8 +81,6 @@ def test_the_head_of_a_classifier_around_clip(clip: object) -> None:
 def test_both_heads_of_a_distilled_model() -> None:
     from timm.models.deit import VisionTransformerDistilled
 
-    from conftest import SMALL
-
     model = VisionTransformerDistilled(**SMALL)
     with vitreg.freeze(model, "head"):
         assert trained(model) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
@@ -114,8 +113,6 @@ def test_bad_input(vit: object, clip: object) -> None:
 
 def test_a_block_without_separate_parts() -> None:
     from timm.models.vision_transformer import ParallelScalingBlock
-
-    from conftest import make_vit
 
     model = make_vit(block_fn=ParallelScalingBlock)
     with unchanged(model), refuses(UnsupportedModelError, "'blocks.0'", "no separate attention"):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import vitreg
 from laws import num_hooks, refuses, unchanged
+from small_models import make_vit
 from vitreg import ArgumentError, StateError, TransMix, UnsupportedModelError
 
 
@@ -155,8 +156,6 @@ def test_no_mixing(vit: object, images: Tensor, labels: Tensor) -> None:
 
 @given(st.integers(0, 10_000), st.integers(1, 3), st.floats(0, 1))
 def test_labels_are_distributions(seed: int, half: int, smoothing: float) -> None:
-    from conftest import make_vit
-
     state = np.random.get_state()
     try:
         np.random.seed(seed)

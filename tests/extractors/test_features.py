@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 import vitreg
 from laws import refuses
+from small_models import TOWERS
 from vitreg import ArgumentError, UnsupportedModelError
 
 
@@ -32,8 +33,6 @@ def test_a_tower_without_classifier(vit: object, images: Tensor) -> None:
 
 
 def test_torchvision(images: Tensor) -> None:
-    from conftest import TOWERS
-
     model = TOWERS["torchvision"]().eval()
     with vitreg.trace(model, "features") as trace:
         logits = model(images)

@@ -56,5 +56,5 @@ def test_demo_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     for text in (capsys.readouterr().out, (tmp_path / "out" / "table3.md").read_text()):
         assert "drawn pictures of a small world, not the paper's data sets" in text
-        assert "context, not a target" in text
+        assert "compare the gains" in text
     assert list((tmp_path / "cache").glob("*.safetensors"))
