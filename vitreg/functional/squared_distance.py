@@ -14,6 +14,12 @@ from vitreg.functional.precision import without_autocast
 from vitreg.types import Reduction
 
 
+def check_reduction(reduction: object) -> None:
+    """Raise `ArgumentError` unless `reduction` is a known normalisation."""
+    if reduction not in get_args(Reduction):
+        raise ArgumentError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}.")
+
+
 def squared_distance(
     target: Sequence[Tensor], source: Sequence[Tensor], *, reduction: Reduction = "mean"
 ) -> Tensor:
@@ -39,8 +45,7 @@ def squared_distance(
     """
     # NOTE[DIFF]: the default is a mean, so that lam does not depend on the number of blocks, heads and
     # patches; the two other readings of Eq. (5) are on offer.
-    if reduction not in get_args(Reduction):
-        raise ArgumentError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}.")
+    check_reduction(reduction)
     with without_autocast(target[0]):
         means = torch.stack(
             [F.mse_loss(t.float(), s.detach().float()) for t, s in zip(target, source, strict=True)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError
 from vitreg.registry import Registry
-from vitreg.types import Lam, Layers, Query, Reduction
+from vitreg.types import Lam, Layers, Query
 
 
 def check_lam(lam: object, *, name: str = "lam") -> None:
@@ -128,9 +128,3 @@ def register_penalty(name: str) -> Callable[[P], P]:
 def list_penalties() -> list[str]:
     """Return the names of the registered penalties, sorted."""
     return penalties.names()
-
-
-def check_reduction(reduction: object) -> None:
-    """Raise `ArgumentError` unless `reduction` is a known normalisation."""
-    if reduction not in get_args(Reduction):
-        raise ArgumentError(f"reduction must be one of {get_args(Reduction)}, got {reduction!r}.")

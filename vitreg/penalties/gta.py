@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vitreg.functional import squared_distance
-from vitreg.penalties.base import ReadingPenalty, check_reduction, register_penalty
+from vitreg.functional.squared_distance import check_reduction
+from vitreg.penalties.base import ReadingPenalty, register_penalty
 from vitreg.types import Reduction
 
 
