@@ -89,7 +89,8 @@ def refuses(error: type[Exception], *parts: str) -> Iterator[None]:
         yield
     message = str(caught.value)
     assert type(caught.value) is error, repr(caught.value)
-    assert message.rstrip(")").endswith((".", "?")), f"no sentence: {message}"
+    first = message.partition("\n  @")[0]  # an error may end with lines of code
+    assert first.rstrip(")").endswith((".", "?", ":")), f"no sentence: {message}"
     position = 0
     for part in parts:
         assert part in message[position:], f"{part!r} is missing (or out of order) in: {message}"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import weakref
 from types import TracebackType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from vitreg.alignment import may_differ
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.parameters import pair_weights
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
 from vitreg.readings import Readings
-from vitreg.source import FrozenSource, freeze_source
+from vitreg.source import FrozenSource, Source, make_source
 from vitreg.targets import Target, resolve_target
-from vitreg.types import Lam, Layers, Query, Reduction, Tower
+from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Reduction, Tower
 
 _attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 """The names of the penalties that are attached to each tower now."""
@@ -23,13 +25,15 @@ _attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDicti
 
 def attach(
     model: nn.Module,
-    source: nn.Module | FrozenSource | None = None,
+    source: nn.Module | Source | Literal["base"] | None = None,
     target: Target = "attn_logits",
     lam: Lam | None = None,
     *,
-    layers: Layers | None = None,
+    layers: Layers | LayerMap | None = None,
     query: Query | None = None,
     reduction: Reduction | None = None,
+    align: Align | None = None,
+    heads: Heads | None = None,
 ) -> Attachment:
     """Attach penalties to a Vision Transformer and return the attachment.
 
@@ -40,14 +44,18 @@ def attach(
         model: the model that is trained: a Vision Transformer or any module with one inside. Attach before
             `torch.compile`.
         source: the pre-trained model. A frozen copy of it is kept; None freezes a copy of `model` as it is
-            now; another attachment's `source` is shared.
+            now; another attachment's `source` is shared; "base" is the model itself with its adapters (LoRA
+            of the peft library) switched off, which needs no copy.
         target: what is penalised: an extractor's name (its squared distance to the source; "attn_logits" is
             GTA), a penalty's name or a penalty, a sequence of these, or a mapping from your own names.
         lam: the weight, a number or a function of the step. A target given by name has this weight, by
             default 1 or what the penalty's authors use; a penalty's own `lam` is multiplied by it.
-        layers: which blocks are read, for a target given by name: indices, a slice or "all".
-        query: whose attention is read, for a target given by name: "cls" or "mean".
-        reduction: the squared distance's normalisation, for a target given by name.
+        layers: which blocks are read, for a target given by name (as all that follow): indices, a slice,
+            "all", or {model's index: source's index} for a source of another depth.
+        query: whose attention is read: "cls", "mean" or "pool".
+        reduction: the squared distance's normalisation.
+        align: "resample" for a source with another patch or image size.
+        heads: "mean" for a source with another number of attention heads.
 
     Raises:
         ArgumentError: an argument of a wrong type or value, an unknown name, a compiled model, or a penalty
@@ -57,7 +65,7 @@ def attach(
     """
     if lam is not None:
         check_lam(lam)
-    given = {"layers": layers, "query": query, "reduction": reduction}
+    given = {"layers": layers, "query": query, "reduction": reduction, "align": align, "heads": heads}
     options = {name: value for name, value in given.items() if value is not None}
     penalties = resolve_target(target, options, keeps_lam=lam is None)
     lam = 1.0 if lam is None else lam
@@ -68,13 +76,9 @@ def attach(
             f"{', '.join(sorted(map(repr, taken)))} is attached to this model already. Remove that "
             "attachment first (`attachment.remove()`), or name this one: target={'name': penalty}."
         )
-    if source is not None and not isinstance(source, nn.Module | FrozenSource):
-        raise ArgumentError(
-            f"source must be a module, an attachment's source or None, got {type(source).__name__}."
-        )
     needs_source = any(penalty.needs_source for penalty in penalties.values())
-    frozen = freeze_source(source, model, tower) if needs_source else None
-    return Attachment(model, tower, frozen, penalties, lam)
+    kept = make_source(source, model, tower, may_differ(penalties.values())) if needs_source else None
+    return Attachment(model, tower, kept, penalties, lam)
 
 
 class Attachment:
@@ -84,7 +88,7 @@ class Attachment:
     has to be kept: once nothing refers to it any more, it removes itself.
 
     Attributes:
-        source: the frozen source, or None if no penalty looks at one.
+        source: the source, or None if no penalty looks at one.
         penalties: the penalties by name.
         step: how many penalties have been taken; what a `lam` that is a function receives.
     """
@@ -93,7 +97,7 @@ class Attachment:
         self,
         model: nn.Module,
         tower: Tower,
-        source: FrozenSource | None,
+        source: Source | None,
         penalties: dict[str, Penalty],
         lam: Lam,
     ) -> None:
@@ -176,7 +180,8 @@ class Attachment:
             lines.append(f"  {name}: {penalty!r} {what}")
         if self.source is not None:
             weight = next(self.source.tower.module.parameters())
-            lines.append(f"  source: frozen {type(self.source.tower.module).__name__} on {weight.device}")
+            kind = "frozen" if isinstance(self.source, FrozenSource) else "the base of"
+            lines.append(f"  source: {kind} {type(self.source.tower.module).__name__} on {weight.device}")
         return "\n".join(lines)
 
     def _parameter_values(self) -> dict[str, Tensor]:
@@ -184,6 +189,11 @@ class Attachment:
         values = {}
         for name, penalty in self._on_parameters.items():
             assert self.source is not None
+            if not isinstance(self.source, FrozenSource):
+                raise ArgumentError(
+                    f"{name!r} compares parameters with the source's, but with source='base' both are the "
+                    "same. Pass source=None for a frozen copy."
+                )
             self.source.follow(self._tower.module)
             weights = pair_weights(self._model, self._tower, self.source.tower, penalty.selects)
             if not weights.parameters and not weights.head:

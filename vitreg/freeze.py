@@ -44,7 +44,7 @@ def freeze(model: nn.Module, train: Part) -> Freeze:
     if train != "head":
         for block in tower.blocks:
             part = block.attention if train == "attention" else block.ffn
-            if part is None:
+            if part is None or part is block.module:  # computed inside the block, beside other things
                 raise UnsupportedModelError(
                     f"Block {block.name!r} of {type(tower.module).__name__} has no separate "
                     f"{'attention' if train == 'attention' else 'feed-forward network'} to train."

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, StateError
-from vitreg.extractors import extractors
+from vitreg.extractors import extractors, has_query
 from vitreg.functional.precision import Autocast, autocast_now
 from vitreg.hooks import Hooks
 from vitreg.layers import resolve_layers
@@ -20,6 +22,10 @@ Key = tuple[str, Query]
 
 Slot = tuple[str, Query, int]
 """A key and the index of a block."""
+
+
+_readers: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Reader]] = weakref.WeakKeyDictionary()
+"""The readers of each tower."""
 
 
 class ReadingComplete(Exception):  # noqa: N818
@@ -68,6 +74,7 @@ class Reader:
         for value in slots:
             receivers.extend((tap, value.receiver(key)) for key, tap in value.probe.taps.items())
         self._hooks = Hooks(receivers)
+        _readers.setdefault(tower.module, weakref.WeakSet()).add(self)
 
     def of(self, key: Key, indices: Iterable[int]) -> list[Tensor]:
         """Return the values of `key` in the last pass, one a block of `indices`."""
@@ -167,6 +174,19 @@ class _Value:
         return receive
 
 
+@contextmanager
+def others_silent(reader: Reader) -> Iterator[None]:
+    """Let no other reader of the same tower see the passes that follow."""
+    others = [o for o in _readers.get(reader.tower.module, ()) if o is not reader and o.enabled]
+    for other in others:
+        other.enabled = False
+    try:
+        yield
+    finally:
+        for other in others:
+            other.enabled = True
+
+
 def _version(images: Tensor) -> int | None:
     """Return a number that grows with each write to `images`, or None where torch does not count."""
     return None if torch.compiler.is_compiling() or images.is_inference() else images._version
@@ -179,8 +199,10 @@ def _in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def blocks_read(name: str, layers: Layers, tower: Tower) -> tuple[int, ...]:
+def blocks_read(name: str, layers: Layers, query: Query, tower: Tower) -> tuple[int, ...]:
     """Return the indices of the blocks that the extractor `name` reads in `tower`.
+
+    Of attention, "all" means the blocks that have the query: a class token may join in the last ones only.
 
     Raises:
         ArgumentError: an unknown extractor, `layers` that select nothing, or `layers` for an extractor that
@@ -189,8 +211,13 @@ def blocks_read(name: str, layers: Layers, tower: Tower) -> tuple[int, ...]:
     if not isinstance(name, str):
         raise ArgumentError(f"An extractor is named by a string, got {type(name).__name__} ({name!r}).")
     depth = len(tower.blocks)
-    if extractors[name].per_block:
-        return resolve_layers(layers, depth)
-    if layers != "all":
-        raise ArgumentError(f"{name} has one value a forward pass and takes no layers, got {layers!r}.")
-    return (depth - 1,)
+    extractor = extractors[name]
+    if not extractor.per_block or (extractor.of_attention and query == "pool"):
+        if layers != "all":
+            what = name if not extractor.per_block else f"{name} with query='pool'"
+            raise ArgumentError(f"{what} has one value a forward pass and takes no layers, got {layers!r}.")
+        return (depth - 1,)
+    if extractor.of_attention and isinstance(layers, str) and layers == "all":
+        some = tuple(i for i, block in enumerate(tower.blocks) if has_query(block, query))
+        return some or tuple(range(depth))  # none: the extractor says what is possible instead
+    return resolve_layers(layers, depth)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from vitreg.errors import MismatchError, StateError
+from vitreg.alignment import aligned, block_pairs
+from vitreg.errors import StateError
 from vitreg.penalties import ReadingPenalty
-from vitreg.reader import Key, Reader, blocks_read
-from vitreg.source import FrozenSource
+from vitreg.reader import Key, Reader
+from vitreg.source import Source
 from vitreg.types import Tower
 
 
@@ -18,23 +19,27 @@ class Readings:
 
     Args:
         tower: the trained model's Vision Transformer.
-        source: the frozen source; needed if a penalty needs one.
+        source: the source; needed if a penalty needs one.
         penalties: the penalties by name.
     """
 
     def __init__(
-        self, tower: Tower, source: FrozenSource | None, penalties: Mapping[str, ReadingPenalty]
+        self, tower: Tower, source: Source | None, penalties: Mapping[str, ReadingPenalty]
     ) -> None:
         self._tower = tower
         self._source = source
         self._penalties = penalties
-        self.blocks = {name: blocks_read(p.extractor, p.layers, tower) for name, p in penalties.items()}
+        self.blocks = {
+            name: block_pairs(p, tower, None if source is None else source.tower)
+            for name, p in penalties.items()
+        }
         self._target_reader: Reader | None = None
         self._source_reader: Reader | None = None
         guided = [name for name, penalty in penalties.items() if penalty.needs_source]
         try:
             if guided and source is not None:
-                self._source_reader = Reader(source.tower, self._wanted(guided), stop=True)
+                wanted = self._wanted(guided, source=True)
+                self._source_reader = Reader(source.tower, wanted, stop=True)
                 self._source_reader.enabled = False
             if penalties:
                 self._target_reader = Reader(tower, self._wanted(penalties), training_only=True)
@@ -89,11 +94,12 @@ class Readings:
             "(features need the model's own head; a head that was reset needs a new attachment)"
         )
 
-    def _wanted(self, names: Iterable[str]) -> dict[Key, set[int]]:
+    def _wanted(self, names: Iterable[str], *, source: bool = False) -> dict[Key, set[int]]:
         wanted: dict[Key, set[int]] = {}
         for name in names:
-            penalty = self._penalties[name]
-            wanted.setdefault((penalty.extractor, penalty.query), set()).update(self.blocks[name])
+            penalty, pairs = self._penalties[name], self.blocks[name]
+            indices = pairs.values() if source else pairs
+            wanted.setdefault((penalty.extractor, penalty.query), set()).update(indices)
         return wanted
 
     def _value(self, name: str, penalty: ReadingPenalty, reader: Reader) -> Tensor:
@@ -107,12 +113,4 @@ class Readings:
             )
         if self._source_reader is None or not penalty.needs_source:
             return penalty.value(target, [])
-        source = self._source_reader.of(key, self.blocks[name])
-        for index, ours, theirs in zip(self.blocks[name], target, source, strict=True):
-            if ours.shape != theirs.shape:
-                raise MismatchError(
-                    f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
-                    f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) "
-                    "must be off, and both need the same image and patch size."
-                )
-        return penalty.value(target, source)
+        return penalty.value(*aligned(penalty, self.blocks[name], reader, self._source_reader))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Set
+from typing import TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitreg.errors import MismatchError, UnsupportedModelError
+from vitreg.adapters import BaseSource
+from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower, towers
 from vitreg.functional.precision import Autocast, autocast_as
 from vitreg.reader import Reader, ReadingComplete
-from vitreg.types import Tower
+from vitreg.types import Tower, image_size
 
 
 class FrozenSource:
@@ -45,30 +49,64 @@ class FrozenSource:
         reader.enabled = True
         try:
             with torch.no_grad(), autocast_as(images, autocast):
-                self.tower.module(images)
+                self.tower.module(_resized(images, image_size(self.tower)))
         except ReadingComplete:
             pass
         finally:
             reader.enabled = False
 
 
-def freeze_source(source: nn.Module | FrozenSource | None, model: nn.Module, tower: Tower) -> FrozenSource:
-    """Return the frozen source of `model`, whose tower is `tower`.
+Source: TypeAlias = FrozenSource | BaseSource
+"""What a penalty compares the model with."""
+
+
+def make_source(source: object, model: nn.Module, tower: Tower, may_differ: Set[str]) -> Source:
+    """Return the source of `model`, whose tower is `tower`.
+
+    Args:
+        source: a module, of which a frozen copy is made; another attachment's source, which is shared; "base"
+            for the model without its adapters; None for a frozen copy of the model as it is.
+        model: the model.
+        tower: its tower.
+        may_differ: in what the source may differ from the model, see `check_match`.
 
     Raises:
-        MismatchError: it differs from the model in architecture.
+        ArgumentError: `source` is none of these.
+        MismatchError: it differs from the model in architecture, other than in what `may_differ`.
     """
     if isinstance(source, FrozenSource):
-        check_match(tower, source.tower)
+        check_match(tower, source.tower, may_differ)
         return source
+    if isinstance(source, BaseSource):
+        if source.tower.module is not tower.module:
+            raise MismatchError("A source='base' belongs to its own model, found another. Pass 'base' here too.")
+        return source
+    if source == "base":
+        return BaseSource(tower)
+    if source is not None and not isinstance(source, nn.Module):
+        raise ArgumentError(
+            "source must be a module, an attachment's source, 'base' or None, got "
+            f"{type(source).__name__} ({source!r})."
+        )
     if source is None:
         return FrozenSource(model)
-    check_match(tower, find_tower(source))
+    check_match(tower, find_tower(source), may_differ)
     return FrozenSource(source)
 
 
-def check_match(target: Tower, source: Tower) -> None:
-    """Raise `MismatchError` unless two towers agree in class, depth, heads, tokens, grid and width."""
+def _resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return the images at the source's own size, which differs from the model's by request only."""
+    if size is None or images.shape[-2:] == size:
+        return images
+    resized = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
+    return resized.to(images.dtype)
+
+
+def check_match(target: Tower, source: Tower, may_differ: Set[str]) -> None:
+    """Raise `MismatchError` unless two towers agree in class, depth, heads, tokens, grid and width.
+
+    Those named in `may_differ` are not compared.
+    """
     differences = [
         f"{what}: {ours} in the model, {theirs} in the source"
         for what, ours, theirs in (
@@ -78,15 +116,17 @@ def check_match(target: Tower, source: Tower) -> None:
             ("class token", target.has_class_token, source.has_class_token),
             ("prefix tokens", target.num_prefix_tokens, source.num_prefix_tokens),
             ("patch grid", target.grid, source.grid),
+            ("patch size", target.patch_size, source.patch_size),
             ("width", target.width, source.width),
         )
-        if ours != theirs
+        if ours != theirs and what not in may_differ
     ]
     if differences:
         raise MismatchError(
             f"Expected a source of the model's own architecture; they differ in {'; '.join(differences)}. "
             "Create both by the same call (timm: the same name and img_size), or pass source=None to freeze "
-            "a copy of the model as it is now."
+            "a copy of the model as it is now. To guide by a different model, ask for it: "
+            "layers={model's block: source's block}, heads='mean', align='resample'."
         )
 
 

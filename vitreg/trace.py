@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, StateError
-from vitreg.extractors import extractors
+from vitreg.extractors import check_query, extractors
 from vitreg.families import find_tower
 from vitreg.reader import Reader, blocks_read
 from vitreg.registry import suggest
@@ -52,7 +52,7 @@ def trace(model: nn.Module, *names: str, layers: Layers = "all", query: Query = 
         model: a Vision Transformer, or a module with one inside.
         *names: names of extractors, see `vitreg.list_extractors()`.
         layers: which blocks.
-        query: whose attention is read, where attention is.
+        query: whose attention is read, where attention is: "cls", "mean" or "pool".
 
     Yields:
         A mapping from an extractor's name to a list with one tensor a block, e.g. [b, h, p] for
@@ -66,11 +66,12 @@ def trace(model: nn.Module, *names: str, layers: Layers = "all", query: Query = 
         raise ArgumentError(f"Name what to read: one or more of {', '.join(extractors.names())}.")
     if len(set(names)) < len(names):
         raise ArgumentError(f"An extractor is named twice: {', '.join(names)}.")
+    check_query(query)
     tower = find_tower(model)
     # One value a pass, such as `features`, goes together with a choice of layers for the others.
     blocks = {
         name: blocks_read(
-            name, layers if name not in extractors or extractors[name].per_block else "all", tower
+            name, layers if name not in extractors or extractors[name].per_block else "all", query, tower
         )
         for name in names
     }

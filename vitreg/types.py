@@ -14,8 +14,21 @@ from torch import Tensor, nn
 Layers: TypeAlias = "int | Sequence[int] | slice | Literal['all']"
 """Which blocks: an index (negative ones count from the end), several, a slice, or "all"."""
 
-Query: TypeAlias = Literal["cls", "mean"]
-"""Whose attention is read: the class token's, or the mean of the patches' queries."""
+LayerMap: TypeAlias = "Mapping[int, int]"
+"""Which block of the source stands beside which block of the model: {model's index: source's index}."""
+
+Query: TypeAlias = Literal["cls", "mean", "pool"]
+"""Whose attention is read: the class token's, the mean of the patches' queries, or the latent query of an
+attention pooling."""
+
+Grid: TypeAlias = tuple[int, int]
+"""Patches, vertically and horizontally."""
+
+Align: TypeAlias = Literal["exact", "resample"]
+"""What is done where model and source divide a picture into different patch grids: refuse, or resample."""
+
+Heads: TypeAlias = Literal["each", "mean"]
+"""Whether attention heads are compared one by one, or by their mean."""
 
 Reduction: TypeAlias = Literal["mean", "sum_layers", "sum"]
 """How a squared distance is reduced, see `vitreg.functional.squared_distance`."""
@@ -46,10 +59,6 @@ class Probe:
     read: Callable[[Mapping[str, Any]], Tensor]
 
 
-def _identity(value: Any) -> Any:
-    return value
-
-
 @dataclass(frozen=True)
 class AttentionReading:
     """How one attention module computes its attention: what a family says of it.
@@ -59,28 +68,45 @@ class AttentionReading:
         taps: what has to be observed while the module runs.
         logits: from what the taps delivered and a `Row`, the query's pre-softmax logits over all
             tokens, [b, h, n], in float32.
-        output: from what the module returns, its output after the projection, [b, n, d].
+        output: how the output after the projection is read, [b, n, d]; None where it is what the module
+            returns.
+        queries: whose attention there is; class attention, for one, has the class token's only.
     """
 
     num_heads: int
     taps: Mapping[str, Tap]
     logits: Callable[[Mapping[str, Any], Row], Tensor]
-    output: Callable[[Any], Tensor] = _identity
+    output: Probe | None = None
+    queries: tuple[Query, ...] = ("cls", "mean")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block: the module, its attention and its feed-forward network (MLP).
+    """One transformer block, or an attention pooling.
 
-    `reading` is None where no family knows the attention; `obstacle` then says what a family found wrong.
+    Attributes:
+        name: its dotted name inside the tower.
+        module: the whole block.
+        attention: its attention module.
+        ffn: its feed-forward network (MLP).
+        reading: how its attention is computed, or None where no family knows it.
+        obstacle: why `reading` is None, where that is known.
+        output: how its multi-head self-attention's output is read, or None where it has none.
+        num_prefix_tokens: tokens before the patches among the keys.
+        has_class_token: whether token 0 is a class token here.
+        grid: patches (vertically, horizontally), or None where it is known only at run time.
     """
 
     name: str
     module: nn.Module
-    attention: nn.Module | None
-    ffn: nn.Module | None
-    reading: AttentionReading | None
+    attention: nn.Module | None = None
+    ffn: nn.Module | None = None
+    reading: AttentionReading | None = None
     obstacle: str = ""
+    output: Probe | None = None
+    num_prefix_tokens: int = 0
+    has_class_token: bool = False
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +121,13 @@ class Tower:
         heads: names, inside `module`, of its task heads: the first receives the pooled features, a distilled
             model has a second; empty where the tower has none.
         num_prefix_tokens: tokens before the patches (class token, distillation token, registers).
-        has_class_token: whether token 0 is a class token.
+        has_class_token: whether token 0 is a class token, if only in some blocks.
         grid: patches (vertically, horizontally), or None where it is known only at run time.
         width: the tokens' width d.
         patch_size: a patch's height and width in pixels, or None where it is not known.
         position_embeddings: names, inside `module`, of its position embeddings.
         batch_first: whether blocks receive [b, n, d] rather than [n, b, d].
+        pool: the attention pooling between the blocks and the head, or None.
         home: the pre-trained model that the tower belongs to: the tower itself, or what holds it beside
             other pre-trained parts, such as a CLIP model.
     """
@@ -113,8 +140,23 @@ class Tower:
     heads: tuple[str, ...]
     num_prefix_tokens: int
     has_class_token: bool
-    grid: tuple[int, int] | None
+    grid: Grid | None
     width: int
     position_embeddings: tuple[str, ...] = ()
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
+    pool: Block | None = None
+
+
+def grid_of(tower: Tower, size: tuple[int, int]) -> Grid | None:
+    """Return the patch grid of a picture of `size` pixels, or None where it is not known."""
+    if tower.patch_size is None:
+        return tower.grid
+    return size[0] // tower.patch_size[0], size[1] // tower.patch_size[1]
+
+
+def image_size(tower: Tower) -> tuple[int, int] | None:
+    """Return the only picture size that the tower takes, or None where it takes several."""
+    if tower.grid is None or tower.patch_size is None:
+        return None
+    return tower.grid[0] * tower.patch_size[0], tower.grid[1] * tower.patch_size[1]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.functional import attention_share, box_on_grid
-from vitreg.reader import Reader
+from vitreg.reader import Reader, blocks_read
 
 
 class _Mix(NamedTuple):
@@ -90,7 +90,7 @@ class TransMix:
         self.prob = prob
         self.smoothing = smoothing
         self._tower = find_tower(model)
-        self._last = len(self._tower.blocks) - 1
+        (*_, self._last) = blocks_read("attn_probs", "all", "cls", self._tower)
         self._reader = Reader(self._tower, {("attn_probs", "cls"): (self._last,)}, training_only=True)
         self._mix: _Mix | None = None
         self._finalizer = weakref.finalize(self, _detach, self._reader)

@@ -2,7 +2,14 @@
 
 from vitreg.extractors.attn_logits import attn_logits
 from vitreg.extractors.attn_probs import attn_probs
-from vitreg.extractors.base import Extractor, extractors, list_extractors, register_extractor
+from vitreg.extractors.base import (
+    Extractor,
+    check_query,
+    extractors,
+    has_query,
+    list_extractors,
+    register_extractor,
+)
 from vitreg.extractors.block_output import block_output
 from vitreg.extractors.features import features
 from vitreg.extractors.msa_output import msa_output
@@ -12,8 +19,10 @@ __all__ = [
     "attn_logits",
     "attn_probs",
     "block_output",
+    "check_query",
     "extractors",
     "features",
+    "has_query",
     "list_extractors",
     "msa_output",
     "register_extractor",

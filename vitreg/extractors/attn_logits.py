@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from vitreg.extractors.base import reading_of, register_extractor, row_of
+from vitreg.extractors.base import reading_of, register_extractor
+from vitreg.extractors.resample import resample_row
 from vitreg.types import Block, Probe, Query, Tower
 
 
-@register_extractor("attn_logits")
+@register_extractor("attn_logits", of_attention=True, resample=resample_row)
 def attn_logits(tower: Tower, block: Block, query: Query) -> Probe:
     """Read the query's logits over the patches, [b, h, p], in float32; prefix tokens' keys are dropped.
 
@@ -14,6 +15,5 @@ def attn_logits(tower: Tower, block: Block, query: Query) -> Probe:
     """
     # NOTE[DIFF]: the paper drops the class token's own key; keys of registers and of a distillation token,
     # which its models do not have, are dropped too.
-    reading = reading_of(tower, block, "attn_logits")
-    row = row_of(tower, query, "attn_logits")
-    return Probe(reading.taps, lambda seen: reading.logits(seen, row)[..., tower.num_prefix_tokens :])
+    reading, row, num_prefix = reading_of(tower, block, query, "attn_logits")
+    return Probe(reading.taps, lambda seen: reading.logits(seen, row)[..., num_prefix:])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from vitreg.extractors.base import reading_of, register_extractor, row_of
+from vitreg.extractors.base import reading_of, register_extractor
+from vitreg.extractors.resample import resample_share
 from vitreg.types import Block, Probe, Query, Tower
 
 
-@register_extractor("attn_probs")
+@register_extractor("attn_probs", of_attention=True, resample=resample_share)
 def attn_probs(tower: Tower, block: Block, query: Query) -> Probe:
     """Read the query's attention over the patches, [b, h, p], in float32, before dropout.
 
     The softmax runs over all tokens, so a row sums to 1 less what the prefix tokens receive. With
     query="mean" it is the softmax of the mean query's logits.
     """
-    reading = reading_of(tower, block, "attn_probs")
-    row = row_of(tower, query, "attn_probs")
-    return Probe(
-        reading.taps, lambda seen: reading.logits(seen, row).softmax(-1)[..., tower.num_prefix_tokens :]
-    )
+    reading, row, num_prefix = reading_of(tower, block, query, "attn_probs")
+    return Probe(reading.taps, lambda seen: reading.logits(seen, row).softmax(-1)[..., num_prefix:])

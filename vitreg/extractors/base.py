@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
+from torch import Tensor
+
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.functional import cls_row, mean_row
 from vitreg.registry import Registry
-from vitreg.types import AttentionReading, Block, Probe, Query, Row, Tower
+from vitreg.types import AttentionReading, Block, Grid, Probe, Query, Row, Tower
 
 MakeProbe = Callable[[Tower, Block, Query], Probe]
+
+Resample = Callable[[Tensor, Block, Grid, Grid], Tensor]
+"""From a value, its block and its patch grid to the same value on another patch grid."""
 
 
 @dataclass(frozen=True)
@@ -22,26 +27,37 @@ class Extractor:
     Attributes:
         probe: from the tower, one of its blocks and the query, how the value is read.
         per_block: whether there is one value a block; otherwise one value a forward pass.
+        of_attention: whether the value is one query's attention, [b, h, p], so that `query` matters.
+        resample: how a value is brought to another patch grid, or None where it cannot be.
     """
 
     probe: MakeProbe
     per_block: bool = True
+    of_attention: bool = False
+    resample: Resample | None = None
 
 
 extractors: Registry[Extractor] = Registry("extractor")
 
 
-def register_extractor(name: str, *, per_block: bool = True) -> Callable[[MakeProbe], MakeProbe]:
+def register_extractor(
+    name: str, *, per_block: bool = True, of_attention: bool = False, resample: Resample | None = None
+) -> Callable[[MakeProbe], MakeProbe]:
     """Return a decorator that registers a function `(tower, block, query) -> Probe` as an extractor.
 
-    An extractor with `per_block=False` is read once a forward pass; its function gets the last block.
+    Args:
+        name: what it is called in `attach` and `trace`.
+        per_block: one value a block; otherwise one a forward pass, and the function gets the last block.
+        of_attention: the value is one query's attention, [b, h, p]; `layers="all"` then means the blocks that
+            have this query.
+        resample: `(value, block, from_grid, to_grid) -> value`, for `align="resample"`.
 
     Raises:
         ArgumentError: the name is taken or is no identifier.
     """
 
     def decorate(probe: MakeProbe) -> MakeProbe:
-        extractors.add(name, Extractor(probe, per_block))
+        extractors.add(name, Extractor(probe, per_block, of_attention, resample))
         return probe
 
     return decorate
@@ -52,33 +68,68 @@ def list_extractors() -> list[str]:
     return extractors.names()
 
 
-def reading_of(tower: Tower, block: Block, extractor: str) -> AttentionReading:
-    """Return how `block` computes attention; raises `UnsupportedModelError` if no family knows it."""
-    if block.obstacle:
-        raise UnsupportedModelError(f"{extractor} cannot be read in block {block.name!r}: {block.obstacle}")
-    if block.reading is None:
-        found = "no attention module" if block.attention is None else _qualified(block.attention)
-        raise UnsupportedModelError(
-            f"{extractor} needs attention of a known family; block {block.name!r} of "
-            f"{type(tower.module).__name__} has {found}. block_output needs none; or register the class "
-            "with `@vitreg.register_family`."
-        )
-    return block.reading
-
-
-def row_of(tower: Tower, query: Query, extractor: str) -> Row:
-    """Return the function that picks the query; raises `UnsupportedModelError` without a class token."""
-    if query == "mean":
-        return partial(mean_row, num_prefix_tokens=tower.num_prefix_tokens)
+def check_query(query: object) -> None:
+    """Raise `ArgumentError` unless `query` is a known one."""
     if query not in get_args(Query):
         raise ArgumentError(f"query must be one of {get_args(Query)}, got {query!r}.")
-    if not tower.has_class_token:
-        raise UnsupportedModelError(
-            f"{extractor} with query='cls' needs a class token; {type(tower.module).__name__} has none. "
-            "Use query='mean' (the mean of the patches' queries), or read block_output."
+
+
+def has_query(block: Block, query: Query) -> bool:
+    """Return whether the query's attention exists in `block`, as far as is known."""
+    if query == "cls" and not block.has_class_token:
+        return False
+    return block.reading is None or query in block.reading.queries
+
+
+def reading_of(tower: Tower, block: Block, query: Query, extractor: str) -> tuple[AttentionReading, Row, int]:
+    """Return how the query's attention is read: the reading, the row, and how many prefix keys it has.
+
+    Raises:
+        UnsupportedModelError: no family knows the attention, or it has no such query.
+    """
+    check_query(query)
+    if query == "pool":
+        if tower.pool is None:
+            raise UnsupportedModelError(
+                f"{extractor} with query='pool' needs an attention pooling; {_name(tower)} has none. "
+                f"{_instead(tower)}"
+            )
+        block = tower.pool
+    elif not has_query(block, query):
+        raise UnsupportedModelError(_no_query(tower, block, query, extractor))
+    if block.reading is None:
+        found = block.obstacle or "it has no attention module."
+        raise UnsupportedModelError(f"{extractor} cannot be read in block {block.name!r}: {found}")
+    row = partial(mean_row, num_prefix_tokens=block.num_prefix_tokens) if query == "mean" else cls_row
+    return block.reading, row, block.num_prefix_tokens
+
+
+def _no_query(tower: Tower, block: Block, query: Query, extractor: str) -> str:
+    what = "a class token" if query == "cls" else "patches that ask"
+    others = [i for i, other in enumerate(tower.blocks) if has_query(other, query)]
+    if others:
+        return (
+            f"{extractor} with query={query!r} needs {what}; block {block.name!r} of {_name(tower)} has none. "
+            f"layers={others} have."
         )
-    return cls_row
+    return f"{extractor} with query={query!r} needs {what}; {_name(tower)} has none. {_instead(tower)}"
 
 
-def _qualified(module: object) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def _instead(tower: Tower) -> str:
+    possible = [
+        words
+        for words, exists in (
+            ("query='cls'", any(b.reading and has_query(b, "cls") for b in tower.blocks)),
+            (
+                "query='mean' (the mean of the patches' queries)",
+                any(b.reading and has_query(b, "mean") for b in tower.blocks),
+            ),
+            ("query='pool' (the attention pooling's query)", tower.pool is not None),
+        )
+        if exists
+    ]
+    return f"Use {' or '.join(possible)}, or read block_output." if possible else "Read block_output."
+
+
+def _name(tower: Tower) -> str:
+    return type(tower.module).__name__

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from vitreg.extractors.base import register_extractor
+from vitreg.extractors.resample import resample_tokens
 from vitreg.types import Block, Probe, Query, Tap, Tower
 
 
-@register_extractor("block_output")
+@register_extractor("block_output", resample=resample_tokens)
 def block_output(tower: Tower, block: Block, query: Query) -> Probe:
     """Read the block's output, [b, n, d], all tokens; `query` plays no part.
 

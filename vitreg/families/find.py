@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
-from vitreg.families.registries import BlockParts, composites, families, load, outermost, towers
-from vitreg.types import Block, Tower
+from vitreg.families.registries import (
+    BlockParts,
+    TowerParts,
+    composites,
+    families,
+    load,
+    outermost,
+    towers,
+)
+from vitreg.families.structural import structural_reading
+from vitreg.types import Block, Probe, Tap, Tower
 
 
 def find_tower(model: nn.Module) -> Tower:
@@ -34,7 +46,7 @@ def find_tower(model: nn.Module) -> Tower:
     assert describe is not None
     parts = describe(module)
     names_inside = {id(m): n for n, m in module.named_modules()}
-    blocks = [_block(names_inside[id(part.block)], part) for part in parts.blocks]
+    blocks = [_block(names_inside[id(part.block)], part, parts) for part in parts.blocks]
     return Tower(
         module=module,
         name=name,
@@ -49,18 +61,45 @@ def find_tower(model: nn.Module) -> Tower:
         position_embeddings=parts.position_embeddings,
         batch_first=parts.batch_first,
         patch_size=parts.patch_size,
+        pool=None if parts.pool is None else _block(names_inside[id(parts.pool.block)], parts.pool, parts),
     )
 
 
-def _block(name: str, parts: BlockParts) -> Block:
-    family = None if parts.attention is None else families.find(parts.attention)
+def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
     reading, obstacle = None, ""
-    if family is not None:
+    if parts.attention is not None:
+        family = families.find(parts.attention)
         try:
-            reading = family(parts.attention)
+            reading = structural_reading(parts.attention, tower) if family is None else family(parts.attention)
         except UnsupportedModelError as error:  # the block's output can be read all the same
             obstacle = str(error)
-    return Block(name, parts.block, parts.attention, parts.ffn, reading, obstacle)
+    output = parts.output or (reading and reading.output)
+    if output is None and parts.attention is not None:
+        output = Probe({"output": Tap(parts.attention)}, _first_tensor)
+    return Block(
+        name,
+        parts.block,
+        parts.attention,
+        parts.ffn,
+        reading,
+        obstacle,
+        output,
+        tower.num_prefix_tokens if parts.num_prefix_tokens is None else parts.num_prefix_tokens,
+        tower.has_class_token if parts.has_class_token is None else parts.has_class_token,
+        tower.grid if parts.grid is None else parts.grid,
+    )
+
+
+def _first_tensor(seen: Mapping[str, Any]) -> Tensor:
+    returned = seen["output"]
+    if isinstance(returned, tuple | list) and returned:
+        returned = returned[0]
+    if not isinstance(returned, Tensor):
+        raise UnsupportedModelError(
+            f"msa_output is a tensor; the attention returned {type(returned).__name__}. Register the class "
+            "with `@vitreg.register_family` and say in `output` how it is read."
+        )
+    return returned
 
 
 def _home(model: nn.Module, name: str, tower: nn.Module) -> nn.Module:

@@ -12,23 +12,33 @@ from torch import nn
 
 from vitreg.errors import UnsupportedModelError
 from vitreg.registry import ClassRegistry
-from vitreg.types import AttentionReading
+from vitreg.types import AttentionReading, Probe
 
 _FILES = {
-    "torch": "vitreg.families.torch",
-    "timm": "vitreg.families.timm",
-    "open_clip": "vitreg.families.open_clip",
-    "torchvision": "vitreg.families.torchvision",
+    "torch": ("torch",),
+    "timm": ("timm", "timm_variants", "timm_class_attention", "timm_hierarchical"),
+    "open_clip": ("open_clip",),
+    "torchvision": ("torchvision",),
+    "transformers": ("transformers",),
 }
+"""For each library the files beside this one that know its classes."""
 
 
 @dataclass(frozen=True)
 class BlockParts:
-    """One block of a tower: the whole block, its attention module and its feed-forward network."""
+    """One block of a tower: the whole block, its attention module and its feed-forward network.
+
+    The rest is needed only where it differs from what the tower or the attention's family says: how the
+    attention's output is read, and the tokens and patches that this block's attention sees.
+    """
 
     block: nn.Module
     attention: nn.Module | None
-    ffn: nn.Module | None
+    ffn: nn.Module | None = None
+    output: Probe | None = None
+    num_prefix_tokens: int | None = None
+    has_class_token: bool | None = None
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class TowerParts:
     position_embeddings: tuple[str, ...] = ()
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
+    pool: BlockParts | None = None
 
 
 families: ClassRegistry[AttentionReading] = ClassRegistry("family", own_forward=True)
@@ -55,9 +66,10 @@ composites: set[type[nn.Module]] = set()
 
 def load() -> None:
     """Import the file of every library that has been imported."""
-    for library, file in _FILES.items():
+    for library, files in _FILES.items():
         if library in sys.modules:
-            importlib.import_module(file)
+            for file in files:
+                importlib.import_module(f"vitreg.families.{file}")
 
 
 def register_family(

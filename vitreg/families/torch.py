@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vitreg.errors import UnsupportedModelError
 from vitreg.families.registries import register_family
 from vitreg.functional import absorbed_key_logits, project_row
-from vitreg.types import AttentionReading, Row, Tap
+from vitreg.types import AttentionReading, Probe, Row, Tap
 
 
 @register_family(nn.MultiheadAttention)
@@ -43,7 +43,9 @@ def multihead_attention(attention: nn.MultiheadAttention) -> AttentionReading:
         scale = attention.head_dim**-0.5
         return absorbed_key_logits(query, tokens, weight[width : 2 * width], key_bias, scale=scale)
 
-    def output(returned: tuple[Tensor, Tensor | None]) -> Tensor:
-        return returned[0] if attention.batch_first else returned[0].transpose(0, 1)
+    def output(seen: Mapping[str, Any]) -> Tensor:
+        returned: Tensor = seen["output"][0]
+        return returned if attention.batch_first else returned.transpose(0, 1)
 
-    return AttentionReading(num_heads, {"call": Tap(attention, "input")}, logits, output)
+    probe = Probe({"output": Tap(attention)}, output)
+    return AttentionReading(num_heads, {"call": Tap(attention, "input")}, logits, probe)

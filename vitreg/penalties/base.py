@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError
 from vitreg.registry import Registry
-from vitreg.types import Lam, Layers, Query
+from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query
 
 
 def check_lam(lam: object, *, name: str = "lam") -> None:
@@ -61,17 +61,25 @@ class ReadingPenalty(Penalty, ABC):
     """A penalty on what an extractor reads in the model and, if it `needs_source`, in the source.
 
     Attributes:
-        layers: which blocks are read.
+        layers: which blocks are read; a mapping {model's index: source's index} for a source of another depth.
         query: whose attention is read, where the extractor reads attention.
+        align: "resample" brings the source's values to the model's patch grid where they differ (and the
+            images to the source's own size); "exact" refuses.
+        heads: "mean" compares the mean over attention heads, for a source with another number of heads.
     """
 
-    layers: Layers = "all"
+    layers: Layers | LayerMap = "all"
     query: Query = "cls"
+    align: Align = "exact"
+    heads: Heads = "each"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.query not in get_args(Query):
-            raise ArgumentError(f"query must be one of {get_args(Query)}, got {self.query!r}.")
+        for option, choices in (("query", Query), ("align", Align), ("heads", Heads)):
+            if getattr(self, option) not in get_args(choices):
+                raise ArgumentError(
+                    f"{option} must be one of {get_args(choices)}, got {getattr(self, option)!r}."
+                )
 
     @property
     @abstractmethod

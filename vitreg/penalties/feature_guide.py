@@ -25,8 +25,7 @@ class FeatureGuide(ReadingPenalty):
     Attributes:
         reads: the extractor's name.
         lam: the weight; the paper searches {0.1, 1, 10, 100}.
-        layers: which blocks; the paper guides all.
-        query: whose attention, for an extractor that reads attention.
+        layers, query, align, heads: see `ReadingPenalty`; the paper guides all blocks.
         reduction: see `vitreg.functional.squared_distance`.
 
     Source: Seo et al. 2024 (arXiv 2401.02656), Table 3.

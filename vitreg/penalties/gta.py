@@ -22,8 +22,8 @@ class GTA(ReadingPenalty):
 
     Attributes:
         lam: the weight; the paper searches {0.1, 1, 10, 100}.
-        layers: which blocks; the paper guides all.
-        query: "cls", or "mean" for models without a class token.
+        layers, align, heads: see `ReadingPenalty`; the paper guides all blocks.
+        query: "cls"; for models without a class token "mean", or "pool" where an attention pooling asks.
         reduction: how Eq. (5) is normalised, see `vitreg.functional.squared_distance`.
         center: subtract each row's mean first. A key bias shifts a whole row: the softmax does not see it,
             the squared distance does.

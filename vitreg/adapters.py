@@ -1,0 +1,90 @@
+"""A model with adapters (LoRA) as its own source: the base weights, without a second copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitreg.errors import ArgumentError
+from vitreg.functional.precision import Autocast, autocast_as
+from vitreg.reader import Reader, ReadingComplete, others_silent
+from vitreg.types import Tower
+
+
+class BaseSource:
+    """The model itself with its adapters switched off, in eval mode and without gradients.
+
+    Made by `attach(model, "base")`. The adapters are switched through `enable_adapters`, which every layer of
+    the peft library has. It costs no memory; a penalty on parameters needs the weights of a real source.
+
+    Raises:
+        ArgumentError: the model has no adapters, or parameters other than adapters and the head are trained,
+            so that the base would not stay what it is.
+    """
+
+    def __init__(self, tower: Tower) -> None:
+        self.tower = tower
+        if not _adapted(tower.module):
+            raise ArgumentError(
+                "source='base' is for a model with adapters of the peft library, found none in "
+                f"{type(tower.module).__name__}. Use peft.get_peft_model first, or pass source=None."
+            )
+        heads = [tower.module.get_submodule(name) for name in tower.heads]
+        head = {id(p) for module in heads for p in module.parameters()}
+        with _adapters_off(tower.module):  # which freezes them, too
+            trained = [
+                n for n, p in tower.module.named_parameters() if p.requires_grad and id(p) not in head
+            ]
+        if trained:
+            raise ArgumentError(
+                f"source='base' needs base weights that stay what they are, found {len(trained)} that are "
+                f"trained, such as {trained[0]!r}. Freeze them, or pass source=None for a frozen copy."
+            )
+
+    def follow(self, model: nn.Module) -> None:
+        """Do nothing: it is the model."""
+
+    def read(self, reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
+        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast."""
+        training = [module for module in self.tower.module.modules() if module.training]
+        self.tower.module.eval()
+        reader.enabled = True
+        try:
+            with (
+                others_silent(reader),
+                _adapters_off(self.tower.module),
+                torch.no_grad(),
+                autocast_as(images, autocast),
+            ):
+                self.tower.module(images)
+        except ReadingComplete:
+            pass
+        finally:
+            reader.enabled = False
+            for module in training:
+                module.training = True
+
+
+def _adapted(model: nn.Module) -> list[Any]:
+    """Return the layers with adapters."""
+    return [module for module in model.modules() if callable(getattr(module, "enable_adapters", None))]
+
+
+@contextmanager
+def _adapters_off(model: nn.Module) -> Iterator[None]:
+    """Switch the adapters off, and afterwards on again as they were, with what of them is trained."""
+    layers = [layer for layer in _adapted(model) if not layer.disable_adapters]
+    trained = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, requires_grad in trained:
+            parameter.requires_grad_(requires_grad)

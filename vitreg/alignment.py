@@ -1,0 +1,130 @@
+"""A source that differs from the model: what was asked for, and what it takes to compare the two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
+from vitreg.extractors import extractors
+from vitreg.layers import resolve_layers
+from vitreg.penalties import Penalty, ReadingPenalty
+from vitreg.reader import blocks_read
+from vitreg.types import Block, Grid, Tower, grid_of
+
+def may_differ(penalties: Iterable[Penalty]) -> frozenset[str]:
+    """Return in what the source may differ from the model, as every penalty that looks at it has asked for."""
+    allowed: frozenset[str] | None = None
+    for penalty in penalties:
+        if not penalty.needs_source:
+            continue
+        own: set[str] = set()
+        if isinstance(penalty, ReadingPenalty):
+            if isinstance(penalty.layers, Mapping):
+                own |= {"blocks"}
+            if penalty.heads == "mean":
+                own |= {"heads"}
+            if penalty.align == "resample":
+                own |= {"patch grid", "patch size"}
+            if own:
+                own |= {"class"}
+                if extractors[penalty.extractor].of_attention:  # patches only, and no width
+                    own |= {"width", "prefix tokens"}
+        allowed = frozenset(own) if allowed is None else allowed & own
+    return allowed or frozenset()
+
+
+def block_pairs(penalty: ReadingPenalty, target: Tower, source: Tower | None) -> dict[int, int]:
+    """Return which blocks of the model are read, with the source's block beside each.
+
+    Raises:
+        ArgumentError: `layers` that select nothing or do not exist, or an option the extractor has no use for.
+    """
+    name, layers = penalty.extractor, penalty.layers
+    extractor = extractors[name]
+    if penalty.heads == "mean" and not extractor.of_attention:
+        raise ArgumentError(f"heads='mean' is for attention; {name} has no heads. Leave it out.")
+    if penalty.align == "resample" and extractor.resample is None:
+        raise ArgumentError(f"align='resample' is for values with a patch grid; {name} has none. Leave it out.")
+    if not isinstance(layers, Mapping):
+        return {index: index for index in blocks_read(name, layers, penalty.query, target)}
+    if not extractor.per_block or (extractor.of_attention and penalty.query == "pool"):
+        raise ArgumentError(f"{name} has one value a forward pass here and takes no layers, got {dict(layers)}.")
+    depth = len((target if source is None else source).blocks)
+    indices = resolve_layers(list(layers), len(target.blocks))
+    pairs = {key % len(target.blocks): resolve_layers(value, depth)[0] for key, value in layers.items()}
+    return {index: pairs[index] for index in indices}
+
+
+def _block(tower: Tower, penalty: ReadingPenalty, index: int) -> Block:
+    """Return the block that a value of `penalty` belongs to: one of the tower's, or its attention pooling."""
+    pooled = penalty.query == "pool" and extractors[penalty.extractor].of_attention
+    return tower.pool if pooled and tower.pool is not None else tower.blocks[index]
+
+
+def aligned(
+    penalty: ReadingPenalty,
+    pairs: Mapping[int, int],
+    target: Reader,
+    source: Reader,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the model's and the source's values, made comparable where the penalty asks for it.
+
+    Args:
+        penalty: says how.
+        pairs: which blocks were read, see `block_pairs`.
+        target: what was read of the model.
+        source: what was read of the source.
+
+    Raises:
+        MismatchError: their shapes differ.
+        UnsupportedModelError: they are to be resampled, and a patch grid is not known.
+    """
+    key = (penalty.extractor, penalty.query)
+    ours, theirs = target.of(key, pairs), source.of(key, pairs.values())
+    if penalty.align == "resample":
+        grids = [(_grid(penalty, target, i), _grid(penalty, source, j)) for i, j in pairs.items()]
+        others = [_block(penalty, source.tower, index) for index in pairs.values()]
+        theirs = [
+            _resampled(penalty, value, block, grid)
+            for value, block, grid in zip(theirs, others, grids, strict=True)
+        ]
+    if penalty.heads == "mean":
+        ours = [value.mean(1, keepdim=True) for value in ours]
+        theirs = [value.mean(1, keepdim=True) for value in theirs]
+    for index, one, other in zip(pairs, ours, theirs, strict=True):
+        _check_same_shape(penalty, index, one, other)
+    return ours, theirs
+
+
+def _resampled(penalty: ReadingPenalty, value: Tensor, block: Block, grids: tuple[Grid, Grid]) -> Tensor:
+    resample = extractors[penalty.extractor].resample
+    assert resample is not None
+    to_grid, from_grid = grids
+    return value if to_grid == from_grid else resample(value, block, from_grid, to_grid)
+
+
+def _grid(penalty: ReadingPenalty, reader: Reader, index: int) -> Grid:
+    """Return the patch grid of a block in the last pass."""
+    block = _block(penalty, reader.tower, index)
+    assert reader.images is not None
+    height, width = reader.images.shape[-2:]
+    grid = block.grid or grid_of(reader.tower, (height, width))
+    if grid is None:
+        raise UnsupportedModelError(
+            f"align='resample' needs patch grids; that of block {block.name!r} of "
+            f"{type(reader.tower.module).__name__} is not known."
+        )
+    return grid
+
+
+def _check_same_shape(penalty: ReadingPenalty, index: int, ours: Tensor, theirs: Tensor) -> None:
+    """Raise `MismatchError` unless the values of block `index` have one shape."""
+    if ours.shape != theirs.shape:
+        raise MismatchError(
+            f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
+            f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) "
+            "must be off; another patch or image size needs align='resample', another number of heads "
+            "heads='mean'."
+        )

@@ -1,0 +1,1 @@
+"""Hugging Face's Vision Transformers: ViT, DeiT, DINOv2, DINOv3, CLIP, SigLIP, BEiT."""
