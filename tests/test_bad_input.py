@@ -78,7 +78,7 @@ def test_no_known_attention(vit: object) -> None:
             return self.mix(x)
 
     model = vit(attn_layer=Other)
-    message = ("needs attention of a known family", "'blocks.0'", "Other", "block_output")
+    message = ("'blocks.0'", "expected attention of a known family", "Other", "block_output")
     with unchanged(model):
         with refuses(UnsupportedModelError, *message, "register_family"):
             vitreg.attach(model)

@@ -34,13 +34,14 @@ def test_prefix_tokens_are_told_apart(vit: object) -> None:
     assert "class token, 4 other prefix tokens, 4×4" in str(vitreg.describe(vit(reg_tokens=4)))
 
 
-def test_what_cannot_be_read_says_why(vit: object) -> None:
+def test_without_a_class_token_the_mean_query_is_left(vit: object) -> None:
     model = vit(class_token=False, global_pool="avg")
     found = vitreg.describe(model)
     assert not found.has_class_token
     assert "no class token" in str(found)
-    assert {name for name, why in found.extractors.items() if why} == {"attn_logits", "attn_probs"}
-    assert "cannot: attn_logits — attn_logits with query='cls' needs a class token" in str(found)
+    assert found.extractors == dict.fromkeys(NAMES, "")
+    assert found.queries == {"cls": (), "mean": (0, 1, 2), "pool": ()}
+    assert "whose attention: mean (every block)" in str(found)
 
 
 def test_unknown_attention(vit: object) -> None:
@@ -52,7 +53,8 @@ def test_unknown_attention(vit: object) -> None:
     assert found.num_heads == (None,) * 3
     assert found.attention == ("Unknown",)
     assert not found.extractors["block_output"]
-    assert "register_family" in found.extractors["attn_logits"]
+    assert not found.extractors["msa_output"]
+    assert found.extractors["attn_logits"].endswith("or register the class")
     assert "None" not in str(found), "a number of heads that is not known is said in words"
 
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from laws import refuses
 from vitreg import ArgumentError
-from vitreg.layers import resolve_layers
+from vitreg.layers import ranges, resolve_layers
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,11 @@ def test_a_block_twice(layers: object) -> None:
 def test_wrong_type(layers: object) -> None:
     with refuses(ArgumentError, "layers", "indices, a slice or 'all'", "got"):
         resolve_layers(layers, 4)
+
+
+@pytest.mark.parametrize(
+    ("indices", "words"),
+    [((), ""), ((3,), "3"), ((0, 1, 2), "0–2"), ((0, 2, 3, 7), "0, 2–3, 7"), ({1: 5, 2: 9}, "1–2")],
+)
+def test_indices_in_words(indices: object, words: str) -> None:
+    assert ranges(indices) == words

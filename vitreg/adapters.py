@@ -36,9 +36,7 @@ class BaseSource:
         heads = [tower.module.get_submodule(name) for name in tower.heads]
         head = {id(p) for module in heads for p in module.parameters()}
         with _adapters_off(tower.module):  # which freezes them, too
-            trained = [
-                n for n, p in tower.module.named_parameters() if p.requires_grad and id(p) not in head
-            ]
+            trained = [n for n, p in tower.module.named_parameters() if p.requires_grad and id(p) not in head]
         if trained:
             raise ArgumentError(
                 f"source='base' needs base weights that stay what they are, found {len(trained)} that are "

@@ -10,11 +10,12 @@ from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.extractors import extractors
 from vitreg.layers import resolve_layers
 from vitreg.penalties import Penalty, ReadingPenalty
-from vitreg.reader import blocks_read
+from vitreg.reader import Reader, blocks_read
 from vitreg.types import Block, Grid, Tower, grid_of
 
+
 def may_differ(penalties: Iterable[Penalty]) -> frozenset[str]:
-    """Return in what the source may differ from the model, as every penalty that looks at it has asked for."""
+    """Return in what the source may differ from the model, as all penalties that look at it asked for."""
     allowed: frozenset[str] | None = None
     for penalty in penalties:
         if not penalty.needs_source:
@@ -39,25 +40,29 @@ def block_pairs(penalty: ReadingPenalty, target: Tower, source: Tower | None) ->
     """Return which blocks of the model are read, with the source's block beside each.
 
     Raises:
-        ArgumentError: `layers` that select nothing or do not exist, or an option the extractor has no use for.
+        ArgumentError: `layers` that select nothing or do not exist, or an option of no use here.
     """
     name, layers = penalty.extractor, penalty.layers
     extractor = extractors[name]
     if penalty.heads == "mean" and not extractor.of_attention:
         raise ArgumentError(f"heads='mean' is for attention; {name} has no heads. Leave it out.")
     if penalty.align == "resample" and extractor.resample is None:
-        raise ArgumentError(f"align='resample' is for values with a patch grid; {name} has none. Leave it out.")
+        raise ArgumentError(
+            f"align='resample' is for values with a patch grid; {name} has none. Leave it out."
+        )
     if not isinstance(layers, Mapping):
         return {index: index for index in blocks_read(name, layers, penalty.query, target)}
     if not extractor.per_block or (extractor.of_attention and penalty.query == "pool"):
-        raise ArgumentError(f"{name} has one value a forward pass here and takes no layers, got {dict(layers)}.")
+        raise ArgumentError(
+            f"{name} has one value a forward pass here and takes no layers, got {dict(layers)}."
+        )
     depth = len((target if source is None else source).blocks)
     indices = resolve_layers(list(layers), len(target.blocks))
     pairs = {key % len(target.blocks): resolve_layers(value, depth)[0] for key, value in layers.items()}
     return {index: pairs[index] for index in indices}
 
 
-def _block(tower: Tower, penalty: ReadingPenalty, index: int) -> Block:
+def _block(penalty: ReadingPenalty, tower: Tower, index: int) -> Block:
     """Return the block that a value of `penalty` belongs to: one of the tower's, or its attention pooling."""
     pooled = penalty.query == "pool" and extractors[penalty.extractor].of_attention
     return tower.pool if pooled and tower.pool is not None else tower.blocks[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import fields
 from types import TracebackType
 from typing import Literal
 
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from vitreg.alignment import may_differ
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
+from vitreg.layers import ranges
 from vitreg.parameters import pair_weights
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
 from vitreg.readings import Readings
-from vitreg.source import FrozenSource, Source, make_source
+from vitreg.source import FrozenSource, Source, check_source, make_source
 from vitreg.targets import Target, resolve_target
 from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Reduction, Tower
 
@@ -76,6 +78,7 @@ def attach(
             f"{', '.join(sorted(map(repr, taken)))} is attached to this model already. Remove that "
             "attachment first (`attachment.remove()`), or name this one: target={'name': penalty}."
         )
+    check_source(source)
     needs_source = any(penalty.needs_source for penalty in penalties.values())
     kept = make_source(source, model, tower, may_differ(penalties.values())) if needs_source else None
     return Attachment(model, tower, kept, penalties, lam)
@@ -174,10 +177,8 @@ class Attachment:
         for name, penalty in self.penalties.items():
             what = "reads parameters"
             if isinstance(penalty, ReadingPenalty):
-                what = (
-                    f"reads {penalty.extractor} of blocks {', '.join(map(str, self._readings.blocks[name]))}"
-                )
-            lines.append(f"  {name}: {penalty!r} {what}")
+                what = f"reads {penalty.extractor} of blocks {ranges(self._readings.blocks[name])}"
+            lines.append(f"  {name}: {_in_short(penalty)} {what}")
         if self.source is not None:
             weight = next(self.source.tower.module.parameters())
             kind = "frozen" if isinstance(self.source, FrozenSource) else "the base of"
@@ -200,6 +201,16 @@ class Attachment:
                 raise StateError(f"{name!r} finds no parameter that is trained. Unfreeze some, or remove it.")
             values[name] = penalty.value(*weights)
         return values
+
+
+def _in_short(penalty: Penalty) -> str:
+    """Return the penalty with its weight and those options that are not the default."""
+    given = [
+        f"{field.name}={getattr(penalty, field.name)!r}"
+        for field in fields(penalty)
+        if field.name == "lam" or getattr(penalty, field.name) != field.default
+    ]
+    return f"{type(penalty).__name__}({', '.join(given)})"
 
 
 def _detach(readings: Readings, names: set[str], ours: set[str]) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 from vitreg.errors import UnsupportedModelError
 from vitreg.extractors import extractors, has_query
 from vitreg.families import find_tower
+from vitreg.layers import ranges
 from vitreg.types import Query, Tower
 
 
@@ -27,8 +28,8 @@ class Description:
         has_class_token: whether token 0 is a class token, if only in some blocks.
         num_prefix_tokens: tokens before the patches.
         grid: patches (vertically, horizontally), or None where it is known only at run time.
-        queries: for each query the blocks whose attention it can be read in; of the attention pooling's query,
-            which no block has, (-1,) if it can be read.
+        queries: for each query the blocks in which its attention can be read; of the attention pooling's
+            query, which is in no block, (-1,) if it can be read.
         extractors: for each extractor "" if it can be read, with some query where it reads attention, else
             why not.
     """
@@ -72,18 +73,7 @@ class Description:
             return "the attention pooling's"
         if len(blocks) == self.num_blocks:
             return "every block"
-        return f"block{'s' if len(blocks) > 1 else ''} {_ranges(blocks)}"
-
-
-def _ranges(indices: tuple[int, ...]) -> str:
-    """Return sorted indices in words: "2, 5–7"."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+        return f"block{'s' if len(blocks) > 1 else ''} {ranges(blocks)}"
 
 
 def describe(model: nn.Module) -> Description:
@@ -128,5 +118,5 @@ def _obstacle(name: str, tower: Tower, query: Query) -> str:
         for block in blocks:
             extractor.probe(tower, block, query)
     except UnsupportedModelError as error:
-        return str(error).partition(" Or register the class:\n")[0]  # the rest is code
+        return str(error).partition(":\n")[0]  # the rest is code
     return ""

@@ -1,8 +1,8 @@
-"""Which blocks: from what a user writes to sorted indices."""
+"""Which blocks: from what a user writes to sorted indices, and back to words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from vitreg.errors import ArgumentError
 from vitreg.types import Layers
@@ -43,3 +43,14 @@ def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
     if len(set(indices)) < len(indices):
         raise ArgumentError(f"layers={layers!r} names a block twice in a model of {depth} blocks.")
     return tuple(indices)
+
+
+def ranges(indices: Iterable[int]) -> str:
+    """Return sorted indices in words: "2, 5–7"."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)

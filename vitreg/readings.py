@@ -23,9 +23,7 @@ class Readings:
         penalties: the penalties by name.
     """
 
-    def __init__(
-        self, tower: Tower, source: Source | None, penalties: Mapping[str, ReadingPenalty]
-    ) -> None:
+    def __init__(self, tower: Tower, source: Source | None, penalties: Mapping[str, ReadingPenalty]) -> None:
         self._tower = tower
         self._source = source
         self._penalties = penalties

@@ -60,7 +60,19 @@ Source: TypeAlias = FrozenSource | BaseSource
 """What a penalty compares the model with."""
 
 
-def make_source(source: object, model: nn.Module, tower: Tower, may_differ: Set[str]) -> Source:
+def check_source(source: object) -> None:
+    """Raise `ArgumentError` unless `source` is something that `make_source` takes."""
+    if source is None or source == "base" or isinstance(source, nn.Module | FrozenSource | BaseSource):
+        return
+    raise ArgumentError(
+        "source must be a module, an attachment's source, 'base' or None, got "
+        f"{type(source).__name__} ({source!r})."
+    )
+
+
+def make_source(
+    source: nn.Module | Source | str | None, model: nn.Module, tower: Tower, may_differ: Set[str]
+) -> Source:
     """Return the source of `model`, whose tower is `tower`.
 
     Args:
@@ -71,24 +83,21 @@ def make_source(source: object, model: nn.Module, tower: Tower, may_differ: Set[
         may_differ: in what the source may differ from the model, see `check_match`.
 
     Raises:
-        ArgumentError: `source` is none of these.
-        MismatchError: it differs from the model in architecture, other than in what `may_differ`.
+        ArgumentError: the model has no adapters to switch off.
+        MismatchError: the source differs from the model in architecture, other than in what `may_differ`.
     """
     if isinstance(source, FrozenSource):
         check_match(tower, source.tower, may_differ)
         return source
     if isinstance(source, BaseSource):
         if source.tower.module is not tower.module:
-            raise MismatchError("A source='base' belongs to its own model, found another. Pass 'base' here too.")
+            raise MismatchError(
+                "A source='base' belongs to its own model, found another. Pass 'base' here too."
+            )
         return source
     if source == "base":
         return BaseSource(tower)
-    if source is not None and not isinstance(source, nn.Module):
-        raise ArgumentError(
-            "source must be a module, an attachment's source, 'base' or None, got "
-            f"{type(source).__name__} ({source!r})."
-        )
-    if source is None:
+    if not isinstance(source, nn.Module):
         return FrozenSource(model)
     check_match(tower, find_tower(source), may_differ)
     return FrozenSource(source)

@@ -25,8 +25,9 @@ def test_images_first_where_the_library_puts_tokens_first(images: Tensor) -> Non
     reading = families.find(attention)(attention)
     tokens = torch.randn(5, 4, 8)
     returned = attention(tokens, tokens, tokens)
-    assert reading.output(returned).shape == (4, 5, 8)
-    torch.testing.assert_close(reading.output(returned).transpose(0, 1), returned[0])
+    output = reading.output.read({"output": returned})
+    assert output.shape == (4, 5, 8)
+    torch.testing.assert_close(output.transpose(0, 1), returned[0])
 
 
 def test_after_the_output_projection(tower_model: nn.Module, images: Tensor) -> None:

@@ -109,8 +109,8 @@ def _no_query(tower: Tower, block: Block, query: Query, extractor: str) -> str:
     others = [i for i, other in enumerate(tower.blocks) if has_query(other, query)]
     if others:
         return (
-            f"{extractor} with query={query!r} needs {what}; block {block.name!r} of {_name(tower)} has none. "
-            f"layers={others} have."
+            f"{extractor} with query={query!r} needs {what}; block {block.name!r} of {_name(tower)} has "
+            f"none. layers={others} have."
         )
     return f"{extractor} with query={query!r} needs {what}; {_name(tower)} has none. {_instead(tower)}"
 

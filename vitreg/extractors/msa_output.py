@@ -18,7 +18,7 @@ def msa_output(tower: Tower, block: Block, query: Query) -> Probe:
     """
     if block.output is None:
         raise UnsupportedModelError(
-            f"msa_output needs an attention module; block {block.name!r} of {type(tower.module).__name__} has "
-            "none. Read block_output."
+            f"msa_output needs an attention module; block {block.name!r} of {type(tower.module).__name__} "
+            "has none. Read block_output."
         )
     return block.output

@@ -41,6 +41,6 @@ def _interpolate(maps: Tensor, grid: Grid) -> Tensor:
 def _check(num_patches: int, grid: Grid, block: Block) -> None:
     if num_patches != grid[0] * grid[1]:
         raise MismatchError(
-            f"Expected {grid[0]}×{grid[1]} patches in block {block.name!r}, found {num_patches}. Token dropping "
-            "(patch_drop_rate, patch_dropout) must be off for align='resample'."
+            f"Expected {grid[0]}×{grid[1]} patches in block {block.name!r}, found {num_patches}. Token "
+            "dropping (patch_drop_rate, patch_dropout) must be off for align='resample'."
         )

@@ -70,10 +70,14 @@ def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
     if parts.attention is not None:
         family = families.find(parts.attention)
         try:
-            reading = structural_reading(parts.attention, tower) if family is None else family(parts.attention)
+            reading = (
+                structural_reading(parts.attention, tower) if family is None else family(parts.attention)
+            )
         except UnsupportedModelError as error:  # the block's output can be read all the same
             obstacle = str(error)
-    output = parts.output or (reading and reading.output)
+    output = parts.output
+    if output is None and reading is not None:
+        output = reading.output
     if output is None and parts.attention is not None:
         output = Probe({"output": Tap(parts.attention)}, _first_tensor)
     return Block(

@@ -60,7 +60,9 @@ def structural_reading(module: nn.Module, tower: TowerParts) -> AttentionReading
 
 def _guesses(module: nn.Module) -> Iterator[AttentionReading]:
     """Yield the readings that the names of submodules suggest, always in the same order."""
-    heads = next((getattr(module, name) for name in _HEADS if isinstance(getattr(module, name, None), int)), 0)
+    heads = next(
+        (getattr(module, name) for name in _HEADS if isinstance(getattr(module, name, None), int)), 0
+    )
     if heads < 1:
         return
     children = dict(module.named_children())
@@ -137,7 +139,7 @@ def _try(module: nn.Module, tower: TowerParts) -> int | str:
     num_patches = tower.grid[0] * tower.grid[1] if tower.grid else 6
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for parameter in copied.parameters():  # zero biases and tables would hide a term that is left out
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
         tokens = torch.randn(2, tower.num_prefix_tokens + num_patches, tower.width, generator=generator)
         delivered: list[dict[str, Any]] = [{} for _ in guesses]
         hooks = Hooks(
@@ -148,7 +150,7 @@ def _try(module: nn.Module, tower: TowerParts) -> int | str:
         try:
             with SoftmaxInput() as softmax:
                 copied(tokens)
-        except Exception as error:  # noqa: BLE001 - whatever a user's own module raises
+        except Exception as error:  # whatever a user's own module raises
             return f"it cannot be run on tokens alone ({type(error).__name__}: {error})"
         finally:
             hooks.remove()
@@ -170,7 +172,7 @@ def _first_match(
         for row, expected in rows:
             try:
                 ours = guess.logits(seen, row)
-            except Exception:  # noqa: BLE001 - a guess of another layout
+            except Exception:  # a guess of another layout
                 ours = None
             if ours is None or ours.shape != expected.shape:
                 difference = float("inf")
@@ -185,8 +187,8 @@ def _first_match(
 def _remedy(module: nn.Module, reason: str) -> str:
     cls = type(module)
     return (
-        f"Expected attention of a known family, found {cls.__module__}.{cls.__qualname__}; {reason}. "
-        "block_output needs no family. Or register the class:\n"
+        f"expected attention of a known family, found {cls.__module__}.{cls.__qualname__}; {reason}. "
+        "Read msa_output or block_output, which need no family, or register the class:\n"
         f"  @vitreg.register_family({cls.__name__})\n"
         "  def family(attention):\n"
         "      taps = {'q': vitreg.Tap(attention.q_norm), 'k': vitreg.Tap(attention.k_norm)}\n"

@@ -61,7 +61,7 @@ class ReadingPenalty(Penalty, ABC):
     """A penalty on what an extractor reads in the model and, if it `needs_source`, in the source.
 
     Attributes:
-        layers: which blocks are read; a mapping {model's index: source's index} for a source of another depth.
+        layers: which blocks are read; {model's index: source's index} for a source of another depth.
         query: whose attention is read, where the extractor reads attention.
         align: "resample" brings the source's values to the model's patch grid where they differ (and the
             images to the source's own size); "exact" refuses.
