@@ -45,9 +45,20 @@ def _of_sdpa(
 
 
 def _of_mha(
-    query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, *rest: Any, **_: Any
+    query: Tensor, key: Tensor, value: Tensor, width: int, heads: int, *rest: Any, **options: Any
 ) -> Tensor:
-    return _of_projection(query.transpose(0, 1), rest[0], rest[1], width, heads)  # [n, b, d] comes in
+    weight, bias = rest[:2]
+    if query is key:
+        return _of_projection(query.transpose(0, 1), weight, bias, width, heads)  # [n, b, d] comes in
+    if options.get("use_separate_proj_weight"):
+        weights = options["q_proj_weight"], options["k_proj_weight"]
+    else:
+        weights = weight[:width], weight[width : 2 * width]
+    q, k = (
+        F.linear(x.transpose(0, 1), w, b).unflatten(-1, (heads, width // heads)).transpose(1, 2)
+        for x, w, b in zip((query, key), weights, bias.chunk(3)[:2], strict=True)
+    )
+    return ((q @ k.transpose(-1, -2)) / math.sqrt(width // heads)).detach()
 
 
 def _of_projection(tokens: Tensor, weight: Tensor, bias: Tensor, width: int, heads: int) -> Tensor:

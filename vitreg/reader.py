@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError, StateError
+from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
 from vitreg.extractors import extractors, has_query
 from vitreg.functional.precision import Autocast, autocast_now
 from vitreg.hooks import Hooks
@@ -120,7 +120,13 @@ class Reader:
         self.values.clear()
         self.skipped = None
         args, kwargs = delivered
-        images: Tensor = args[0] if args else next(iter(kwargs.values()))
+        images = args[0] if args else next(iter(kwargs.values()))
+        if not isinstance(images, Tensor) or images.dim() != 4:
+            found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            raise UnsupportedModelError(
+                f"Expected a batch of images [b, c, height, width], found {found}. "
+                "Give the model images instead of patches that were cut before."
+            )
         self.images = images
         self._images_version = _version(images)
         self.autocast = autocast_now(images)

@@ -92,6 +92,7 @@ class Block:
         reading: how its attention is computed, or None where no family knows it.
         obstacle: why `reading` is None, where that is known.
         output: how its multi-head self-attention's output is read, or None where it has none.
+        whole: how the block's own output is read, or None where it is what the module returns.
         num_prefix_tokens: tokens before the patches among the keys.
         has_class_token: whether token 0 is a class token here.
         grid: patches (vertically, horizontally), or None where it is known only at run time.
@@ -104,6 +105,7 @@ class Block:
     reading: AttentionReading | None = None
     obstacle: str = ""
     output: Probe | None = None
+    whole: Probe | None = None
     num_prefix_tokens: int = 0
     has_class_token: bool = False
     grid: Grid | None = None
@@ -128,6 +130,8 @@ class Tower:
         position_embeddings: names, inside `module`, of its position embeddings.
         batch_first: whether blocks receive [b, n, d] rather than [n, b, d].
         pool: the attention pooling between the blocks and the head, or None.
+        features: how the pooled features are read, [b, d]; None where they are what the first head receives
+            or, without a head, what the tower returns.
         home: the pre-trained model that the tower belongs to: the tower itself, or what holds it beside
             other pre-trained parts, such as a CLIP model.
     """
@@ -146,6 +150,7 @@ class Tower:
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
     pool: Block | None = None
+    features: Probe | None = None
 
 
 def grid_of(tower: Tower, size: tuple[int, int]) -> Grid | None:

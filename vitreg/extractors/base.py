@@ -128,7 +128,9 @@ def _instead(tower: Tower) -> str:
         )
         if exists
     ]
-    return f"Use {' or '.join(possible)}, or read block_output." if possible else "Read block_output."
+    if possible:
+        return f"Use {' or '.join(possible)}, or read block_output."
+    return next((block.obstacle for block in tower.blocks if block.obstacle), "Read block_output.")
 
 
 def _name(tower: Tower) -> str:

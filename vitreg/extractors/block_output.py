@@ -18,6 +18,8 @@ def block_output(tower: Tower, block: Block, query: Query) -> Probe:
 
     Source: Seo et al. 2024 (arXiv 2401.02656), Table 3.
     """
+    if block.whole is not None:
+        return block.whole
 
     def read(seen: Mapping[str, Any]) -> Tensor:
         output: Tensor = seen["output"]

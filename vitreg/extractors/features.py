@@ -24,6 +24,8 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
         output = seen["output"]
         return _pooled(output[0] if isinstance(output, tuple) else output, tower)
 
+    if tower.features is not None:
+        return tower.features
     if not tower.heads:
         return Probe({"output": Tap(tower.module)}, of_tower)
     return Probe({"input": Tap(tower.module.get_submodule(tower.heads[0]), "input")}, of_head)

@@ -62,12 +62,13 @@ def find_tower(model: nn.Module) -> Tower:
         batch_first=parts.batch_first,
         patch_size=parts.patch_size,
         pool=None if parts.pool is None else _block(names_inside[id(parts.pool.block)], parts.pool, parts),
+        features=parts.features,
     )
 
 
 def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
-    reading, obstacle = None, ""
-    if parts.attention is not None:
+    reading, obstacle = None, parts.obstacle
+    if parts.attention is not None and not obstacle:
         family = families.find(parts.attention)
         try:
             reading = (
@@ -88,6 +89,7 @@ def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
         reading,
         obstacle,
         output,
+        parts.whole,
         tower.num_prefix_tokens if parts.num_prefix_tokens is None else parts.num_prefix_tokens,
         tower.has_class_token if parts.has_class_token is None else parts.has_class_token,
         tower.grid if parts.grid is None else parts.grid,

@@ -8,7 +8,7 @@ from typing import Any
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.timm_model import TimmModel
-from open_clip.transformer import Attention, VisionTransformer
+from open_clip.transformer import Attention, AttentionalPooler, VisionTransformer
 from torch import Tensor
 
 from vitreg.errors import UnsupportedModelError
@@ -20,7 +20,7 @@ from vitreg.families.registries import (
     register_family,
     register_tower,
 )
-from vitreg.functional import query_key_logits
+from vitreg.functional import absorbed_key_logits, project_row, query_key_logits
 from vitreg.types import AttentionReading, Row, Tap
 
 composites |= {CLIP, CustomTextCLIP, CoCa, TimmModel}
@@ -43,6 +43,40 @@ def attention(module: Attention) -> AttentionReading:
     return AttentionReading(module.num_heads, taps, logits)
 
 
+@register_family(AttentionalPooler)
+def attentional_pooler(module: AttentionalPooler) -> AttentionReading:
+    """Read the query that is pooled, CoCa's first latent query, by the absorbed key."""
+    attention = module.attn
+    width = attention.embed_dim
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        if attention.in_proj_weight is None:  # tokens of another width than the queries
+            query_weight, key_weight = attention.q_proj_weight, attention.k_proj_weight
+        else:
+            query_weight, key_weight, _ = attention.in_proj_weight.chunk(3)
+        query_bias, key_bias, _ = attention.in_proj_bias.chunk(3)
+        tokens = seen["tokens"]
+        query = project_row(seen["query"][:1], query_weight, query_bias, num_heads=attention.num_heads)
+        query = query.expand(tokens.shape[0], -1, -1)
+        scale = (width // attention.num_heads) ** -0.5
+        return absorbed_key_logits(query, tokens, key_weight, key_bias, scale=scale)
+
+    taps = {"query": Tap(module.ln_q), "tokens": Tap(module.ln_k)}
+    return AttentionReading(attention.num_heads, taps, logits, queries=("pool",))
+
+
+def _pool(module: VisionTransformer) -> BlockParts | None:
+    """Return the attention pooling whose first query becomes the image's embedding, if there is one."""
+    pool = module.attn_pool
+    if pool is None:
+        return None
+    if module.attn_pool_contrastive is None:
+        return BlockParts(pool, pool) if module.pool_type == "tok" else None
+    if module.attn_pool_type == "parallel":
+        return BlockParts(module.attn_pool_contrastive, module.attn_pool_contrastive)
+    return None  # in a cascade it looks at the first pooling's tokens, which are no patches
+
+
 @register_tower(VisionTransformer)
 def vision_transformer(module: VisionTransformer) -> TowerParts:
     """Say where open_clip's `VisionTransformer` keeps its parts."""
@@ -58,4 +92,5 @@ def vision_transformer(module: VisionTransformer) -> TowerParts:
         patch_size=module.patch_size,
         position_embeddings=("positional_embedding",),
         batch_first=getattr(transformer, "batch_first", True),
+        pool=_pool(module),
     )

@@ -29,16 +29,19 @@ class BlockParts:
     """One block of a tower: the whole block, its attention module and its feed-forward network.
 
     The rest is needed only where it differs from what the tower or the attention's family says: how the
-    attention's output is read, and the tokens and patches that this block's attention sees.
+    attention's output and the `whole` block's are read, the tokens and patches that this block's attention
+    sees, and, as `obstacle`, why its attention logits cannot be read though its output can.
     """
 
     block: nn.Module
     attention: nn.Module | None
     ffn: nn.Module | None = None
     output: Probe | None = None
+    whole: Probe | None = None
     num_prefix_tokens: int | None = None
     has_class_token: bool | None = None
     grid: tuple[int, int] | None = None
+    obstacle: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class TowerParts:
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
     pool: BlockParts | None = None
+    features: Probe | None = None
 
 
 families: ClassRegistry[AttentionReading] = ClassRegistry("family", own_forward=True)
@@ -69,7 +73,9 @@ def load() -> None:
     for library, files in _FILES.items():
         if library in sys.modules:
             for file in files:
-                importlib.import_module(f"vitreg.families.{file}")
+                module = importlib.import_module(f"vitreg.families.{file}")
+                if hasattr(module, "refresh"):  # its library imports its models one by one
+                    module.refresh()
 
 
 def register_family(

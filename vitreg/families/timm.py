@@ -1,4 +1,4 @@
-"""timm's Vision Transformers: `VisionTransformer`, `Eva`, `Beit` and what derives from them."""
+"""timm's plain Vision Transformers: `VisionTransformer`, `Eva`, `Beit` and what derives from them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.beit import Attention as BeitAttention
 from timm.models.beit import Beit
 from timm.models.eva import Eva, EvaAttention
+from timm.models.naflexvit import NaFlexVit
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
-from vitreg.families.registries import BlockParts, TowerParts, refuse_mask, register_family, register_tower
+from vitreg.families.registries import (
+    TowerParts,
+    refuse_mask,
+    register_family,
+    register_tower,
+)
+from vitreg.families.timm_parts import block_parts, pair, parameters_in, pixels_per_patch, pooling
 from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
 from vitreg.types import AttentionReading, Row, Tap
 
@@ -86,23 +94,40 @@ def beit_attention(module: BeitAttention) -> AttentionReading:
 
 
 @register_tower(VisionTransformer)
+@register_tower(VisionTransformerRelPos)
 @register_tower(Eva)
 @register_tower(Beit)
 def vision_transformer(module: nn.Module) -> TowerParts:
     """Say where timm's plain Vision Transformers keep their parts."""
     m: Any = module
-    grid = getattr(m.patch_embed, "grid_size", None)
-    if not getattr(m.patch_embed, "strict_img_size", True):  # dynamic_img_size: known at run time only
-        grid = None
-    patch = getattr(m.patch_embed, "patch_size", None)
+    embed = m.patch_embed
+    strict = getattr(embed, "strict_img_size", True)  # otherwise the grid is known at run time only
     return TowerParts(
-        stem=m.patch_embed,
-        blocks=[BlockParts(b, getattr(b, "attn", None), getattr(b, "mlp", None)) for b in m.blocks],
+        stem=embed,
+        blocks=[block_parts(block) for block in m.blocks],
         heads=("head",) if getattr(m, "head_dist", None) is None else ("head", "head_dist"),
         num_prefix_tokens=m.num_prefix_tokens,
         has_class_token=m.cls_token is not None,
-        grid=None if grid is None else (int(grid[0]), int(grid[1])),
+        grid=pair(embed.grid_size) if strict and hasattr(embed, "grid_size") else None,
         width=m.embed_dim,
-        patch_size=None if patch is None else (int(patch[0]), int(patch[1])),
-        position_embeddings=("pos_embed",) if getattr(m, "pos_embed", None) is not None else (),
+        patch_size=pixels_per_patch(embed),
+        position_embeddings=parameters_in(m, "pos_embed", "rel_pos_bias", "shared_rel_pos"),
+        pool=pooling(m, has_class_token=m.cls_token is not None),
+    )
+
+
+@register_tower(NaFlexVit)
+def naflex_vit(module: NaFlexVit) -> TowerParts:
+    """Say where `NaFlexVit` keeps its parts; read on images: patches with padding come with a mask."""
+    return TowerParts(
+        stem=module.embeds,
+        blocks=[block_parts(block) for block in module.blocks],
+        heads=("head",),
+        num_prefix_tokens=module.num_prefix_tokens,
+        has_class_token=module.has_class_token,
+        grid=None,
+        width=module.embed_dim,
+        patch_size=pixels_per_patch(module.embeds),
+        position_embeddings=parameters_in(module, *(f"embeds.pos_embed{axis}" for axis in ("", "_y", "_x"))),
+        pool=pooling(module, has_class_token=module.has_class_token),
     )

@@ -1,0 +1,461 @@
+"""Hugging Face's Vision Transformers: what is read is what enters their softmax, and training is right."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+import vitreg
+from laws import refuses, unchanged
+from softmax_recorder import SoftmaxRecorder
+from vitreg.families import find_tower
+from vitreg.registry import ClassRegistry
+from vitreg.types import Query
+
+hf = pytest.importorskip("transformers")
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+PATCHES = {"image_size": 32, "patch_size": 8}
+BOTH: tuple[Query, ...] = ("cls", "mean")
+IMPLEMENTATIONS = ["eager", "sdpa"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model class, its configuration, and what it is."""
+
+    cls: str
+    config: str
+    num_prefix: int = 1
+    queries: tuple[Query, ...] = BOTH
+    options: tuple[tuple[str, Any], ...] = ()
+    any_size: bool = False
+    tower: str = ""
+
+    def make(self, implementation: str = "sdpa", **options: Any) -> nn.Module:
+        config = getattr(hf, self.config)(**{**SIZES, **PATCHES, **dict(self.options), **options})
+        return getattr(hf, self.cls)._from_config(config, attn_implementation=implementation).train()
+
+
+LABELS = (("num_labels", 5),)
+REGISTERS = (("num_register_tokens", 3),)
+STAGES = (("out_features", ["stage2"]),)
+RELATIVE = (("use_relative_position_bias", True),)
+SHARED = (("use_shared_relative_position_bias", True),)
+ABSOLUTE = (("use_absolute_position_embeddings", True), ("use_mask_token", True))
+CASES = {
+    "vit": Case("ViTModel", "ViTConfig"),
+    "vit_classifier": Case("ViTForImageClassification", "ViTConfig", options=LABELS, tower="vit"),
+    "deit": Case("DeiTModel", "DeiTConfig", 2),
+    "deit_classifier": Case("DeiTForImageClassification", "DeiTConfig", 2, options=LABELS, tower="deit"),
+    "msn": Case("ViTMSNModel", "ViTMSNConfig"),
+    "dinov2": Case("Dinov2Model", "Dinov2Config", any_size=True),
+    "dinov2_classifier": Case(
+        "Dinov2ForImageClassification", "Dinov2Config", options=LABELS, any_size=True, tower="dinov2"
+    ),
+    "dinov2_swiglu": Case("Dinov2Model", "Dinov2Config", options=(("use_swiglu_ffn", True),), any_size=True),
+    "dinov2_backbone": Case("Dinov2Backbone", "Dinov2Config", options=STAGES, any_size=True),
+    "dinov2_registers": Case(
+        "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", 4, options=REGISTERS, any_size=True
+    ),
+    "dinov2_registers_backbone": Case(
+        "Dinov2WithRegistersBackbone",
+        "Dinov2WithRegistersConfig",
+        4,
+        options=REGISTERS + STAGES,
+        any_size=True,
+    ),
+    "dinov3": Case("DINOv3ViTModel", "DINOv3ViTConfig", 4, options=REGISTERS, any_size=True),
+    "dinov3_backbone": Case(
+        "DINOv3ViTBackbone", "DINOv3ViTConfig", 4, options=REGISTERS + STAGES, any_size=True
+    ),
+    "clip": Case("CLIPVisionModel", "CLIPVisionConfig"),
+    "clip_projection": Case("CLIPVisionModelWithProjection", "CLIPVisionConfig", tower="vision_model"),
+    "siglip": Case("SiglipVisionModel", "SiglipVisionConfig", 0, ("mean", "pool")),
+    "siglip_without_head": Case(
+        "SiglipVisionModel", "SiglipVisionConfig", 0, ("mean",), options=(("vision_use_head", False),)
+    ),
+    "beit_relative": Case("BeitModel", "BeitConfig", options=RELATIVE, any_size=True),
+    "beit_shared": Case("BeitModel", "BeitConfig", options=SHARED, any_size=True),
+    "beit_both": Case("BeitModel", "BeitConfig", options=RELATIVE + SHARED, any_size=True),
+    "beit_absolute": Case("BeitModel", "BeitConfig", options=ABSOLUTE, any_size=True),
+    "beit_classifier": Case(
+        "BeitForImageClassification", "BeitConfig", options=RELATIVE + LABELS, any_size=True, tower="beit"
+    ),
+}
+WITH_CLASS_TOKEN = [name for name, case in CASES.items() if "cls" in case.queries and "backbone" not in name]
+
+by_name = pytest.mark.parametrize("name", CASES)
+
+
+def beside_text(kind: str) -> nn.Module:
+    """Return a small CLIPModel or SiglipModel."""
+    text = {**SIZES, "vocab_size": 50, "max_position_embeddings": 8}
+    vision = {**SIZES, **PATCHES}
+    config = getattr(hf, f"{kind}Config")(text_config=text, vision_config=vision, projection_dim=16)
+    return getattr(hf, f"{kind}Model")(config).train()
+
+
+def shake(model: nn.Module) -> nn.Module:
+    """Make every parameter matter: zero biases and tables would hide a bias that is left out."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+class PoolRecorder(TorchFunctionMode):
+    """Collects the logits [b, h, 1, n] of each `nn.MultiheadAttention`, computed from its arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.multi_head_attention_forward:
+            query, key, _, width, heads, weight, bias = args[:7]  # [n, b, d]
+            parts = (
+                F.linear(query, weight, bias)[..., :width],
+                F.linear(key, weight, bias)[..., width:][..., :width],
+            )
+            q, k = (p.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for p in parts)
+            self.logits.append((q @ k.transpose(-1, -2) / (width // heads) ** 0.5).detach())
+        return func(*args, **(kwargs or {}))
+
+
+def compare(model: nn.Module, run: Callable[[], object], num_prefix: int, query: Query) -> None:
+    recorder = PoolRecorder() if query == "pool" else SoftmaxRecorder()
+    with recorder, vitreg.trace(model, "attn_logits", query=query) as read:
+        run()
+    found = read["attn_logits"]
+    assert len(found) == (1 if query == "pool" else 2)
+    for ours, full in zip(found, recorder.logits, strict=query == "pool"):
+        rows = full[:, :, num_prefix:].mean(2) if query == "mean" else full[:, :, 0]
+        torch.testing.assert_close(ours, rows[..., num_prefix:], atol=1e-5, rtol=0)
+        assert ours.dtype == torch.float32
+        assert ours.shape == (2, 2, 16)
+        assert ours.std() > 1e-3, "nothing to compare"
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@by_name
+def test_logits_are_those_of_the_softmax(name: str, implementation: str) -> None:
+    case = CASES[name]
+    model = shake(case.make(implementation))
+    images = torch.randn(2, 3, 32, 32)
+    for training in (True, False):
+        model.train(training)
+        for query in case.queries:
+            compare(model, lambda: model(images), case.num_prefix, query)
+            compare(model, lambda: model(pixel_values=images), case.num_prefix, query)
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_the_vision_tower_beside_a_text_tower(kind: str) -> None:
+    model = shake(beside_text(kind))
+    images, tokens = torch.randn(2, 3, 32, 32), torch.randint(0, 50, (2, 8))
+    assert vitreg.describe(model).name == "vision_model"
+    query: Query = "cls" if kind == "CLIP" else "mean"
+    num_prefix = 1 if kind == "CLIP" else 0
+    compare(model, lambda: model(input_ids=tokens, pixel_values=images), num_prefix, query)
+    compare(model, lambda: model.get_image_features(images), num_prefix, query)
+    with vitreg.attach(model, target=["msa_output", "l2sp"]) as reg:
+        shake(model.vision_model)
+        model(input_ids=tokens, pixel_values=images)
+        reg.penalty().backward()
+    assert all(value > 0 for value in reg.terms.values())
+    assert find_tower(model).home is model, "the text tower is pre-trained, and no head"
+    assert model.text_model.encoder.layers[0].mlp.fc1.weight.grad is None
+
+
+@by_name
+def test_what_is_found(name: str) -> None:
+    case = CASES[name]
+    model = case.make()
+    found = vitreg.describe(model)
+    assert found.name == case.tower
+    assert (found.num_blocks, found.num_heads, found.width) == (2, (2, 2), 16)
+    assert (found.num_prefix_tokens, found.has_class_token) == (case.num_prefix, case.num_prefix > 0)
+    assert found.grid == (None if case.any_size else (4, 4))
+    assert found.queries["pool"] == ((-1,) if "pool" in case.queries else ())
+    assert (found.queries["cls"] == (0, 1)) == ("cls" in case.queries)
+    assert "cannot" not in str(found)
+    tower = find_tower(model)
+    assert tower.patch_size == (8, 8)
+    assert all(block.attention is not None and block.ffn is not None for block in tower.blocks)
+    shapes = [tower.module.get_parameter(n).shape.numel() for n in tower.position_embeddings]
+    positions = 0 if "dinov3" in name or ("beit" in name and name != "beit_absolute") else 1
+    assert len(shapes) == positions
+    assert all(shape >= 16 * 16 for shape in shapes)
+
+
+@pytest.mark.parametrize("name", ["vit_classifier", "dinov3", "clip", "siglip", "beit_relative"])
+def test_what_the_model_returns_does_not_matter(name: str) -> None:
+    model = shake(CASES[name].make("eager")).eval()
+    images = torch.randn(2, 3, 32, 32)
+    values = []
+    for options in ({}, {"output_hidden_states": True, "output_attentions": True}, {"return_dict": False}):
+        with vitreg.trace(model, "attn_logits", "block_output", "msa_output", query="mean") as read:
+            output = model(images, **options)
+        values.append([*read["attn_logits"], *read["block_output"], *read["msa_output"]])
+        if "output_hidden_states" in options:
+            torch.testing.assert_close(read["block_output"][0], output.hidden_states[1])
+    for others in values[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(values[0], others, strict=True))
+    assert [list(v.shape) for v in values[0][2:]] == [[2, 16 + CASES[name].num_prefix, 16]] * 4
+
+
+def moved(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return model
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def still(name: str, implementation: str) -> nn.Module:
+    """Return a model without what is random in training mode: drop path, and DINOv3's positions."""
+    options = {"pos_embed_rescale": None} if "dinov3" in name else {"drop_path_rate": 0.0}
+    return CASES[name].make(implementation, **options)
+
+
+@pytest.mark.parametrize("name", WITH_CLASS_TOKEN)
+def test_gradients_are_those_of_a_literal_second_writing(name: str) -> None:
+    source = shake(still(name, "eager"))
+    model = moved(copy.deepcopy(source))
+    images, first = torch.randn(2, 3, 32, 32), CASES[name].num_prefix
+    output = model(images, output_attentions=True)
+    with torch.no_grad():
+        theirs = source.eval()(images, output_attentions=True).attentions
+    loss = output[0].square().mean()
+    for one, other in zip(output.attentions, theirs, strict=True):
+        # Logits are known from the softmax up to a constant a row, so both are compared centred.
+        t, s = one[:, :, 0, first:].log(), other[:, :, 0, first:].log()
+        t, s = t - t.mean(-1, keepdim=True), s - s.mean(-1, keepdim=True)
+        loss = loss + (t - s).square().mean() / 2
+    loss.backward()
+    expected = gradients(model)
+
+    model.zero_grad()
+    model.set_attn_implementation("sdpa")
+    with vitreg.attach(model, source, vitreg.GTA(center=True)) as reg:
+        (model(pixel_values=images)[0].square().mean() + reg.penalty()).backward()
+    assert next(iter(reg.terms.values())) > 0
+    ours = gradients(model)
+    assert ours.keys() == expected.keys()
+    for parameter in expected:
+        torch.testing.assert_close(
+            ours[parameter], expected[parameter], rtol=1e-3, atol=1e-5, msg=lambda m, n=parameter: f"{n}: {m}"
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # its name before version 6
+@pytest.mark.parametrize("name", ["vit_classifier", "dinov2", "dinov3", "clip", "siglip", "beit_both"])
+def test_gradient_checkpointing(name: str) -> None:
+    source = shake(still(name, "sdpa"))
+    query: Query = CASES[name].queries[0]
+    images, found = torch.randn(2, 3, 32, 32), []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = moved(copy.deepcopy(source))
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with vitreg.attach(model, source, ["msa_output", vitreg.GTA(query=query)]) as reg:
+            (model(images)[0].square().mean() + reg.penalty()).backward()
+        found.append(gradients(model))
+    assert found[0].keys() == found[1].keys()
+    for parameter in found[0]:
+        torch.testing.assert_close(found[0][parameter], found[1][parameter])
+
+
+@by_name
+def test_features_are_what_the_classifier_or_the_user_receives(name: str) -> None:
+    model = shake(CASES[name].make()).eval()
+    inner = model.get_submodule(CASES[name].tower)
+    seen: list[Any] = []
+    inner.register_forward_hook(lambda _, args, output: seen.append(output))
+    images = torch.randn(2, 3, 32, 32)
+    with vitreg.trace(model, "features") as read:
+        model(images)
+    (found,) = read["features"]
+    assert found.shape == (2, 16)
+    if getattr(seen[0], "pooler_output", None) is not None:
+        torch.testing.assert_close(found, seen[0].pooler_output)
+    elif name == "siglip_without_head":
+        torch.testing.assert_close(found, seen[0].last_hidden_state.mean(1))
+    elif "backbone" not in name:
+        torch.testing.assert_close(found, seen[0].last_hidden_state[:, 0])
+    if name in ("vit_classifier", "deit_classifier", "beit_classifier"):
+        torch.testing.assert_close(model.classifier(found), model(images).logits)
+
+
+def test_the_pooling_is_trained_by_its_penalty() -> None:
+    source = shake(CASES["siglip"].make())
+    model = moved(copy.deepcopy(source))
+    with vitreg.attach(model, source, query="pool") as reg:
+        model(torch.randn(2, 3, 32, 32))
+        reg.penalty().backward()
+    assert model.head.probe.grad.abs().sum() > 0
+    assert model.head.attention.in_proj_weight.grad[:32].abs().sum() > 0
+    assert model.encoder.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+    assert model.head.mlp.fc1.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_classifier", "deit_classifier", "dinov2_classifier", "beit_classifier"]
+)
+def test_l2sp_starts_where_the_tower_started_and_decays_the_classifier(name: str) -> None:
+    model = shake(CASES[name].make())
+    inner = model.get_submodule(CASES[name].tower)
+    source = copy.deepcopy(inner)  # without a classifier
+    with torch.no_grad():
+        for parameter in inner.parameters():
+            parameter += 0.5
+    with vitreg.attach(model, source, vitreg.L2SP(biases=True, head=0.5)) as reg:
+        reg.penalty()
+    count = sum(p.numel() for p in inner.parameters())
+    head = sum(p.detach().square().sum() for p in model.classifier.parameters())
+    expected = 0.5 * 0.25 * count + 0.5 * 0.5 * head
+    torch.testing.assert_close(next(iter(reg.terms.values())), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if "backbone" not in name]
+)  # they have hooks of their own
+def test_the_model_stays_what_it_is(name: str) -> None:
+    model = CASES[name].make()
+    saved = {key: value.clone() for key, value in model.state_dict().items()}
+    images = torch.randn(2, 3, 32, 32)
+    with unchanged(model), torch.no_grad():
+        model.eval()
+        before = model(images)[0]
+        model.train()
+        with vitreg.attach(model, target=["block_output", "msa_output"]):
+            assert list(model.state_dict()) == list(saved)
+            model.eval()
+            after = model(images)[0]
+            model.load_state_dict(saved)
+            model.train()
+    pairs = zip(before, after, strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_only_a_part_is_trained() -> None:
+    model = CASES["vit_classifier"].make()
+    with vitreg.freeze(model, train="attention"):
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {"classifier.weight", "vit.embeddings.position_embeddings"} < trained
+    assert "vit.layers.0.attention.q_proj.weight" in trained
+    assert not any("mlp" in name or "norm" in name for name in trained)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "dinov2_registers", "dinov3", "beit_both"])
+def test_models_of_any_size(name: str) -> None:
+    source = shake(still(name, "sdpa"))
+    model = moved(copy.deepcopy(source))
+    images = torch.randn(2, 3, 64, 48)
+    with vitreg.attach(model, source) as reg:
+        with SoftmaxRecorder() as recorder, torch.no_grad():
+            source.eval()(images)
+            model.eval()(images)
+        model.train()(images)
+        reg.penalty()
+    rows = torch.stack([full[:, :, 0, CASES[name].num_prefix :] for full in recorder.logits])
+    assert rows.shape == (4, 2, 2, 8 * 6)
+    expected = (rows[2:] - rows[:2]).square().mean()
+    torch.testing.assert_close(reg.terms["attn_logits"], expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vit", "clip", "siglip"])
+def test_interpolated_positions_are_read_but_not_compared(name: str) -> None:
+    model = shake(CASES[name].make())
+    images = torch.randn(2, 3, 64, 64)
+    with vitreg.trace(model, "attn_logits", query="mean") as read:
+        model(images, interpolate_pos_encoding=True)
+    assert read["attn_logits"][0].shape == (2, 2, 64)
+    with vitreg.attach(model, query="mean") as reg:
+        model(images, interpolate_pos_encoding=True)
+        with refuses(vitreg.MismatchError, "[2, 2, 64]", "[2, 2, 16]", "image size"):
+            reg.penalty()
+        model(images[:, :, :32, :32], interpolate_pos_encoding=True)
+        assert reg.penalty() == 0
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["vit", "dinov2", "beit_relative", "beit_absolute"])
+def test_a_mask_is_refused(name: str, implementation: str) -> None:
+    model = CASES[name].make(implementation)
+    mask = torch.ones(2, 17, dtype=torch.long)
+    with vitreg.trace(model, "attn_logits"):
+        model(torch.randn(2, 3, 32, 32), attention_mask=mask)  # of ones: the library drops it
+        mask[:, -1] = 0
+        with refuses(vitreg.UnsupportedModelError, "mask", "without attention_mask"):
+            model(torch.randn(2, 3, 32, 32), attention_mask=mask)
+    with vitreg.trace(model, "block_output"):
+        model(torch.randn(2, 3, 32, 32), attention_mask=mask)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_adapters() -> None:
+    peft = pytest.importorskip("peft")
+    model = shake(CASES["vit_classifier"].make())
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], modules_to_save=["classifier"])
+    adapted = peft.get_peft_model(model, config)
+    images = torch.randn(2, 3, 32, 32)
+    with vitreg.attach(adapted, "base") as reg:
+        adapted(pixel_values=images)
+        assert reg.penalty() == 0  # LoRA starts as nothing
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                nn.init.ones_(parameter)
+        adapted(pixel_values=images)
+        assert reg.penalty() > 0
+
+
+def test_models_with_other_inputs_are_not_taken_for_a_tower() -> None:
+    for cls, config in (("ViTMAEModel", "ViTMAEConfig"), ("Siglip2VisionModel", "Siglip2VisionConfig")):
+        model = getattr(hf, cls)(getattr(hf, config)(**SIZES))
+        with refuses(vitreg.UnsupportedModelError, "Expected a Vision Transformer", cls):
+            vitreg.describe(model)
+
+
+def test_an_old_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CASES["vit"].make()
+    from vitreg.families import transformers as file
+
+    monkeypatch.setattr(file, "__version__", "4.57.6")
+    monkeypatch.setattr(file, "_registered", set())
+    monkeypatch.setattr(file, "towers", ClassRegistry("tower", own_forward=False))
+    monkeypatch.setattr(file, "families", ClassRegistry("family", own_forward=True))
+    file.refresh()
+    describe = file.towers.find(model)
+    with refuses(vitreg.UnsupportedModelError, "ViTModel", "5.18 or newer", "4.57.6", "Upgrade it."):
+        describe(model)
+
+
+@pytest.mark.slow
+def test_models_come_in_when_the_library_imports_them() -> None:
+    program = """
+import sys, transformers, vitreg
+assert not any("transformers" in name for name in vitreg.list_towers() + vitreg.list_families())
+assert not any("transformers.models.vit" in name for name in sys.modules)
+sizes = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+assert vitreg.describe(transformers.ViTModel(transformers.ViTConfig(**sizes))).num_blocks == 1
+assert vitreg.describe(transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes))).num_blocks == 1
+assert "transformers.models.siglip.modeling_siglip" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
