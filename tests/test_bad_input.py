@@ -516,3 +516,10 @@ def test_errors_are_pythons_own_too() -> None:
     for error in (ArgumentError, MismatchError, UnsupportedModelError, StateError):
         assert issubclass(error, vitreg.VitregError)
         assert re.search(r"\w+\.$", error.__doc__ or "")
+
+
+def test_a_convolutional_network_beside_it_is_not_meant(vit: object) -> None:
+    import timm
+
+    both = nn.ModuleDict({"detector": timm.create_model("mobilenetv3_small_050"), "vit": vit()})
+    assert vitreg.describe(both).name == "vit"

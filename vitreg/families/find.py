@@ -33,6 +33,8 @@ def find_tower(model: nn.Module) -> Tower:
     _refuse_compiled(model)
     load()
     found = list(outermost(model, towers))
+    if len(found) > 1:  # some classes hold convolutional networks too, which no one means
+        found = [one for one in found if _has_blocks(one[1])] or found
     if not found:
         raise UnsupportedModelError(_no_tower(model))
     if len(found) > 1:
@@ -64,6 +66,14 @@ def find_tower(model: nn.Module) -> Tower:
         pool=None if parts.pool is None else _block(names_inside[id(parts.pool.block)], parts.pool, parts),
         features=parts.features,
     )
+
+
+def _has_blocks(module: nn.Module) -> bool:
+    describe = towers.find(module)
+    try:
+        return describe is not None and bool(list(describe(module).blocks))
+    except UnsupportedModelError:
+        return False
 
 
 def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
@@ -142,6 +152,6 @@ def _no_tower(model: nn.Module) -> str:
         else "It has no known attention either: see `vitreg.register_family` and `vitreg.register_tower`."
     )
     return (
-        f"Expected a Vision Transformer of a known class ({', '.join(towers.names())}), "
+        "Expected a Vision Transformer of a known class (`vitreg.list_towers()`), "
         f"found none in {type(model).__name__}. {hint}"
     )

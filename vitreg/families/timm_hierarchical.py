@@ -150,7 +150,10 @@ def _tower(model: nn.Module, rows: tuple[_Blocks, ...]) -> TowerParts:
             "between its stem and its head. Use a model of this class with attention in its blocks."
         )
     first = next(model.children())
-    classifier = m.get_classifier() if hasattr(m, "get_classifier") else ()
+    if isinstance(getattr(m, "head", None), nn.Identity):  # num_classes=0: some get_classifier fail then
+        classifier = m.head
+    else:
+        classifier = m.get_classifier() if hasattr(m, "get_classifier") else ()
     classifiers = classifier if isinstance(classifier, tuple) else (classifier,)
     heads = [getattr(head, "fc", head) for head in classifiers]  # SAM's classifier has a pooling before it
     own = [name for name, _ in model.named_parameters(recurse=False)]

@@ -1,0 +1,50 @@
+"""Every model of the support table reads what the table says it reads, and truly."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import pytest
+
+from support_models import TRANSFORMERS
+from support_table import TABLE, Row, measure, page, read_table, regressions
+
+ROWS = read_table()
+
+
+def test_the_table_has_every_list() -> None:
+    counts = {library: sum(row.library == library for row in ROWS) for library in {row.library for row in ROWS}}
+    assert counts == {"timm": 213 + 134 + 345, "open_clip": 56 + 78, "torchvision": 5, "transformers": len(TRANSFORMERS)}
+    assert len({(row.library, row.name) for row in ROWS}) == len(ROWS)
+
+
+def test_what_the_table_promises() -> None:
+    timm = [row for row in ROWS if row.library == "timm"]
+    with_class_token = [row for row in timm if "cls" in row.queries]
+    assert len(with_class_token) >= 213
+    assert sum("mean" in row.queries and row.class_token == "no" for row in timm) >= 134
+    assert all(row.measured < 1e-4 for row in ROWS)
+    assert all(bool(row.queries) == bool(row.error) for row in ROWS)
+    assert all(row.queries or row.note for row in ROWS), "a refusal says what can be done instead"
+
+
+def test_the_page_is_made_from_the_table() -> None:
+    assert TABLE.with_suffix(".md").read_text(encoding="utf-8") == page(ROWS)
+
+
+@pytest.mark.parametrize("column", ["queries", "tokens", "class_token", "family"])
+def test_a_model_that_reads_less_is_found(column: str) -> None:
+    row = next(row for row in ROWS if row.queries)
+    assert not list(regressions(row, row))
+    assert list(regressions(row, dataclasses.replace(row, **{column: ""})))
+    assert list(regressions(row, dataclasses.replace(row, error="2.0e-04")))
+    assert list(regressions(row, dataclasses.replace(row, error="nan")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.library}-{row.name}")
+def test_model(row: Row) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constructors, which differ from version to version
+        assert not list(regressions(row, measure(row.library, row.name)))
