@@ -1,4 +1,4 @@
-"""Every supported model by name: without weights, cut to few blocks and small pictures where that is possible."""
+"""Every supported model by name: without weights, cut to few blocks and small pictures where it can be."""
 
 from __future__ import annotations
 

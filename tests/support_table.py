@@ -2,7 +2,7 @@
 
     python tests/support_table.py              # measures every model of docs/_tables/support.csv again
     python tests/support_table.py --only dino  # those whose names hold a word
-    python tests/support_table.py --check      # fails if a model reads less, or less truly, than the table says
+    python tests/support_table.py --check      # fails if a model reads less, or less truly, than it says
 
 Models are built without weights and cut to a few blocks and small pictures where their constructor allows it.
 Every parameter is shaken, so that a bias that starts at zero is seen. `tests/softmax_recorder.py` shares no
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import re
 import sys
 import time
@@ -67,7 +68,9 @@ def measure(library: str, name: str) -> Row:
         return Row(library, name, note=_reason(str(refusal)))
     tower = find_tower(model)
     row = Row(library, name, found.model, ", ".join(found.attention), _class_token(tower))
-    row.queries = "; ".join(_query_in_words(q, blocks, found) for q, blocks in found.queries.items() if blocks)
+    row.queries = "; ".join(
+        _query_in_words(q, blocks, found) for q, blocks in found.queries.items() if blocks
+    )
     row.tokens = ", ".join(n for n in TOKENS if not found.extractors[n])
     row.note = "" if row.queries else _reason(found.extractors["attn_logits"])
     row.error = _error(model, tower, found, [name for name in TOKENS if not found.extractors[name]])
@@ -123,7 +126,7 @@ def _spans(tower: Tower, recorder: SoftmaxRecorder) -> dict[str, tuple[int, int]
 def _difference(ours: Tensor, recorded: list[Tensor], block: Block, query: Query) -> float:
     """Return how far `ours` is from the query's row in the nearest of the block's own softmaxes."""
     candidates = list(recorded)
-    for one, two in zip(recorded, recorded[1:], strict=False):
+    for one, two in itertools.pairwise(recorded):
         if one.shape == two.shape:  # two maps a head, or two attentions a block
             candidates += [torch.cat([one, two], 1), torch.stack([one, two], 2).flatten(1, 2)]
     prefix = block.num_prefix_tokens

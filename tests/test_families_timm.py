@@ -396,13 +396,13 @@ def test_padded_patches_come_with_a_mask_and_are_refused() -> None:
     for query in ("mean", "pool"):
         with (
             vitreg.trace(model, "attn_logits", query=query),
-            pytest.raises(vitreg.UnsupportedModelError, match="mask"),
+            pytest.raises(vitreg.UnsupportedModelError, match="a batch of images"),
         ):
             model(batch)
     model = _build("gemma").eval()
     with (
         vitreg.trace(model, "attn_logits", query="mean"),
-        pytest.raises(vitreg.UnsupportedModelError, match="mask"),
+        pytest.raises(vitreg.UnsupportedModelError, match="a batch of images"),
     ):
         model(batch["patches"], patch_coord=where, patch_valid=batch["patch_valid"])
 

@@ -14,8 +14,15 @@ ROWS = read_table()
 
 
 def test_the_table_has_every_list() -> None:
-    counts = {library: sum(row.library == library for row in ROWS) for library in {row.library for row in ROWS}}
-    assert counts == {"timm": 213 + 134 + 345, "open_clip": 56 + 78, "torchvision": 5, "transformers": len(TRANSFORMERS)}
+    counts = {
+        library: sum(row.library == library for row in ROWS) for library in {row.library for row in ROWS}
+    }
+    assert counts == {
+        "timm": 213 + 134 + 345,
+        "open_clip": 56 + 78,
+        "torchvision": 5,
+        "transformers": len(TRANSFORMERS),
+    }
     assert len({(row.library, row.name) for row in ROWS}) == len(ROWS)
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-import socket
+import io
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import timm
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitreg
+from two_processes import in_two_processes
 
 TARGETS = ["attn_logits", "msa_output", "l2sp"]
 
@@ -37,7 +39,7 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def plain_gradients(target: list[str] | str = TARGETS, b: int = 4) -> dict[str, Tensor]:
+def plain_gradients(target: object = TARGETS, b: int = 4) -> dict[str, Tensor]:
     """Return the eager gradients, with a source that is run by hand for the attention logits alone."""
     model, source = make_pair()
     x, y = batch(b)
@@ -197,7 +199,8 @@ def test_validation_in_the_middle_of_an_epoch() -> None:
         model.eval()
         with torch.no_grad():
             model(3 * x)
-        model.train()
+            model.train()
+            model(5 * x)
         (loss + reg.penalty()).backward()
     assert_same(gradients(model), plain_gradients())
 
@@ -288,76 +291,128 @@ def test_a_clip_model_is_read_however_it_is_called() -> None:
     assert vitreg.describe(classifier).name == "clip.visual"
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+def test_saved_and_pickled_while_attached() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    keys = list(model.state_dict())
+    with vitreg.attach(model, source, TARGETS) as reg:
+        assert list(model.state_dict()) == keys
+        loss = F.cross_entropy(model(x), y)
+        file = io.BytesIO()
+        torch.save(model, file)
+        file.seek(0)
+        for again in (torch.load(file, weights_only=False), pickle.loads(pickle.dumps(model))):
+            assert list(again.state_dict()) == keys
+            again.train()
+            torch.testing.assert_close(again(x), model(x))
+            again(7 * x)
+            with vitreg.attach(again, source) as other:  # the copy has no attachment of its own
+                again(x)
+                other.penalty()
+        loss = F.cross_entropy(model(x), y)
+        again(9 * x)
+        (loss + reg.penalty()).backward()
+    assert_same(gradients(model), plain_gradients())
 
 
-def _ddp(rank: int, port: int, results: str) -> None:
-    import torch.distributed as dist
+def test_layer_decay_and_parameter_groups() -> None:
+    from timm.optim import create_optimizer_v2
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    def groups(model: nn.Module) -> list[tuple[float, float, list[str]]]:
+        names = {id(p): n for n, p in model.named_parameters()}
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.5)
+        return [
+            (g["lr_scale"], g["weight_decay"], [names[id(p)] for p in g["params"]])
+            for g in optimizer.param_groups
+        ]
+
+    model, source = make_pair()
+    before = groups(model)
+    assert len({scale for scale, _, _ in before}) > 2
+    with vitreg.attach(model, source, TARGETS):
+        assert groups(model) == before
+
+
+def test_channels_last() -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, TARGETS) as reg:
+        model.to(memory_format=torch.channels_last)
+        images = x.to(memory_format=torch.channels_last)
+        (F.cross_entropy(model(images), y) + reg.penalty()).backward()
+    assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
+
+
+SHARDABLE = ["attn_logits", "msa_output", vitreg.BSS(lam=0.1)]
+"""Of readings alone: parameters have to be whole."""
+
+
+def _ddp(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     model, source = make_pair()
     ddp = nn.parallel.DistributedDataParallel(model)
     x, y = batch()
     part = slice(rank * 2, rank * 2 + 2)
-    with vitreg.attach(ddp, source, TARGETS) as reg:
+    with vitreg.attach(ddp, source, [*SHARDABLE, "l2sp"]) as reg:
         (F.cross_entropy(ddp(x[part]), y[part]) + reg.penalty()).backward()
-    torch.save(gradients(model), f"{results}/{rank}.pt")
-    dist.destroy_process_group()
+        ours = gradients(model), reg.terms
+        ddp(x[: 2 + rank])
+        with pytest.raises(vitreg.ArgumentError, match=r"found \(2, 192\), \(3, 192\)"):
+            reg.penalty()
+    return ours
 
 
 @pytest.mark.slow
-def test_ddp_with_two_processes(tmp_path) -> None:
-    mp.spawn(_ddp, args=(_free_port(), str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        assert_same(torch.load(tmp_path / f"{rank}.pt"), plain_gradients(), rtol=1e-4, atol=1e-6)
+def test_ddp_with_two_processes(tmp_path: Path) -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, [*SHARDABLE, "l2sp"]) as reg:
+        (F.cross_entropy(model(x), y) + reg.penalty()).backward()
+    (first, first_terms), (second, second_terms) = in_two_processes(_ddp, tmp_path)
+    for found in (first, second):
+        assert_same(found, gradients(model), rtol=1e-4, atol=1e-6)
+    for name, value in reg.terms.items():  # shares of equal size: their mean is the penalty of the whole
+        torch.testing.assert_close((first_terms[name] + second_terms[name]) / 2, value)
+    assert first_terms["bss"] == second_terms["bss"]
+    assert first_terms["attn_logits"] != second_terms["attn_logits"]
 
 
-def _fsdp(rank: int, port: int, results: str) -> None:
-    import torch.distributed as dist
+def _fsdp(rank: int) -> dict[str, Tensor]:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
     model, source = make_pair()
-    with vitreg.attach(model, source, ["attn_logits", "msa_output"]) as reg:
+    with vitreg.attach(model, source, SHARDABLE) as reg:
         for block in model.blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         x, y = batch()
         part = slice(rank * 2, rank * 2 + 2)
         (F.cross_entropy(model(x[part]), y[part]) + reg.penalty()).backward()
-    whole = {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
     with vitreg.attach(model, source):  # a sharded model is the same model
         pass
     with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
         vitreg.attach(model)
     with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
         vitreg.attach(model, source, "l2sp")
-    torch.save(whole, f"{results}/{rank}.pt")
-    dist.destroy_process_group()
+    return {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.slow
-def test_fsdp2_with_two_processes(tmp_path) -> None:
-    mp.spawn(_fsdp, args=(_free_port(), str(tmp_path)), nprocs=2)
-    expected = plain_gradients(["attn_logits", "msa_output"])
-    for rank in range(2):
-        assert_same(torch.load(tmp_path / f"{rank}.pt"), expected, rtol=1e-4, atol=1e-6)
+def test_fsdp2_with_two_processes(tmp_path: Path) -> None:
+    for found in in_two_processes(_fsdp, tmp_path):
+        assert_same(found, plain_gradients(SHARDABLE), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
-def test_cuda_bf16_compiled(mode: str) -> None:
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_cuda_bf16_compiled(mode: str, memory_format: torch.memory_format) -> None:
     model, source = make_pair()
-    model.cuda()
+    model.to("cuda", memory_format=memory_format)
     x, y = (t.cuda() for t in batch())
+    x = x.to(memory_format=memory_format)
     with vitreg.attach(model, source, TARGETS) as reg:
         assert next(reg.source.tower.module.parameters()).is_cuda
         torch.compiler.reset()

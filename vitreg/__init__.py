@@ -1,5 +1,6 @@
 """vitreg: keep what a pre-trained Vision Transformer knows while fine-tuning it."""
 
+from vitreg.adapters import BaseSource
 from vitreg.attachment import Attachment, attach
 from vitreg.augment import TransMix
 from vitreg.describe import Description, describe
@@ -31,6 +32,7 @@ __all__ = [
     "ArgumentError",
     "Attachment",
     "AttentionReading",
+    "BaseSource",
     "Block",
     "BlockParts",
     "Description",

@@ -22,8 +22,8 @@ class BaseSource:
     the peft library has. It costs no memory; a penalty on parameters needs the weights of a real source.
 
     Raises:
-        ArgumentError: the model has no adapters, or parameters other than adapters and the head are trained,
-            so that the base would not stay what it is.
+        ArgumentError: the model has no adapters, they are merged into the base weights, or parameters other
+            than adapters and the head are trained, so that the base would not stay what it is.
     """
 
     def __init__(self, tower: Tower) -> None:
@@ -33,6 +33,7 @@ class BaseSource:
                 "source='base' is for a model with adapters of the peft library, found none in "
                 f"{type(tower.module).__name__}. Use peft.get_peft_model first, or pass source=None."
             )
+        _refuse_merged(tower.module)
         heads = [tower.module.get_submodule(name) for name in tower.heads]
         head = {id(p) for module in heads for p in module.parameters()}
         with _adapters_off(tower.module):  # which freezes them, too
@@ -47,7 +48,11 @@ class BaseSource:
         """Do nothing: it is the model."""
 
     def read(self, reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
-        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast."""
+        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
+
+        It runs eagerly: a model that is compiled would be compiled once more without its adapters.
+        """
+        _refuse_merged(self.tower.module)
         training = [module for module in self.tower.module.modules() if module.training]
         self.tower.module.eval()
         reader.enabled = True
@@ -55,6 +60,7 @@ class BaseSource:
             with (
                 others_silent(reader),
                 _adapters_off(self.tower.module),
+                torch.compiler.set_stance("force_eager"),
                 torch.no_grad(),
                 autocast_as(images, autocast),
             ):
@@ -70,6 +76,15 @@ class BaseSource:
 def _adapted(model: nn.Module) -> list[Any]:
     """Return the layers with adapters."""
     return [module for module in model.modules() if callable(getattr(module, "enable_adapters", None))]
+
+
+def _refuse_merged(model: nn.Module) -> None:
+    """Raise `ArgumentError` if adapters are merged: peft would take them out of the weights for good."""
+    if any(getattr(layer, "merged", False) for layer in _adapted(model)):
+        raise ArgumentError(
+            "source='base' needs adapters beside the base weights, found some merged into them. "
+            "Call unmerge_adapter() first, or pass a separate source."
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ _FILES = {
     "open_clip": ("open_clip",),
     "torchvision": ("torchvision",),
     "transformers": ("transformers",),
+    "peft": ("peft",),
 }
 """For each library the files beside this one that know its classes."""
 
@@ -117,6 +118,18 @@ def refuse_mask(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]],
         raise UnsupportedModelError(
             f"Expected attention over all tokens; this {type(module).__name__} was called with a mask. "
             "Call the model without it, or read block_output."
+        )
+
+
+def refuse_adapter(attention: nn.Module) -> None:
+    """Raise `UnsupportedModelError` if an attention whose weights are read is wrapped by an adapter.
+
+    The peft library merges the adapter into the weights only while the wrapper runs.
+    """
+    if hasattr(attention, "base_layer"):
+        raise UnsupportedModelError(
+            f"The pooling is read from the weights of its attention, found a {type(attention).__name__} with "
+            "an adapter. Leave it without one, or read another query."
         )
 
 

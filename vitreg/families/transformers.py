@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import __version__
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.registries import BlockParts, TowerParts, composites, families, towers
+from vitreg.families.registries import BlockParts, TowerParts, composites, families, refuse_adapter, towers
 from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
 from vitreg.types import AttentionReading, Probe, Row, Tap
 
@@ -64,6 +64,7 @@ def rotary_attention(module: Any) -> AttentionReading:
 def attention_pooling(head: Any) -> AttentionReading:
     """Read SigLIP's pooling, whose one query is a learned probe, by the absorbed key."""
     attention = head.attention
+    refuse_adapter(attention)
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
         (tokens,), _ = seen["call"]
@@ -84,9 +85,8 @@ def _reading(module: Any, logits: Callable[[Mapping[str, Any], Row], Tensor]) ->
 def _query_key(module: Any, seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """Return q and k, each [b, h, n, d_head]."""
     heads = (module.config.num_attention_heads, -1)
-    return seen["query"].unflatten(-1, heads).transpose(1, 2), seen["key"].unflatten(-1, heads).transpose(
-        1, 2
-    )
+    query, key = (seen[name].unflatten(-1, heads) for name in ("query", "key"))
+    return query.transpose(1, 2), key.transpose(1, 2)
 
 
 def _scale(module: Any) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError
 from vitreg.functional import smallest_squared_singular_values
+from vitreg.functional.gather import gather_rows
 from vitreg.penalties.base import ReadingPenalty, register_penalty
 from vitreg.types import Lam
 
@@ -21,11 +22,15 @@ class BSS(ReadingPenalty):
 
     $$\sum_{i=1}^{k} \sigma_{-i}^2$$
 
-    The value belongs to the batch that one forward pass sees: with several processes, to each process's own.
+    The value belongs to a batch. With several processes (DDP, FSDP) that is the batch of all of them: every
+    process takes the penalty in every step, and all have the same value. With gradient accumulation it is
+    the batch of one forward pass.
 
     Attributes:
         lam: the weight $\eta$; the authors use 1e-3.
         k: how many of the smallest singular values; the authors use 1.
+        gather: whether features are gathered from all processes of `torch.distributed`; without, each process
+            shrinks the spectrum of its own batch, which is another penalty.
 
     Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4).
     """
@@ -34,11 +39,14 @@ class BSS(ReadingPenalty):
 
     lam: Lam = 1e-3
     k: int = 1
+    gather: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
             raise ArgumentError(f"k must be a whole number of at least 1, got {self.k!r}.")
+        if not isinstance(self.gather, bool):
+            raise ArgumentError(f"gather must be True or False, got {self.gather!r}.")
 
     @property
     def extractor(self) -> str:
@@ -46,8 +54,13 @@ class BSS(ReadingPenalty):
         return "features"
 
     def value(self, target: Sequence[Tensor], source: Sequence[Tensor] = ()) -> Tensor:
-        """Return the k smallest singular values' squares, summed; features are [b, d]."""
+        """Return the k smallest singular values' squares, summed; features are [b, d].
+
+        A pure function of the features of all processes, which it gathers first.
+        """
         (features,) = target
+        if self.gather:
+            features = gather_rows(features.float())
         if features.shape[0] < 2:
             raise ArgumentError(
                 "BSS needs a batch of at least 2 images (one image has one singular value, its norm); "
