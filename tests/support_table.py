@@ -168,30 +168,39 @@ def write_table(rows: list[Row]) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    TABLE.with_suffix(".md").write_text(page(rows), encoding="utf-8")
+    TABLE.with_suffix(".md").write_text(f"{summary(rows)}\n{page(rows)}", encoding="utf-8")
 
 
 def page(rows: list[Row]) -> str:
-    """Return the table of the docs, a section a library: a pure function of the rows."""
+    """Return the tables of the docs, a section a library: a pure function of the rows."""
     lines: list[str] = []
     for library in dict.fromkeys(row.library for row in rows):
         ours = [row for row in rows if row.library == library]
-        with_attention = sum(bool(row.queries) for row in ours)
-        with_tokens = sum(bool(row.tokens) for row in ours)
-        lines += [
-            f"## {library}",
-            "",
-            f"{len(ours)} models: attention can be read in {with_attention}, outputs in {with_tokens}.",
-            "",
-            "| model | class | class token | whose attention | outputs | error | instead |",
-            "|---|---|---|---|---|--:|---|",
-        ]
-        lines += [
-            f"| `{r.name}` | {r.family} | {r.class_token} | {r.queries} | {r.tokens} | {r.error} | {r.note} |"
-            for r in ours
-        ]
-        lines.append("")
-    return "\n".join(lines)
+        read = [row for row in ours if row.queries]
+        outputs = [row for row in ours if row.tokens and not row.queries]
+        refused = [row for row in ours if not row.tokens]
+        lines += ["", f"## {library}", ""]
+        lines += ["| model | class | class token | whose attention | error |", "|---|---|---|---|--:|"]
+        lines += [f"| `{r.name}` | {r.family} | {r.class_token} | {r.queries} | {r.error} |" for r in read]
+        if outputs:
+            lines += ["", f"### {library}: outputs only", ""]
+            lines += ["| model | class | logits |", "|---|---|---|"]
+            lines += [f"| `{r.name}` | {r.family} | {r.note} |" for r in outputs]
+        if refused:
+            lines += ["", f"### {library}: refused", "", "| model | why |", "|---|---|"]
+            lines += [f"| `{r.name}` | {r.note} |" for r in refused]
+    return "\n".join(lines).strip() + "\n"
+
+
+def summary(rows: list[Row]) -> str:
+    """Return a table of how many models of each library can be read."""
+    lines = ["| library | models | attention | outputs | largest error |", "|---|--:|--:|--:|--:|"]
+    for library in dict.fromkeys(row.library for row in rows):
+        ours = [row for row in rows if row.library == library]
+        attention, outputs = sum(bool(r.queries) for r in ours), sum(bool(r.tokens) for r in ours)
+        worst = max(r.measured for r in ours)
+        lines.append(f"| {library} | {len(ours)} | {attention} | {outputs} | {worst:.1e} |")
+    return "\n".join(lines) + "\n"
 
 
 def regressions(before: Row, now: Row) -> Iterator[str]:
