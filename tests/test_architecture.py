@@ -28,6 +28,7 @@ FLOORS = {
     "augment": 3,
     "reader": 3,
     "trace": 3,
+    "source_pass": 3,
     "adapters": 3,
     "source": 3,
     "parameters": 3,

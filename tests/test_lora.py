@@ -293,5 +293,5 @@ def test_an_attention_pooling_with_adapters_is_refused(library: str) -> None:
             ["head.attention"],
         )
     vitreg.attach(model, query="pool").remove()
-    with pytest.raises(vitreg.UnsupportedModelError, match="with an adapter"):
+    with pytest.raises(vitreg.UnsupportedModelError, match="found an adapter"):
         vitreg.attach(with_lora(model, target), query="pool")

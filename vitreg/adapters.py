@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError
-from vitreg.functional.precision import Autocast, autocast_as
-from vitreg.reader import Reader, ReadingComplete, others_silent
+from vitreg.functional.precision import Autocast
+from vitreg.reader import Reader
+from vitreg.source_pass import run_source
 from vitreg.types import Tower
 
 
@@ -47,7 +48,9 @@ class BaseSource:
     def follow(self, model: nn.Module) -> None:
         """Do nothing: it is the model."""
 
-    def read(self, reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
+    def read(
+        self, reader: Reader, images: Tensor, autocast: Autocast | None, *, resize: bool = False
+    ) -> None:
         """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
 
         It runs eagerly: a model that is compiled would be compiled once more without its adapters.
@@ -55,20 +58,10 @@ class BaseSource:
         _refuse_merged(self.tower.module)
         training = [module for module in self.tower.module.modules() if module.training]
         self.tower.module.eval()
-        reader.enabled = True
         try:
-            with (
-                others_silent(reader),
-                _adapters_off(self.tower.module),
-                torch.compiler.set_stance("force_eager"),
-                torch.no_grad(),
-                autocast_as(images, autocast),
-            ):
-                self.tower.module(images)
-        except ReadingComplete:
-            pass
+            with _adapters_off(self.tower.module), torch.compiler.set_stance("force_eager"):
+                run_source(reader, images, autocast)
         finally:
-            reader.enabled = False
             for module in training:
                 module.training = True
 

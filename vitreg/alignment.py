@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
-from vitreg.extractors import extractors
+from vitreg.extractors import blocks_read, extractors
 from vitreg.layers import resolve_layers
 from vitreg.penalties import Penalty, ReadingPenalty
-from vitreg.reader import Reader, blocks_read
+from vitreg.reader import Reader
 from vitreg.types import Block, Grid, Tower, grid_of
 
 
@@ -50,6 +50,12 @@ def block_pairs(penalty: ReadingPenalty, target: Tower, source: Tower | None) ->
         raise ArgumentError(
             f"align='resample' is for values with a patch grid; {name} has none. Leave it out."
         )
+    for tower in (target, source) if penalty.align == "resample" else ():
+        if tower is not None and tower.patch_size is None and any(b.grid is None for b in tower.blocks):
+            raise UnsupportedModelError(
+                f"align='resample' needs patch grids; that of {type(tower.module).__name__} is not known. "
+                "Give model and source the same patch and picture size."
+            )
     if not isinstance(layers, Mapping):
         return {index: index for index in blocks_read(name, layers, penalty.query, target)}
     if not extractor.per_block or (extractor.of_attention and penalty.query == "pool"):
@@ -57,6 +63,10 @@ def block_pairs(penalty: ReadingPenalty, target: Tower, source: Tower | None) ->
             f"{name} has one value a forward pass here and takes no layers, got {dict(layers)}."
         )
     depth = len((target if source is None else source).blocks)
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in layers.values()):
+        raise ArgumentError(
+            f"layers as a mapping takes {{model's index: source's index}}, got {dict(layers)}."
+        )
     indices = resolve_layers(list(layers), len(target.blocks))
     pairs = {key % len(target.blocks): resolve_layers(value, depth)[0] for key, value in layers.items()}
     return {index: pairs[index] for index in indices}
@@ -88,6 +98,9 @@ def aligned(
     """
     key = (penalty.extractor, penalty.query)
     ours, theirs = target.of(key, pairs), source.of(key, pairs.values())
+    if extractors[penalty.extractor].of_attention:
+        for index, value in zip(pairs, ours, strict=True):
+            _check_patches(penalty, target, index, value)
     if penalty.align == "resample":
         grids = [(_grid(penalty, target, i), _grid(penalty, source, j)) for i, j in pairs.items()]
         others = [_block(penalty, source.tower, index) for index in pairs.values()]
@@ -122,6 +135,20 @@ def _grid(penalty: ReadingPenalty, reader: Reader, index: int) -> Grid:
             f"{type(reader.tower.module).__name__} is not known."
         )
     return grid
+
+
+def _check_patches(penalty: ReadingPenalty, reader: Reader, index: int, value: Tensor) -> None:
+    """Raise `MismatchError` unless attention was read over as many patches as the picture has."""
+    tower, block = reader.tower, _block(penalty, reader.tower, index)
+    assert reader.images is not None
+    height, width = reader.images.shape[-2:]
+    grid = block.grid if block.grid != tower.grid else grid_of(tower, (height, width))
+    if grid is not None and value.shape[-1] != grid[0] * grid[1]:
+        raise MismatchError(
+            f"{penalty.extractor} of block {index} is {list(value.shape)}, but the picture has "
+            f"{grid[0]}×{grid[1]} patches. Token dropping (patch_drop_rate, patch_dropout) must be off, and "
+            "tokens that were added, such as prompts, have to be known to the tower as prefix tokens."
+        )
 
 
 def _check_same_shape(penalty: ReadingPenalty, index: int, ours: Tensor, theirs: Tensor) -> None:

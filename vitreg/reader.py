@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
-from vitreg.extractors import extractors, has_query
+from vitreg.errors import StateError, UnsupportedModelError
+from vitreg.extractors import extractors
 from vitreg.functional.precision import Autocast, autocast_now
 from vitreg.hooks import Hooks
-from vitreg.layers import resolve_layers
-from vitreg.types import Layers, Probe, Query, Tap, Tower
+from vitreg.types import Probe, Query, Tap, Tower
 
 Key = tuple[str, Query]
 """An extractor's name and the query."""
@@ -24,7 +22,7 @@ Slot = tuple[str, Query, int]
 """A key and the index of a block."""
 
 
-_readers: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Reader]] = weakref.WeakKeyDictionary()
+readers: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Reader]] = weakref.WeakKeyDictionary()
 """The readers of each tower."""
 
 
@@ -55,6 +53,7 @@ class Reader:
         self.training_only = training_only
         self.stop = stop
         self.enabled = True
+        self.knows_stem = False  # whether it was looked at what reaches the stem
         self.values: dict[Slot, Tensor] = {}
         self.images: Tensor | None = None
         self._images_version: int | None = None
@@ -70,11 +69,18 @@ class Reader:
                 probe = extractor.probe(tower, tower.blocks[index], query)
                 slots.append(_Value(self, (name, query, index), probe))
         self.slots = tuple(value.slot for value in slots)
+        names = {id(module): name for name, module in tower.module.named_modules()}
+        self._places = {
+            names[id(tap.module)]: tap.module
+            for value in slots
+            for tap in value.probe.taps.values()
+            if id(tap.module) in names
+        }
         receivers: list[tuple[Tap, Callable[[Any], None]]] = [(Tap(tower.stem, "input"), self._begin)]
         for value in slots:
             receivers.extend((tap, value.receiver(key)) for key, tap in value.probe.taps.items())
         self._hooks = Hooks(receivers)
-        _readers.setdefault(tower.module, weakref.WeakSet()).add(self)
+        readers.setdefault(tower.module, weakref.WeakSet()).add(self)
 
     def of(self, key: Key, indices: Iterable[int]) -> list[Tensor]:
         """Return the values of `key` in the last pass, one a block of `indices`."""
@@ -93,6 +99,14 @@ class Reader:
         if self.images is None or self._images_version is None:
             return False
         return _version(self.images) != self._images_version
+
+    def replaced(self) -> str | None:
+        """Return the name of a module that is read and stands no longer where it stood, or None."""
+        for name, module in self._places.items():
+            found = self.tower.module.get_submodule(name)
+            if found is not module and getattr(found, "_checkpoint_wrapped_module", None) is not module:
+                return name
+        return None
 
     def clear(self, reason: str) -> None:
         """Forget the last pass; `reason` ends the sentence that says why there is none."""
@@ -120,19 +134,25 @@ class Reader:
         self.values.clear()
         self.skipped = None
         args, kwargs = delivered
-        images = args[0] if args else next(iter(kwargs.values()))
+        images, *more = *args, *kwargs.values()
         if not isinstance(images, Tensor) or images.dim() != 4:
             found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise UnsupportedModelError(
                 f"Expected a batch of images [b, c, height, width], found {found}. "
                 "Give the model images instead of patches that were cut before."
             )
+        if self.training_only and any(argument is not None and argument is not False for argument in more):
+            raise UnsupportedModelError(
+                "Expected a model that is called with images alone, found further arguments to "
+                f"{type(self.tower.stem).__name__}, such as masked positions: the source gets the images "
+                "only. Call the model without them."
+            )
         self.images = images
         self._images_version = _version(images)
         self.autocast = autocast_now(images)
 
-    def reads_now(self) -> bool:
-        """Return whether a hook that fires now belongs to a pass that is read."""
+    def reads_now(self, slot: Slot) -> bool:
+        """Return whether a hook that fires now for `slot` belongs to a pass that is read."""
         if not self.enabled:
             return False
         if _in_backward():
@@ -142,6 +162,8 @@ class Reader:
         if self.skipped is not None:
             return False
         if not torch.is_grad_enabled():
+            if slot in self.values:
+                return False  # a part of the model that is run again, for itself
             raise StateError(
                 "A block ran without gradients inside a training pass, so a penalty on it would be inert. "
                 "This is what reentrant activation checkpointing does: use use_reentrant=False "
@@ -150,10 +172,20 @@ class Reader:
         return True
 
     def store(self, slot: Slot, value: Tensor) -> None:
-        """Keep the first value of `slot` in this pass."""
+        """Keep the value of `slot` in this pass.
+
+        Raises:
+            UnsupportedModelError: there is one already.
+        """
         if _in_backward():
             return
-        self.values.setdefault(slot, value)
+        if slot in self.values:
+            name, _, index = slot
+            raise UnsupportedModelError(
+                f"Expected each block to run once in a forward pass; what {name} of block {index} is read "
+                "from ran twice (blocks or norms that are shared, or run in a loop). Read other blocks."
+            )
+        self.values[slot] = value
         if self.stop and self.complete():
             raise ReadingComplete
 
@@ -162,6 +194,12 @@ class _Value:
     """One wanted value, read as soon as its last tap has delivered."""
 
     def __init__(self, reader: Reader, slot: Slot, probe: Probe) -> None:
+        places = {(id(tap.module), tap.side) for tap in probe.taps.values()}
+        if len(places) < len(probe.taps):
+            raise UnsupportedModelError(
+                f"{slot[0]} is read from several modules, found one that stands for two of them, such as one "
+                "norm for queries and keys. Give each its own, or read block_output."
+            )
         self.reader = reader
         self.slot = slot
         self.probe = probe
@@ -169,7 +207,7 @@ class _Value:
 
     def receiver(self, key: str) -> Callable[[Any], None]:
         def receive(delivered: Any) -> None:
-            if not self.reader.reads_now():
+            if not self.reader.reads_now(self.slot):
                 return
             self.seen[key] = delivered
             if len(self.seen) == len(self.probe.taps):
@@ -178,19 +216,6 @@ class _Value:
                 self.reader.store(self.slot, value)
 
         return receive
-
-
-@contextmanager
-def others_silent(reader: Reader) -> Iterator[None]:
-    """Let no other reader of the same tower see the passes that follow."""
-    others = [o for o in _readers.get(reader.tower.module, ()) if o is not reader and o.enabled]
-    for other in others:
-        other.enabled = False
-    try:
-        yield
-    finally:
-        for other in others:
-            other.enabled = True
 
 
 def _version(images: Tensor) -> int | None:
@@ -203,27 +228,3 @@ def _in_backward() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._current_graph_task_id() != -1
-
-
-def blocks_read(name: str, layers: Layers, query: Query, tower: Tower) -> tuple[int, ...]:
-    """Return the indices of the blocks that the extractor `name` reads in `tower`.
-
-    Of attention, "all" means the blocks that have the query: a class token may join in the last ones only.
-
-    Raises:
-        ArgumentError: an unknown extractor, `layers` that select nothing, or `layers` for an extractor that
-            has one value a forward pass.
-    """
-    if not isinstance(name, str):
-        raise ArgumentError(f"An extractor is named by a string, got {type(name).__name__} ({name!r}).")
-    depth = len(tower.blocks)
-    extractor = extractors[name]
-    if not extractor.per_block or (extractor.of_attention and query == "pool"):
-        if layers != "all":
-            what = name if not extractor.per_block else f"{name} with query='pool'"
-            raise ArgumentError(f"{what} has one value a forward pass and takes no layers, got {layers!r}.")
-        return (depth - 1,)
-    if extractor.of_attention and isinstance(layers, str) and layers == "all":
-        some = tuple(i for i, block in enumerate(tower.blocks) if has_query(block, query))
-        return some or tuple(range(depth))  # none: the extractor says what is possible instead
-    return resolve_layers(layers, depth)

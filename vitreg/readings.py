@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitreg.alignment import aligned, block_pairs
-from vitreg.errors import StateError
+from vitreg.errors import MismatchError, StateError
 from vitreg.penalties import ReadingPenalty
 from vitreg.reader import Key, Reader
 from vitreg.source import Source
@@ -33,6 +34,9 @@ class Readings:
         }
         self._target_reader: Reader | None = None
         self._source_reader: Reader | None = None
+        self._droppers: list[Any] = [
+            m for m in tower.module.modules() if type(m).__name__.startswith("PatchDropout")
+        ]
         guided = [name for name, penalty in penalties.items() if penalty.needs_source]
         try:
             if guided and source is not None:
@@ -65,10 +69,22 @@ class Readings:
                 "The images were changed in place since the model saw them, so the source would see others. "
                 "Take the penalty before the next batch is written into the same tensor."
             )
+        replaced = reader.replaced()
+        if replaced is not None:
+            raise StateError(
+                f"{replaced!r} was replaced after attaching, as an adapter or a new head does, so what "
+                "is read is no longer what the model computes. Attach again, after the model is complete."
+            )
         try:
             if self._source_reader is not None and self._source is not None:
+                if any(dropout.prob > 0 for dropout in self._droppers):
+                    raise MismatchError(
+                        "Token dropping (patch_drop_rate, patch_dropout) must be off: it shuffles the "
+                        "model's tokens, and the source sees all of them."
+                    )
+                resize = any(p.align == "resample" for p in self._penalties.values() if p.needs_source)
                 self._source.follow(self._tower.module)
-                self._source.read(self._source_reader, reader.images, reader.autocast)
+                self._source.read(self._source_reader, reader.images, reader.autocast, resize=resize)
             return {name: self._value(name, penalty, reader) for name, penalty in self._penalties.items()}
         finally:
             self._clear("its penalty was taken already; run the model again")
@@ -100,10 +116,16 @@ class Readings:
             wanted.setdefault((penalty.extractor, penalty.query), set()).update(indices)
         return wanted
 
+    def _read_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters on which something that is read may depend: all but the heads'."""
+        module = self._tower.module
+        heads = {id(p) for name in self._tower.heads for p in module.get_submodule(name).parameters()}
+        yield from (p for p in module.parameters() if id(p) not in heads)
+
     def _value(self, name: str, penalty: ReadingPenalty, reader: Reader) -> Tensor:
         key: Key = (penalty.extractor, penalty.query)
         target = reader.of(key, self.blocks[name])
-        trained = any(p.requires_grad for p in self._tower.module.parameters())
+        trained = any(p.requires_grad for p in self._read_parameters())
         if not trained or not any(value.requires_grad for value in target):
             raise StateError(
                 f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "

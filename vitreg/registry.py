@@ -57,11 +57,29 @@ class Registry(Generic[T]):
         return sorted(self._entries)
 
 
+_HARMLESS = {"reset_parameters", "init_weights", "extra_repr"}
+
+
+def _is_changed(module: nn.Module, cls: type[nn.Module]) -> bool:
+    """Return whether `module` may compute something else than `cls` does, though it is one.
+
+    So it is if a subclass, or the module itself, has its own of any method of `cls`, or if somebody has put
+    another `forward` into `cls`.
+    """
+    methods = {
+        name for name, value in vars(cls).items() if callable(value) and not name.startswith("__")
+    } - _HARMLESS
+    between = type(module).__mro__[: type(module).__mro__.index(cls)]
+    overridden = any(name in vars(place) for name in methods for place in (*between, module))
+    foreign = cls.forward.__qualname__ != f"{cls.__qualname__}.forward" and "forward" in vars(cls)
+    return overridden or foreign or type(module).forward is not cls.forward
+
+
 class ClassRegistry(Generic[R]):
     """Functions found by the class of a module, through its MRO.
 
-    With `own_forward` an entry holds for a subclass only while the subclass keeps the registered
-    class's `forward`: one that overrides it may compute something else.
+    With `own_forward` an entry holds for a module only while the methods are those of the registered class:
+    a subclass that overrides one may compute something else.
     """
 
     def __init__(self, kind: str, *, own_forward: bool) -> None:
@@ -89,7 +107,7 @@ class ClassRegistry(Generic[R]):
         """
         for cls in type(module).__mro__:
             if cls in self._entries:
-                return None if self.own_forward and type(module).forward is not cls.forward else cls
+                return None if self.own_forward and _is_changed(module, cls) else cls
         return None
 
     def find(self, module: nn.Module) -> Callable[..., R] | None:

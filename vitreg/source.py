@@ -6,15 +6,15 @@ import copy
 from collections.abc import Set
 from typing import TypeAlias
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitreg.adapters import BaseSource
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower, towers
-from vitreg.functional.precision import Autocast, autocast_as
-from vitreg.reader import Reader, ReadingComplete
+from vitreg.functional.precision import Autocast
+from vitreg.reader import Reader
+from vitreg.source_pass import run_source
 from vitreg.types import Tower, image_size
 
 
@@ -37,23 +37,37 @@ class FrozenSource:
         for parameter in module.parameters():
             parameter.grad = None
         self.tower = find_tower(module)
+        self._is_rounded = False
 
     def follow(self, model: nn.Module) -> None:
-        """Move to the device and floating-point type of `model`'s weights, if they differ."""
+        """Move to the device and floating-point type of `model`'s weights, if they differ.
+
+        Raises:
+            MismatchError: the weights were rounded for another model, and this one is more precise.
+        """
         theirs, ours = next(model.parameters()), next(self.tower.module.parameters())
+        if theirs.dtype.itemsize > ours.dtype.itemsize and self._is_rounded:
+            raise MismatchError(
+                f"The model is {theirs.dtype}, but its source was rounded to {ours.dtype} for another model "
+                "that shares it. Give each model a source of its own."
+            )
+        self._is_rounded = self._is_rounded or theirs.dtype.itemsize < ours.dtype.itemsize
         if theirs.device != ours.device or theirs.dtype != ours.dtype:
             self.tower.module.to(device=theirs.device, dtype=theirs.dtype)
 
-    def read(self, reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
-        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast."""
-        reader.enabled = True
-        try:
-            with torch.no_grad(), autocast_as(images, autocast):
-                self.tower.module(_resized(images, image_size(self.tower)))
-        except ReadingComplete:
-            pass
-        finally:
-            reader.enabled = False
+    def read(
+        self, reader: Reader, images: Tensor, autocast: Autocast | None, *, resize: bool = False
+    ) -> None:
+        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
+
+        With `resize` they are brought to the source's own size first.
+
+        Raises:
+            UnsupportedModelError: the model changes the images before its stem, which would happen twice.
+        """
+        if resize:
+            images = _resized(images, image_size(self.tower))
+        run_source(reader, images, autocast)
 
 
 Source: TypeAlias = FrozenSource | BaseSource

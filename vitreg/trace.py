@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, StateError
-from vitreg.extractors import check_query, extractors
+from vitreg.extractors import blocks_read, check_query, extractors
 from vitreg.families import find_tower
-from vitreg.reader import Reader, blocks_read
+from vitreg.reader import Reader
 from vitreg.registry import suggest
 from vitreg.types import Layers, Query
 

@@ -130,8 +130,8 @@ class Tower:
         position_embeddings: names, inside `module`, of its position embeddings.
         batch_first: whether blocks receive [b, n, d] rather than [n, b, d].
         pool: the attention pooling between the blocks and the head, or None.
-        features: how the pooled features are read, [b, d]; None where they are what the first head receives
-            or, without a head, what the tower returns.
+        features: how the pooled features are read, [b, d], or why they cannot be; None where they are what
+            the first head receives or, without a head, what the tower returns.
         home: the pre-trained model that the tower belongs to: the tower itself, or what holds it beside
             other pre-trained parts, such as a CLIP model.
     """
@@ -150,7 +150,7 @@ class Tower:
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
     pool: Block | None = None
-    features: Probe | None = None
+    features: Probe | str | None = None
 
 
 def grid_of(tower: Tower, size: tuple[int, int]) -> Grid | None:

@@ -13,9 +13,10 @@ from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, StateError
+from vitreg.extractors import blocks_read
 from vitreg.families import find_tower
 from vitreg.functional import attention_share, box_on_grid
-from vitreg.reader import Reader, blocks_read
+from vitreg.reader import Reader
 
 
 class _Mix(NamedTuple):

@@ -4,6 +4,7 @@ from vitreg.extractors.attn_logits import attn_logits
 from vitreg.extractors.attn_probs import attn_probs
 from vitreg.extractors.base import (
     Extractor,
+    blocks_read,
     check_query,
     extractors,
     has_query,
@@ -19,6 +20,7 @@ __all__ = [
     "attn_logits",
     "attn_probs",
     "block_output",
+    "blocks_read",
     "check_query",
     "extractors",
     "features",

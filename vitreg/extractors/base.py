@@ -11,8 +11,9 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.functional import cls_row, mean_row
+from vitreg.layers import resolve_layers
 from vitreg.registry import Registry
-from vitreg.types import AttentionReading, Block, Grid, Probe, Query, Row, Tower
+from vitreg.types import AttentionReading, Block, Grid, Layers, Probe, Query, Row, Tower
 
 MakeProbe = Callable[[Tower, Block, Query], Probe]
 
@@ -79,6 +80,30 @@ def has_query(block: Block, query: Query) -> bool:
     if query == "cls" and not block.has_class_token:
         return False
     return block.reading is None or query in block.reading.queries
+
+
+def blocks_read(name: str, layers: Layers, query: Query, tower: Tower) -> tuple[int, ...]:
+    """Return the indices of the blocks that the extractor `name` reads in `tower`.
+
+    Of attention, "all" means the blocks that have the query: a class token may join in the last ones only.
+
+    Raises:
+        ArgumentError: an unknown extractor, `layers` that select nothing, or `layers` for an extractor that
+            has one value a forward pass.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f"An extractor is named by a string, got {type(name).__name__} ({name!r}).")
+    depth = len(tower.blocks)
+    extractor = extractors[name]
+    if not extractor.per_block or (extractor.of_attention and query == "pool"):
+        if layers != "all":
+            what = name if not extractor.per_block else f"{name} with query='pool'"
+            raise ArgumentError(f"{what} has one value a forward pass and takes no layers, got {layers!r}.")
+        return (depth - 1,)
+    if extractor.of_attention and isinstance(layers, str) and layers == "all":
+        some = tuple(i for i, block in enumerate(tower.blocks) if has_query(block, query))
+        return some or tuple(range(depth))  # none: the extractor says what is possible instead
+    return resolve_layers(layers, depth)
 
 
 def reading_of(tower: Tower, block: Block, query: Query, extractor: str) -> tuple[AttentionReading, Row, int]:

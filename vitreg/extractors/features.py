@@ -14,7 +14,11 @@ from vitreg.types import Block, Probe, Query, Tap, Tower
 
 @register_extractor("features", per_block=False)
 def features(tower: Tower, block: Block, query: Query) -> Probe:
-    """Read the pooled features, [b, d]: the head's input, or the tower's output where it has no head."""
+    """Read the pooled features, [b, d]: the head's input, or the tower's output where it has no head.
+
+    In transformers, whose heads are outside of the tower, they are the tower's pooled output. Classifiers of
+    DINOv2, CLIP and SigLIP pool the patches themselves and receive something else.
+    """
 
     def of_head(seen: Mapping[str, Any]) -> Tensor:
         args, _ = seen["input"]
@@ -24,6 +28,10 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
         output = seen["output"]
         return _pooled(output[0] if isinstance(output, tuple) else output, tower)
 
+    if isinstance(tower.features, str):
+        raise UnsupportedModelError(
+            f"features of {type(tower.module).__name__} are not read: {tower.features}"
+        )
     if tower.features is not None:
         return tower.features
     if not tower.heads:

@@ -16,7 +16,7 @@ from vitreg.families.registries import (
     BlockParts,
     TowerParts,
     composites,
-    refuse_adapter,
+    refuse_changed_weights,
     refuse_mask,
     register_family,
     register_tower,
@@ -48,7 +48,7 @@ def attention(module: Attention) -> AttentionReading:
 def attentional_pooler(module: AttentionalPooler) -> AttentionReading:
     """Read the query that is pooled, CoCa's first latent query, by the absorbed key."""
     attention = module.attn
-    refuse_adapter(attention)
+    refuse_changed_weights(attention)
     width = attention.embed_dim
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:

@@ -60,7 +60,7 @@ class TowerParts:
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
     pool: BlockParts | None = None
-    features: Probe | None = None
+    features: Probe | str | None = None
 
 
 families: ClassRegistry[AttentionReading] = ClassRegistry("family", own_forward=True)
@@ -121,15 +121,18 @@ def refuse_mask(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]],
         )
 
 
-def refuse_adapter(attention: nn.Module) -> None:
-    """Raise `UnsupportedModelError` if an attention whose weights are read is wrapped by an adapter.
+def refuse_changed_weights(attention: nn.Module) -> None:
+    """Raise `UnsupportedModelError` if a module does not compute with its weights as they are.
 
-    The peft library merges the adapter into the weights only while the wrapper runs.
+    The peft library merges an adapter into the weights only while its wrapper runs, and a parametrization
+    (spectral norm) may change its state whenever the weight is looked at.
     """
-    if hasattr(attention, "base_layer"):
+    found = "an adapter" if hasattr(attention, "base_layer") else ""
+    found = "a parametrization" if hasattr(attention, "parametrizations") else found
+    if found:
         raise UnsupportedModelError(
-            f"The pooling is read from the weights of its attention, found a {type(attention).__name__} with "
-            "an adapter. Leave it without one, or read another query."
+            f"The logits are read from the weights of {type(attention).__name__}, found {found} on them. "
+            "Leave it without, or read msa_output or block_output."
         )
 
 

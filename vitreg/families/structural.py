@@ -50,6 +50,10 @@ def structural_reading(module: nn.Module, tower: TowerParts) -> AttentionReading
         UnsupportedModelError: none is, or the module cannot be tried.
     """
     guesses = list(_guesses(module))
+    if any(p.is_meta for p in module.parameters()):
+        raise UnsupportedModelError(
+            _remedy(module, "its weights are on the meta device, so it cannot be tried")
+        )
     if module not in _outcomes:
         _outcomes[module] = _try(module, tower)
     outcome = _outcomes[module]
@@ -66,9 +70,8 @@ def _guesses(module: nn.Module) -> Iterator[AttentionReading]:
     if heads < 1:
         return
     children = dict(module.named_children())
-    own_scale = getattr(module, "scale", None)
-    scales: list[float | None] = [float(own_scale)] if isinstance(own_scale, float | int) else []
-    scales += [None, 1.0]  # None: the head's width to the power of -1/2
+    own = isinstance(getattr(module, "scale", None), float | int)
+    scales = ("own", "width", "one") if own else ("width", "one")
 
     found: list[tuple[dict[str, Tap], QueryKey]] = []
     for q, k in _NORMS:
@@ -112,7 +115,7 @@ def _from_separate(seen: Mapping[str, Any], *, heads: int) -> tuple[Tensor, Tens
 
 
 def _logits(
-    seen: Mapping[str, Any], row: Row, *, module: nn.Module, query_key: QueryKey, scale: float | None
+    seen: Mapping[str, Any], row: Row, *, module: nn.Module, query_key: QueryKey, scale: str
 ) -> Tensor:
     args, kwargs = seen["call"]
     more = [a for a in (*args[1:], *kwargs.values()) if a is not None and a is not False]
@@ -122,66 +125,88 @@ def _logits(
             "further arguments, such as a mask. Register the class with `@vitreg.register_family`."
         )
     query, key = query_key(seen)
-    return query_key_logits(row(query, 2), key, scale=query.shape[-1] ** -0.5 if scale is None else scale)
+    own: Any = getattr(module, "scale", 1.0)  # as it is now: it may be annealed
+    factor = {"own": float(own), "width": query.shape[-1] ** -0.5, "one": 1.0}[scale]
+    return query_key_logits(row(query, 2), key, scale=factor)
 
 
 def _try(module: nn.Module, tower: TowerParts) -> int | str:
-    """Return the index of the guess that holds on a copy of `module`, or why there is none."""
-    if any(p.is_meta for p in module.parameters()):
-        return "its weights are on the meta device, so it cannot be tried"
+    """Return the index of the guess that holds on copies of `module`, or why there is none.
+
+    A guess has to hold in eval and in training mode, on small and on large tokens, where what clamps or masks
+    logits shows.
+    """
     if any(hasattr(p, "placements") for p in module.parameters()):
         return "its weights are sharded, so it cannot be tried (attach before `fully_shard`)"
-    copied = copy.deepcopy(module).cpu().float().eval()
-    guesses = list(_guesses(copied))
-    if not guesses:
+    if not list(_guesses(module)):
         return "its submodules have none of the usual names (qkv, q_proj and k_proj, q_norm and k_norm, …)"
+    candidates: set[int] | None = None
+    for training in (False, True):
+        for size in (1.0, 30.0):
+            outcome = _try_once(copy.deepcopy(module).cpu().float().train(training), tower, size)
+            if isinstance(outcome, str):
+                return outcome
+            candidates = outcome if candidates is None else candidates & outcome
+    return min(candidates) if candidates else "what its submodules suggest does not always enter its softmax"
+
+
+def _try_once(module: nn.Module, tower: TowerParts, size: float) -> set[int] | str:
+    """Return the indices of the guesses that hold in one run of `module` on tokens of the given size."""
+    guesses = list(_guesses(module))
     generator = torch.Generator().manual_seed(0)
-    num_patches = tower.grid[0] * tower.grid[1] if tower.grid else 6
+    num_patches = tower.grid[0] * tower.grid[1] if tower.grid else 64
+    delivered: list[dict[str, Any]] = [{} for _ in guesses]
+    again: set[int] = set()
+
+    def receive(index: int, key: str, value: Any) -> None:
+        if key in delivered[index]:
+            again.add(index)  # which of its runs counts is anyone's guess
+        delivered[index][key] = value
+
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for parameter in copied.parameters():  # zero biases and tables would hide a term that is left out
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+        for tensor in (*module.parameters(), *module.buffers()):  # zeros would hide what is left out
+            if tensor.is_floating_point():
+                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.05)
         tokens = torch.randn(2, tower.num_prefix_tokens + num_patches, tower.width, generator=generator)
-        delivered: list[dict[str, Any]] = [{} for _ in guesses]
         hooks = Hooks(
-            (tap, partial(seen.__setitem__, key))
-            for guess, seen in zip(guesses, delivered, strict=True)
+            (tap, partial(receive, index, key))
+            for index, guess in enumerate(guesses)
             for key, tap in guess.taps.items()
         )
         try:
             with SoftmaxInput() as softmax:
-                copied(tokens)
+                module(size * tokens)
         except Exception as error:  # whatever a user's own module raises
             return f"it cannot be run on tokens alone ({type(error).__name__}: {error})"
         finally:
             hooks.remove()
         if len(softmax.logits) != 1:
             return f"it has {len(softmax.logits)} softmaxes over tokens, expected one"
-        return _first_match(guesses, delivered, softmax.logits[0], tower.num_prefix_tokens)
+        whole, num_prefix = softmax.logits[0], tower.num_prefix_tokens
+        errors = [_difference(*pair, whole, num_prefix) for pair in zip(guesses, delivered, strict=True)]
+    limit = _TOLERANCE * max(1.0, float(whole.abs().max()))
+    holding = {index for index, error in enumerate(errors) if error < limit} - again
+    if holding:
+        return holding
+    return f"what its submodules suggest differs from what enters its softmax (by {min(errors):.2g} at best)"
 
 
-def _first_match(
-    guesses: list[AttentionReading], delivered: list[dict[str, Any]], whole: Tensor, num_prefix: int
-) -> int | str:
-    worst = float("inf")
-    for index, (guess, seen) in enumerate(zip(guesses, delivered, strict=True)):
-        difference = 0.0
-        rows: tuple[tuple[Row, Tensor], ...] = (
-            (cls_row, whole[..., 0, :]),
-            (partial(mean_row, num_prefix_tokens=num_prefix), whole[..., num_prefix:, :].mean(-2)),
-        )
-        for row, expected in rows:
-            try:
-                ours = guess.logits(seen, row)
-            except Exception:  # a guess of another layout
-                ours = None
-            if ours is None or ours.shape != expected.shape:
-                difference = float("inf")
-                break
-            difference = max(difference, float((ours - expected).abs().max()))
-        if difference < _TOLERANCE * max(1.0, float(whole.abs().max())):
-            return index
-        worst = min(worst, difference)
-    return f"what its submodules suggest differs from what enters its softmax (by {worst:.2g} at best)"
+def _difference(guess: AttentionReading, seen: dict[str, Any], whole: Tensor, num_prefix: int) -> float:
+    """Return how far a guess is from the class token's and the patches' rows of `whole`, [b, h, n, n]."""
+    worst = 0.0
+    rows: tuple[tuple[Row, Tensor], ...] = (
+        (cls_row, whole[..., 0, :]),
+        (partial(mean_row, num_prefix_tokens=num_prefix), whole[..., num_prefix:, :].mean(-2)),
+    )
+    for row, expected in rows:
+        try:
+            ours = guess.logits(seen, row)
+        except Exception:  # a guess of another layout
+            return float("inf")
+        if ours.shape != expected.shape:
+            return float("inf")
+        worst = max(worst, float((ours - expected).abs().max()))
+    return worst
 
 
 def _remedy(module: nn.Module, reason: str) -> str:

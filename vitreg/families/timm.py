@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vitreg.families.registries import (
     TowerParts,
+    refuse_changed_weights,
     refuse_mask,
     register_family,
     register_tower,
@@ -33,10 +34,15 @@ def attention(module: Attention) -> AttentionReading:
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
         refuse_mask(module, seen["call"], 1)
-        return query_key_logits(row(seen["query"], 2), seen["key"], scale=module.scale)
+        return query_key_logits(row(seen["query"], 2), seen["key"], scale=_scale(module))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)
+
+
+def _scale(module: Any) -> float:
+    """Return the logits' scale; fused attention takes the usual one, whatever `scale` says."""
+    return float(module.head_dim**-0.5 if module.fused_attn else module.scale)
 
 
 @register_family(AttentionRope)
@@ -63,7 +69,7 @@ def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
         query = seen["query"]
         if row is not cls_row or module.num_prefix_tokens == 0:  # prefix tokens are not rotated
             query = rotate(query, rope)
-        return query_key_logits(row(query, 2), key, scale=module.scale)
+        return query_key_logits(row(query, 2), key, scale=_scale(module))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)
@@ -72,6 +78,9 @@ def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
 @register_family(BeitAttention)
 def beit_attention(module: BeitAttention) -> AttentionReading:
     """Read by the absorbed key (q and k leave no module) and add the relative-position row."""
+    calls_projection = module.q_bias is None or getattr(module, "qkv_bias_separate", False)
+    if calls_projection or hasattr(module.qkv, "parametrizations"):  # otherwise only its weight is used
+        refuse_changed_weights(module.qkv)
 
     def position_row(row: Row) -> Tensor | float:
         if module.relative_position_bias_table is None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.registries import register_family
+from vitreg.families.registries import refuse_changed_weights, register_family
 from vitreg.functional import absorbed_key_logits, project_row
 from vitreg.types import AttentionReading, Probe, Row, Tap
 
@@ -21,6 +21,7 @@ def multihead_attention(attention: nn.MultiheadAttention) -> AttentionReading:
             "nn.MultiheadAttention is read as self-attention with one width and without bias_k or "
             "add_zero_attn; found one with kdim, vdim, bias_k or add_zero_attn."
         )
+    refuse_changed_weights(attention)
     width, num_heads = attention.embed_dim, attention.num_heads
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:

@@ -7,111 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import __version__
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.registries import BlockParts, TowerParts, composites, families, refuse_adapter, towers
-from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
-from vitreg.types import AttentionReading, Probe, Row, Tap
+from vitreg.families.registries import BlockParts, TowerParts, composites, families, towers
+from vitreg.families.transformers_attention import (
+    attention,
+    attention_pooling,
+    biased_attention,
+    rotary_attention,
+)
+from vitreg.types import AttentionReading, Probe, Tap
 
 _OLDEST = (5, 18)
 """The first version whose models are written the way that is read here."""
 _POSITIONS = ("embeddings.position_embeddings",)
-
-
-def attention(module: Any) -> AttentionReading:
-    """Read q and k where they leave their projections, whichever attention implementation follows."""
-
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
-        _check_mask(module, seen["call"], allowed=False)
-        query, key = _query_key(module, seen)
-        return query_key_logits(row(query, 2), key, scale=_scale(module))
-
-    return _reading(module, logits)
-
-
-def biased_attention(module: Any) -> AttentionReading:
-    """Read q and k where they leave their projections; BEiT's relative positions come in as the mask."""
-
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
-        config = module.config
-        positions = config.use_relative_position_bias or config.use_shared_relative_position_bias
-        bias = _check_mask(module, seen["call"], allowed=positions)
-        query, key = _query_key(module, seen)
-        content = query_key_logits(row(query, 2), key, scale=_scale(module))
-        return content if bias is None else content + row(bias, 2).float()
-
-    return _reading(module, logits)
-
-
-def rotary_attention(module: Any) -> AttentionReading:
-    """Read q and k where they leave their projections and rotate the patches as the module does."""
-
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
-        _check_mask(module, seen["call"], allowed=False)
-        args, kwargs = seen["call"]
-        cos, sin = args[2] if len(args) > 2 else kwargs["position_embeddings"]
-        query, key = _query_key(module, seen)
-        if row is not cls_row:  # the class token is not rotated
-            query = _rotate(query, cos, sin)
-        return query_key_logits(row(query, 2), _rotate(key, cos, sin), scale=_scale(module))
-
-    return _reading(module, logits)
-
-
-def attention_pooling(head: Any) -> AttentionReading:
-    """Read SigLIP's pooling, whose one query is a learned probe, by the absorbed key."""
-    attention = head.attention
-    refuse_adapter(attention)
-
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
-        (tokens,), _ = seen["call"]
-        query_weight, key_weight, _ = attention.in_proj_weight.chunk(3)
-        query_bias, key_bias, _ = attention.in_proj_bias.chunk(3)
-        probe = head.probe[:, 0].expand(tokens.shape[0], -1)
-        query = project_row(probe, query_weight, query_bias, num_heads=attention.num_heads)
-        return absorbed_key_logits(query, tokens, key_weight, key_bias, scale=attention.head_dim**-0.5)
-
-    return AttentionReading(attention.num_heads, {"call": Tap(head, "input")}, logits, queries=("pool",))
-
-
-def _reading(module: Any, logits: Callable[[Mapping[str, Any], Row], Tensor]) -> AttentionReading:
-    taps = {"call": Tap(module, "input"), "query": Tap(module.q_proj), "key": Tap(module.k_proj)}
-    return AttentionReading(module.config.num_attention_heads, taps, logits)
-
-
-def _query_key(module: Any, seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return q and k, each [b, h, n, d_head]."""
-    heads = (module.config.num_attention_heads, -1)
-    query, key = (seen[name].unflatten(-1, heads) for name in ("query", "key"))
-    return query.transpose(1, 2), key.transpose(1, 2)
-
-
-def _scale(module: Any) -> float:
-    return float(module.scale if hasattr(module, "scale") else module.scaling)
-
-
-def _rotate(tokens: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return [b, h, n, d_head] with the patches rotated; the tokens before them have no position."""
-    num_prefix = tokens.shape[2] - cos.shape[-2]
-    prefix, patches = tokens[:, :, :num_prefix], tokens[:, :, num_prefix:]
-    first, second = patches.chunk(2, dim=-1)
-    turned = patches * cos + torch.cat([-second, first], dim=-1) * sin
-    return torch.cat([prefix, turned], dim=2)
-
-
-def _check_mask(module: Any, call: tuple[tuple[Any, ...], dict[str, Any]], *, allowed: bool) -> Any:
-    """Return what is added to the logits, [1, h, n, n] or None; raise if it is a mask of each image."""
-    args, kwargs = call
-    mask = args[1] if len(args) > 1 else kwargs.get("attention_mask")
-    if mask is not None and not (allowed and mask.shape[0] == 1):
-        raise UnsupportedModelError(
-            f"Expected attention over all tokens; this {type(module).__name__} was called with a mask. "
-            "Call it without attention_mask (flex_attention always has one: use sdpa), or read block_output."
-        )
-    return mask
 
 
 def vit(m: Any) -> TowerParts:
@@ -176,8 +87,10 @@ def _parts(
     )
 
 
-def _features(m: Any, has_class_token: bool) -> Probe:
+def _features(m: Any, has_class_token: bool) -> Probe | str:
     """Read what pools the tokens or, without it, the last norm's class token, or mean."""
+    if type(m).__name__.endswith("Backbone"):
+        return "a backbone returns maps of several stages. Use the model of the same family, or block_output."
     names = ("pooler", "head", "post_layernorm", "layernorm", "norm")
     last = next(part for name in names if (part := getattr(m, name, None)) is not None)
 

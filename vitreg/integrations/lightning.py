@@ -46,3 +46,7 @@ class Guide(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the hooks."""
         self.attachment.remove()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remove the hooks, as fitting does not end."""
+        self.attachment.remove()

@@ -1,0 +1,329 @@
+"""Models that look readable and compute something else are refused, or read as what they compute."""
+
+from __future__ import annotations
+
+import copy
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+import vitreg
+from laws import refuses
+from small_models import SMALL, TOWERS, make_vit
+from softmax_recorder import SoftmaxRecorder
+from vitreg import GTA, ArgumentError, MismatchError, StateError, UnsupportedModelError
+
+# What runs twice
+
+
+@pytest.mark.parametrize("shared", ["block", "attention"])
+def test_a_block_that_runs_twice(shared: str, images: Tensor) -> None:
+    model = make_vit().train()
+    if shared == "block":
+        model.blocks[1] = model.blocks[0]
+    else:
+        model.blocks[1].attn = model.blocks[0].attn
+    with vitreg.attach(model), refuses(UnsupportedModelError, "run once", "ran twice"):
+        model(images)
+    with vitreg.attach(model, layers=2) as reg:
+        model(images)
+        assert reg.penalty() == 0
+
+
+def test_one_norm_for_queries_and_keys() -> None:
+    model = make_vit(qk_norm=True)
+    for block in model.blocks:
+        block.attn.k_norm = block.attn.q_norm
+    with refuses(UnsupportedModelError, "one that stands for two of them"):
+        vitreg.attach(model)
+
+
+def test_the_head_may_run_again_for_itself(images: Tensor) -> None:
+    model = make_vit().train()
+    with vitreg.attach(model, target="features") as reg:
+        model(images)
+        with torch.no_grad():
+            model.head(torch.randn(4, 16))
+        assert reg.penalty() == 0
+
+
+# What was replaced
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers so
+def test_an_adapter_after_attaching(images: Tensor) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8))
+    with vitreg.attach(model) as reg:
+        adapted = get_peft_model(
+            model, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+        ).train()
+        adapted(images)
+        with refuses(StateError, "q_proj", "was replaced after attaching", "Attach again"):
+            reg.penalty()
+
+
+class Warmer(Attention):
+    """A class of somebody's own with one method changed."""
+
+    def forward(self, x: Tensor, **_: object) -> Tensor:
+        return super().forward(3 * x)
+
+
+def test_methods_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitreg.families import families
+
+    vitreg.list_families()
+    model = make_vit()
+    assert families.find(model.blocks[0].attn) is not None
+    assert families.find(Warmer(16, 2)) is None
+    model.blocks[0].attn.forward = types.MethodType(Warmer.forward, model.blocks[0].attn)
+    assert families.find(model.blocks[0].attn) is None
+    monkeypatch.setattr(Attention, "forward", Warmer.forward)
+    assert families.find(model.blocks[1].attn) is None
+
+
+def test_a_helper_of_ones_own() -> None:
+    from timm.models.beit import Attention as BeitAttention
+
+    from vitreg.families import families
+
+    class Other(BeitAttention):
+        def _get_rel_pos_bias(self) -> Tensor:
+            return 2 * super()._get_rel_pos_bias()
+
+    assert families.find(Other(16, 2, window_size=(4, 4))) is None
+    assert families.find(BeitAttention(16, 2, window_size=(4, 4))) is not None
+
+
+def test_fused_attention_ignores_a_changed_scale(images: Tensor) -> None:
+    model = make_vit().eval()
+    for fused in (True, False):
+        for block in model.blocks:
+            block.attn.scale, block.attn.fused_attn = 1.0, fused
+        with SoftmaxRecorder() as recorder, vitreg.trace(model, "attn_logits") as trace:
+            model(images)
+        for ours, whole in zip(trace["attn_logits"], recorder.logits, strict=True):
+            if fused:
+                torch.testing.assert_close(ours, whole[:, :, 0, 1:])
+
+
+def test_an_attention_function_of_ones_own() -> None:
+    from transformers import AttentionInterface, ViTConfig, ViTModel
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register("mine", sdpa_attention_forward)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTModel._from_config(ViTConfig(**sizes), attn_implementation="mine")
+    with refuses(UnsupportedModelError, "Expected attn_implementation", "'mine'"):
+        vitreg.attach(model)
+
+
+# Weights that are not what they seem
+
+
+def test_an_adapter_on_a_projection_that_is_called() -> None:
+    from peft import LoraConfig, get_peft_model
+    from timm.models.beit import Beit
+
+    model = Beit(**SMALL, qkv_bias=False, use_abs_pos_emb=True)
+    vitreg.attach(model).remove()
+    with refuses(UnsupportedModelError, "found an adapter"):
+        vitreg.attach(get_peft_model(model, LoraConfig(target_modules=["qkv"])))
+
+
+@pytest.mark.parametrize("name", ["torchvision", "timm_beit"])
+def test_weights_that_change_when_looked_at(name: str) -> None:
+    model = TOWERS[name]()
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            nn.utils.parametrizations.spectral_norm(module, "in_proj_weight")
+        elif hasattr(module, "qkv"):
+            nn.utils.parametrizations.spectral_norm(module.qkv, "weight")
+    with refuses(UnsupportedModelError, "found a parametrization"):
+        vitreg.attach(model)
+
+
+# Inputs that differ
+
+
+class Normalising(VisionTransformer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x - 0.5) / 0.2)
+
+
+def test_images_that_are_changed_before_the_stem(images: Tensor) -> None:
+    model = Normalising(**SMALL).train()
+    with vitreg.attach(model, target="block_output") as reg:
+        model(images)
+        with refuses(UnsupportedModelError, "as they are", "changes them", "into the data"):
+            reg.penalty()
+
+
+def test_masked_positions(images: Tensor) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = Dinov2Model(Dinov2Config(**sizes, image_size=32, patch_size=8)).train()
+    with vitreg.attach(model), refuses(UnsupportedModelError, "images alone", "further arguments"):
+        model(images, bool_masked_pos=torch.ones(4, 16, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("target", ["features", "block_output"])
+def test_dropped_patches_whatever_is_read(target: str, images: Tensor) -> None:
+    model = make_vit(patch_drop_rate=0.5).train()
+    with vitreg.attach(model, target=target) as reg:
+        model(images)
+        with refuses(MismatchError, "Token dropping"):
+            reg.penalty()
+
+
+class Prompted(VisionTransformer):
+    """Puts tokens between the class token and the patches, of which the tower knows nothing."""
+
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        x = super()._pos_embed(x)
+        return torch.cat([x[:, :1], x.new_zeros(len(x), 5, x.shape[-1]), x[:, 1:]], dim=1)
+
+
+def test_tokens_that_are_no_patches(images: Tensor) -> None:
+    model = Prompted(**SMALL).train()
+    with vitreg.attach(model) as reg:
+        model(images)
+        with refuses(MismatchError, "[4, 2, 21]", "4×4 patches", "prompts"):
+            reg.penalty()
+
+
+# Attention of one's own that behaves while it is tried
+
+
+class Base(nn.Module):
+    def __init__(self, dim: int, num_heads: int, **_: object) -> None:
+        super().__init__()
+        self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("temperature", torch.ones(()))
+
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return q @ k.transpose(-1, -2) * self.scale
+
+    def forward(self, x: Tensor, **_: object) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return (self.logits(q, k).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+class DropKey(Base):
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        a = super().logits(q, k)
+        return a.masked_fill(torch.rand_like(a) < 0.3, -1e4) if self.training else a
+
+
+class Clamped(Base):
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().logits(q, k).clamp(-30, 30)
+
+
+class SoftCapped(Base):
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return 50 * torch.tanh(super().logits(q, k) / 50)
+
+
+class BiasBuffer(Base):
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().logits(q, k) + self.bias * torch.arange(k.shape[2])
+
+
+class Temperature(Base):
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        return super().logits(q, k) / self.temperature
+
+
+class Twice(Base):
+    def forward(self, x: Tensor, **_: object) -> Tensor:
+        return super().forward(x + self.qkv(x).mean())
+
+
+@pytest.mark.parametrize("attention", [DropKey, Clamped, SoftCapped, BiasBuffer, Temperature, Twice])
+def test_attention_that_behaves_while_it_is_tried(attention: type[nn.Module]) -> None:
+    assert not vitreg.describe(make_vit(attn_layer=Base)).extractors["attn_logits"]
+    with refuses(UnsupportedModelError, "expected attention of a known family", attention.__name__):
+        vitreg.attach(make_vit(attn_layer=attention))
+
+
+def test_a_scale_that_is_annealed(images: Tensor) -> None:
+    model = make_vit(attn_layer=Base).eval()
+    with vitreg.trace(model, "attn_logits") as trace:
+        for block in model.blocks:
+            block.attn.scale = 0.1
+        with SoftmaxRecorder() as recorder:
+            model(images)
+    for ours, whole in zip(trace["attn_logits"], recorder.logits, strict=True):
+        torch.testing.assert_close(ours, whole[:, :, 0, 1:])
+
+
+def test_weights_that_come_later(images: Tensor) -> None:
+    with torch.device("meta"):
+        model = make_vit(attn_layer=Base)
+    assert "meta device" in vitreg.describe(model).extractors["attn_logits"]
+    loaded = make_vit(attn_layer=Base)
+    model.to_empty(device="cpu").load_state_dict(loaded.state_dict())
+    for ours, theirs in zip(model.modules(), loaded.modules(), strict=True):
+        ours._buffers.update(copy.deepcopy(theirs._buffers))
+    assert not vitreg.describe(model).extractors["attn_logits"]
+
+
+# Options
+
+
+@pytest.mark.parametrize("value", [[1, 2], "all", slice(0, 1), True, 1.0])
+def test_a_block_of_the_source_is_one_number(value: object) -> None:
+    with refuses(ArgumentError, "model's index: source's index"):
+        vitreg.attach(make_vit(), make_vit(depth=5), layers={0: value})
+
+
+def test_only_the_head_is_trained_on_images_with_gradients(images: Tensor) -> None:
+    model = make_vit().train().requires_grad_(False)
+    model.head.requires_grad_(True)
+    with vitreg.attach(model) as reg:
+        model(images.clone().requires_grad_())
+        with refuses(StateError, "gradient would be zero"):
+            reg.penalty()
+
+
+def test_resampling_without_a_grid() -> None:
+    import timm
+
+    swin = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=12, depths=(1, 1), num_heads=(1, 1))
+    with refuses(UnsupportedModelError, "align='resample' needs patch grids", "SwinTransformer"):
+        vitreg.attach(swin, target="block_output", align="resample")
+
+
+def test_a_source_shared_by_models_of_two_types(images: Tensor) -> None:
+    model = make_vit().train()
+    first = vitreg.attach(model)
+    half = copy.deepcopy(model).bfloat16()
+    second = vitreg.attach(half, first.source)
+    half(images.bfloat16())
+    second.penalty()
+    model(images)
+    with refuses(MismatchError, "float32", "bfloat16", "source of its own"):
+        first.penalty()
+
+
+def test_gta_of_a_model_that_does_what_it_says(images: Tensor) -> None:
+    model, source = make_vit(), make_vit()
+    with vitreg.attach(model.train(), source, GTA()) as reg, vitreg.trace(source, "attn_logits") as theirs:
+        with vitreg.trace(model, "attn_logits") as ours:
+            model(images)
+        source.eval()(images)
+        pairs = zip(ours["attn_logits"], theirs["attn_logits"], strict=True)
+        torch.testing.assert_close(reg.penalty(), sum(F.mse_loss(a, b) for a, b in pairs) / 3)

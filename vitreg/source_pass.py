@@ -1,0 +1,62 @@
+"""One forward pass of a source, for what one reader wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from vitreg.errors import UnsupportedModelError
+from vitreg.functional.precision import Autocast, autocast_as
+from vitreg.reader import Reader, ReadingComplete, readers
+
+
+def run_source(reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
+    """Run the reader's tower on `images` [b, c, height, width] until the reader has everything.
+
+    It runs without gradients and under the given autocast; no other reader of the same tower sees it.
+
+    Raises:
+        UnsupportedModelError: the model changes the images before its stem, which would happen twice.
+    """
+    reader.enabled = True
+    try:
+        with _others_silent(reader), torch.no_grad(), autocast_as(images, autocast):
+            reader.tower.module(images)
+    except ReadingComplete:
+        pass
+    finally:
+        reader.enabled = False
+    _check_same_images(reader, images)
+
+
+def _check_same_images(reader: Reader, images: Tensor) -> None:
+    """Raise `UnsupportedModelError` unless the stem received the images that the model was called with.
+
+    Images that were changed in between (normalised, resized) would be changed again by the source. Unless
+    they are the same tensor, they are compared once: it waits for the device.
+    """
+    if reader.images is images or reader.knows_stem:
+        return
+    reader.knows_stem = True
+    if reader.images is None or reader.images.shape != images.shape or not torch.equal(reader.images, images):
+        raise UnsupportedModelError(
+            f"Expected {type(reader.tower.module).__name__} to hand its images to "
+            f"{type(reader.tower.stem).__name__} as they are, found that it changes them, so the source "
+            "would see them changed twice. Move the change out of the model, into the data."
+        )
+
+
+@contextmanager
+def _others_silent(reader: Reader) -> Iterator[None]:
+    """Let no other reader of the same tower see the passes that follow."""
+    others = [o for o in readers.get(reader.tower.module, ()) if o is not reader and o.enabled]
+    for other in others:
+        other.enabled = False
+    try:
+        yield
+    finally:
+        for other in others:
+            other.enabled = True
