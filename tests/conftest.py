@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,6 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from small_models import TOWERS, Factory, make_clip, make_vit
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, and for what they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

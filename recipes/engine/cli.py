@@ -97,21 +97,21 @@ def prepare(name: str, options: Namespace, default_methods: Sequence[str], *, pr
         RecipeError: Anything that the options name cannot be used.
     """
     is_demo = options.data is None and options.preset is None
-    settings = _settings(options, is_demo=is_demo)
+    settings = settings_of(options, is_demo=is_demo)
     methods = check_methods(options.methods or default_methods)
     lams = {**settings.lams, **parse_lams(options.lam or [], methods)}
     shares = parse_shares(options.rates, options.shots, settings.rates)
     folders = named_folders(options.data or [])
-    accelerator = _accelerator(options)
-    _say_what_is_missing(options, folders, progress)
+    accelerator = make_accelerator(options)
+    say_what_is_missing(options, folders, progress)
     kind = "demo" if is_demo else options.preset or "-".join(folders)
     out: Path = options.out or Path("runs") / f"{name}-{kind}"
     prepare_out(out)
     if is_demo:
-        tasks, start = _drawn(out, progress)
+        tasks, start = drawn_tasks(out, progress)
         title = f"{name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
-        tasks, start = _photographed(options, folders, settings, progress)
+        tasks, start = photographed_tasks(options, folders, settings, progress)
         training = f"{settings.hyper.steps} steps of {settings.hyper.batch_size} pictures"
         title = f"{name}: {start.name}, {settings.size} px, {training}"
     progress.say(title)
@@ -126,11 +126,12 @@ def prepare(name: str, options: Namespace, default_methods: Sequence[str], *, pr
         augment=settings.augment,
         precision=options.precision,
     )
-    workers = options.workers if options.workers is not None else _workers(accelerator, is_demo=is_demo)
+    workers = options.workers if options.workers is not None else workers_for(accelerator, is_demo=is_demo)
     return Job(title, runs, out, accelerator, workers)
 
 
-def _settings(options: Namespace, *, is_demo: bool) -> Settings:
+def settings_of(options: Namespace, *, is_demo: bool) -> Settings:
+    """Return the defaults of the demo, of photographs or of the paper, with what the options change."""
     if is_demo:
         given = [f"--{option}" for option in ONLY_PHOTOS if getattr(options, option) is not None]
         if given:
@@ -145,7 +146,8 @@ def _settings(options: Namespace, *, is_demo: bool) -> Settings:
     return replace(settings, hyper=replace(settings.hyper, **hyper), **other)
 
 
-def _say_what_is_missing(options: Namespace, folders: dict[str, Path], progress: Progress) -> None:
+def say_what_is_missing(options: Namespace, folders: dict[str, Path], progress: Progress) -> None:
+    """Raise `RecipeError` with all that the options leave out, at once."""
     missing = []
     if options.weights is None and (folders or options.preset):
         paper = ": iBOT ViT-S/16 in the paper" if options.preset else ""
@@ -154,8 +156,8 @@ def _say_what_is_missing(options: Namespace, folders: dict[str, Path], progress:
         absent = [data for data in DATA_SETS if data.lower() not in map(str.lower, folders)]
         if absent and not folders:
             missing.append(
-                f"the data sets {', '.join(absent)} (--data {absent[0]}=DIR ..., each as train/CLASS beside "
-                "test/CLASS or with an index.csv; the official archives are not read yet)"
+                f"the data sets {', '.join(absent)} (--data {absent[0]}=DIR ...; "
+                "`python recipes/table1.py` says what to put where)"
             )
         elif absent and not missing:
             progress.say(f"the paper's data sets {', '.join(absent)} are not given and left out")
@@ -163,7 +165,8 @@ def _say_what_is_missing(options: Namespace, folders: dict[str, Path], progress:
         raise RecipeError(f"missing: {'; '.join(missing)}")
 
 
-def _accelerator(options: Namespace) -> Accelerator:
+def make_accelerator(options: Namespace) -> Accelerator:
+    """Return accelerate's device and precision; torch is made to repeat itself exactly."""
     device = options.device
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device, True):
@@ -173,12 +176,13 @@ def _accelerator(options: Namespace) -> Accelerator:
     return Accelerator(cpu=device == "cpu", mixed_precision=options.precision)
 
 
-def _workers(accelerator: Accelerator, *, is_demo: bool) -> int:
+def workers_for(accelerator: Accelerator, *, is_demo: bool) -> int:
     """On the CPU, readers would take the cores from the training."""
     return 0 if is_demo or accelerator.device.type == "cpu" else min(8, os.cpu_count() or 1)
 
 
-def _drawn(out: Path, progress: Progress) -> tuple[list[Task], Start]:
+def drawn_tasks(out: Path, progress: Progress) -> tuple[list[Task], Start]:
+    """Return the demo's task and its source, which is pre-trained once."""
     from engine.drawn import drawn_start, drawn_task
 
     cache = out.resolve().parent / "cache"  # shared by all tables whose folders stand side by side
@@ -188,9 +192,10 @@ def _drawn(out: Path, progress: Progress) -> tuple[list[Task], Start]:
     return [drawn_task()], start
 
 
-def _photographed(
+def photographed_tasks(
     options: Namespace, folders: dict[str, Path], settings: Settings, progress: Progress
 ) -> tuple[list[Task], Start]:
+    """Return a task for each folder of pictures, and the weights to start from."""
     name = settings.model or ""
     size = settings.size
     model = empty_model(name, num_classes=2, size=size)
@@ -200,7 +205,7 @@ def _photographed(
     mean, std = (
         (IMAGENET_MEAN, IMAGENET_STD) if options.normalise == "imagenet" else (fixed["mean"], fixed["std"])
     )
-    described = {data: read_folder(folder) for data, folder in folders.items()}
+    described = {data: read_folder(folder, name=data, say=progress.say) for data, folder in folders.items()}
     tasks = []
     for data, folder in described.items():
         with progress.stage(f"reading the pictures of {data}") as update:

@@ -1,6 +1,6 @@
 """A folder of pictures: which file belongs to which class and split. No picture is opened here.
 
-Two layouts are read:
+Besides the official layouts of the paper's data sets (`engine.official`), two are read:
 
 * `train/CLASS/*.jpg` beside `test/CLASS/*.jpg` (or `val/`), as torchvision's `ImageFolder`;
 * an `index.csv` with the columns `path` (or `image`), `label`, `split` (train, trainval, val or test) and,
@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +50,18 @@ class Folder:
     test: tuple[Sample, ...]
 
 
-def read_folder(root: Path) -> Folder:
-    """Return what lies in `root`, in either layout.
+def read_folder(root: Path, *, name: str = "", say: Callable[[str], None] = lambda text: None) -> Folder:
+    """Return what lies in `root`, in any layout; `name` is what the command line calls it.
+
+    An archive, or a folder with the archives of the data set `name`, is unpacked beside itself, once.
 
     Raises:
-        RecipeError: The folder is missing, unreadable or in neither layout; a row of the index is unusable; a
-            class has no training or no test picture.
+        RecipeError: The folder is missing, unreadable or in no known layout, or another data set than `name`;
+            a row of the index is unusable; a class has no training or no test picture.
     """
+    from engine.official import layout_of, read_official, unpacked  # which build on the types above
+
+    root = unpacked(root, name, say=say)
     try:
         names = {entry.name for entry in root.iterdir()}
     except OSError as error:
@@ -64,9 +70,13 @@ def read_folder(root: Path) -> Folder:
         folder = _from_index(root)
     elif "train" in names and names & set(_TEST):
         folder = _from_class_folders(root, "test" if "test" in names else "val")
+    elif (official := read_official(root, name)) is not None:
+        folder = official
     else:
+        layout = layout_of(name)
         raise RecipeError(
             f"{root} holds neither index.csv nor train/ beside test/ or val/; found: {listed(sorted(names))}"
+            + ("" if layout is None else f". {layout.advice}")
         )
     for split, samples in (("training", folder.train), ("test", folder.test)):
         counts = Counter(sample.label for sample in samples)

@@ -13,32 +13,36 @@ from engine.methods import check_methods, is_guided
 from engine.subset import Share
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are the recipes' own."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise `RecipeError` with the parser's message."""
         raise RecipeError(f"{message} (see --help)")
 
 
 def parser(name: str, description: str) -> argparse.ArgumentParser:
     """Return the parser of the table script `name`; options that are not given are None."""
-    options = _Parser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = Parser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
-    data = "pictures in train/CLASS beside test/CLASS, or with index.csv; also NAME=DIR; without: the demo"
+    data = (
+        "pictures in train/CLASS beside test/CLASS, with index.csv or in an official layout or archive; also "
+        "NAME=DIR; without: the demo"
+    )
     add("--data", nargs="+", metavar="DIR", help=data)
     add("--weights", type=Path, metavar="FILE", help=".safetensors or .pth of the pre-trained model")
     add("--model", help="name of a timm model with a class token")
-    add("--size", type=_whole, help="side of the network's input in pixels")
+    add("--size", type=whole, help="side of the network's input in pixels")
     share = options.add_mutually_exclusive_group()
-    share.add_argument(
-        "--rates", nargs="+", type=_rate, metavar="RATE", help="shares of each class, 0.15 1.0"
-    )
-    share.add_argument("--shots", nargs="+", type=_whole, metavar="N", help="pictures of each class instead")
-    add("--steps", type=_whole, help="training steps of a run")
-    add("--batch-size", type=_whole, help="pictures of a step")
-    add("--lr", type=_positive, help="highest learning rate")
-    add("--weight-decay", type=_not_negative)
-    add("--warmup-epochs", type=_not_negative, help="passes over the subset with a rising learning rate")
-    add("--smoothing", type=_below_one, help="label smoothing")
-    add("--drop-path", type=_below_one, help="stochastic depth")
+    share.add_argument("--rates", nargs="+", type=rate, metavar="RATE", help="shares of each class, 0.15 1.0")
+    share.add_argument("--shots", nargs="+", type=whole, metavar="N", help="pictures of each class instead")
+    add("--steps", type=whole, help="training steps of a run")
+    add("--batch-size", type=whole, help="pictures of a step")
+    add("--lr", type=positive, help="highest learning rate")
+    add("--weight-decay", type=not_negative)
+    add("--warmup-epochs", type=not_negative, help="passes over the subset with a rising learning rate")
+    add("--smoothing", type=below_one, help="label smoothing")
+    add("--drop-path", type=below_one, help="stochastic depth")
     add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
     add("--methods", nargs="+", metavar="METHOD", help="rows of the table")
     add(
@@ -47,10 +51,10 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         metavar="[METHOD=]LAM",
         help="λ of all guides or of one; several values, several rows",
     )
-    add("--seeds", nargs="+", type=_seed, metavar="SEED", help="one run each: 0 1 2")
+    add("--seeds", nargs="+", type=at_least_0, metavar="SEED", help="one run each: 0 1 2")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision")
-    add("--workers", type=_seed, help="processes that read pictures; the figures do not depend on it")
+    add("--workers", type=at_least_0, help="processes that read pictures; the figures do not depend on it")
     add(
         "--normalise",
         choices=("imagenet", "model"),
@@ -92,7 +96,7 @@ def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[
         if equals and not is_guided(chosen[0]):
             raise RecipeError(f"--lam {text}: {chosen[0]} has no λ")
         try:
-            lam = _not_negative(number)
+            lam = not_negative(number)
         except ValueError as error:
             raise RecipeError(f"--lam {text}: λ is a finite number of at least 0") from error
         for method in chosen:
@@ -122,9 +126,9 @@ def _checked(
     return convert
 
 
-_whole = _checked("whole number above 0", int, lambda value: value > 0)
-_seed = _checked("whole number", int, lambda value: value >= 0)
-_rate = _checked("rate (above 0, at most 1)", float, lambda value: 0 < value <= 1)
-_positive = _checked("number above 0", float, lambda value: value > 0)
-_not_negative = _checked("number of at least 0", float, lambda value: value >= 0)
-_below_one = _checked("share (at least 0, below 1)", float, lambda value: 0 <= value < 1)
+whole = _checked("whole number above 0", int, lambda value: value > 0)
+at_least_0 = _checked("whole number", int, lambda value: value >= 0)
+rate = _checked("rate (above 0, at most 1)", float, lambda value: 0 < value <= 1)
+positive = _checked("number above 0", float, lambda value: value > 0)
+not_negative = _checked("number of at least 0", float, lambda value: value >= 0)
+below_one = _checked("share (at least 0, below 1)", float, lambda value: 0 <= value < 1)

@@ -1,7 +1,7 @@
 """Stored runs: one folder each, named by its configuration, complete when it holds `DONE`.
 
-A finished run is never run again. One that was killed has no `DONE` and is started afresh with the same seed,
-so a table that was interrupted ends with the figures of one that was not.
+A finished run is never run again. One that was killed has no `DONE` and goes on from its last checkpoint, or
+starts afresh with the same seed, so a table that was interrupted ends with the figures of one that was not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine.errors import RecipeError
 from engine.subset import Share
@@ -56,13 +56,18 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished run left behind."""
+    """What a finished run left behind.
+
+    `seconds` leaves out what an interruption cost; `continued` says how many times the training was taken up
+    from a checkpoint.
+    """
 
     configuration: Configuration
     metrics: dict[str, Any]
     log: list[dict[str, float]]
     seconds: float
     machine: dict[str, Any]
+    continued: int = 0
 
 
 def prepare_out(out: Path) -> None:
@@ -93,7 +98,8 @@ def load_report(out: Path, configuration: Configuration) -> Report | None:
         stored = json.loads((folder / "report.json").read_text())
         if stored["configuration"] != json.loads(json.dumps(asdict(configuration))):
             raise ValueError("it is of another configuration")
-        return Report(configuration, stored["metrics"], stored["log"], stored["seconds"], stored["machine"])
+        measured = (stored["metrics"], stored["log"], stored["seconds"], stored["machine"])
+        return Report(configuration, *measured, continued=stored.get("continued", 0))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecipeError(
             f"{folder / 'report.json'} is broken ({error}); delete the folder to run it again"
@@ -136,9 +142,25 @@ def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "a") as file:
+        _locks.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
         else:
             yield True
+        finally:
+            _locks.discard(file)
+
+
+_locks: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    """Close the parent's locks in a forked child, so that no worker outlives its parent with one."""
+    for file in _locks:
+        file.close()
+    _locks.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)

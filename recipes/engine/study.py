@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 import vitreg
+from engine.checkpoint import SECONDS, Checkpoints, discard
 from engine.errors import RecipeError
 from engine.evaluate import evaluate
 from engine.methods import SOURCE, is_guided, target_of
@@ -136,11 +136,18 @@ def _check_method(model: nn.Module, method: str, lam: float, name: str) -> None:
 
 
 def execute(
-    runs: Sequence[Run], out: Path, *, accelerator: Accelerator, workers: int, progress: Progress
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    accelerator: Accelerator,
+    workers: int,
+    progress: Progress,
+    checkpoint_seconds: float = SECONDS,
 ) -> list[Report]:
     """Return the reports of all runs, after running those that are not finished.
 
     Another process may work on the same folder: a run it holds is left for last, and then waited for.
+    An interrupted run continues from its checkpoint, written every `checkpoint_seconds`, or never for 0.
     """
     reports: dict[str, Report] = {}
     pending: list[Run] = []
@@ -149,6 +156,7 @@ def execute(
         if report is None:
             pending.append(run)
         else:
+            discard(out / run.configuration.folder)  # it was killed after its DONE
             reports[run.configuration.folder] = report
     progress.begin(sum(run.cost for run in pending), num_runs=len(pending), num_finished=len(reports))
     for wait in (False, True):
@@ -156,13 +164,13 @@ def execute(
             with lock(out / run.configuration.folder, wait=wait) as is_held:
                 if not is_held:
                     continue
-                report = load_report(
-                    out, run.configuration
-                )  # the other process may have finished it meanwhile
+                report = load_report(out, run.configuration)  # the other may have finished it meanwhile
                 if report is None:
                     progress.start_run(run.title)
-                    report = _run(run, accelerator=accelerator, workers=workers, progress=progress)
+                    checkpoints = checkpoints_of(run, out, accelerator, progress, every=checkpoint_seconds)
+                    report = _run(run, checkpoints, accelerator, progress, workers=workers)
                     store_report(out, report)
+                    discard(out / run.configuration.folder)
                     progress.finish_run(run.title, report.metrics, report.seconds)
                 else:
                     progress.advance(run.cost)
@@ -171,25 +179,40 @@ def execute(
     return [reports[run.configuration.folder] for run in runs]
 
 
-def _run(run: Run, *, accelerator: Accelerator, workers: int, progress: Progress) -> Report:
-    began = time.monotonic()
-    hyper = run.configuration.hyper
-    pictures = 0 if hyper is None else TRAINING_COST * hyper.batch_size
+def checkpoints_of(
+    run: Run, out: Path, accelerator: Accelerator, progress: Progress, *, every: float = SECONDS
+) -> Checkpoints:
+    """Return the checkpoint of `run` in `out`, for a caller that holds the lock of the run's folder."""
+    folder = out / run.configuration.folder
+    owner = {"configuration": asdict(run.configuration), "machine": machine(accelerator)}
+    return Checkpoints(folder, owner, say=lambda text: progress.say(f"{run.title}: {text}"), every=every)
+
+
+def _run(
+    run: Run, checkpoints: Checkpoints, accelerator: Accelerator, progress: Progress, *, workers: int
+) -> Report:
+    c = run.configuration
+    pictures = 0 if c.hyper is None else TRAINING_COST * c.hyper.batch_size
     model, log = trained_model(
-        run, accelerator=accelerator, workers=workers, on_step=lambda: progress.advance(pictures)
+        run,
+        accelerator=accelerator,
+        workers=workers,
+        on_step=lambda: progress.advance(pictures),
+        checkpoints=checkpoints,
     )
     metrics = evaluate(
-        model,
-        run.task,
-        accelerator=accelerator,
-        has_head=run.configuration.method != SOURCE,
-        on_batch=progress.advance,
+        model, run.task, accelerator=accelerator, has_head=c.method != SOURCE, on_batch=progress.advance
     )
-    return Report(run.configuration, metrics, log, time.monotonic() - began, machine(accelerator))
+    return Report(c, metrics, log, checkpoints.seconds, machine(accelerator), checkpoints.continued)
 
 
 def trained_model(
-    run: Run, *, accelerator: Accelerator, workers: int, on_step: Callable[[], None]
+    run: Run,
+    *,
+    accelerator: Accelerator,
+    workers: int,
+    on_step: Callable[[], None],
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """Return the run's model, trained, and the training's log; the source is returned as it is."""
     c, task = run.configuration, run.task
@@ -209,16 +232,18 @@ def trained_model(
         accelerator=accelerator,
         workers=workers,
         on_step=on_step,
+        checkpoints=checkpoints,
     )
     return model, log
 
 
 def machine(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a run ran on: device, threads, and the versions that may change its figures."""
+    """Return what a run ran on: device, instructions, threads, and versions that may change its figures."""
     device = accelerator.device
-    packages = ("torch", "torchvision", "timm", "accelerate", "torchmetrics")
+    packages = ("torch", "torchvision", "timm", "accelerate", "torchmetrics", "numpy", "pillow")
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {"vitreg": vitreg.__version__, **{package: version(package) for package in packages}},

@@ -61,17 +61,20 @@ class Batches:
 
     A batch larger than the subset repeats pictures, with other augmentations: nothing is ever dropped, and a
     batch is always full. What is drawn depends on the seed and the step alone, not on the number of worker
-    processes.
+    processes, nor on `first`, the step to begin with.
     """
 
-    def __init__(self, indices: Sequence[int], *, batch_size: int, steps: int, seed: int) -> None:
+    def __init__(
+        self, indices: Sequence[int], *, batch_size: int, steps: int, seed: int, first: int = 0
+    ) -> None:
         self.indices = list(indices)
         self.batch_size = batch_size
         self.steps = steps
         self.seed = seed
+        self.first = first
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps - self.first
 
     def __iter__(self) -> Iterator[list[Draw]]:
         passes = np.random.default_rng([self.seed, 1])
@@ -80,6 +83,8 @@ class Batches:
             while len(waiting) < self.batch_size:
                 waiting += [self.indices[place] for place in passes.permutation(len(self.indices))]
             batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+            if step < self.first:
+                continue
             seeds = np.random.SeedSequence([self.seed, 2, step]).generate_state(self.batch_size)
             yield list(zip(batch, (int(seed) for seed in seeds), strict=True))
 

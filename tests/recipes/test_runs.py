@@ -48,6 +48,15 @@ def test_report_survives_the_disk_exactly(tmp_path: Path) -> None:
     assert stored["configuration"]["hyper"]["steps"] == 2
 
 
+def test_report_of_before_there_were_checkpoints_is_read(tmp_path: Path) -> None:
+    store_report(tmp_path, dataclasses.replace(report(), continued=2))
+    path = tmp_path / CONFIGURATION.folder / "report.json"
+    stored = json.loads(path.read_text())
+    assert stored.pop("continued") == 2
+    path.write_text(json.dumps(stored))
+    assert load_report(tmp_path, CONFIGURATION) == report()
+
+
 def test_every_field_names_another_folder() -> None:
     others = {
         "data": "cars",

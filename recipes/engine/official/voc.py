@@ -1,0 +1,86 @@
+"""PASCAL VOC 2012 val, as pictures with masks (table 4): a picture has several objects and no class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engine.archives import Archive
+from engine.data import Folder
+from engine.errors import RecipeError
+from engine.official.layout import Layout
+
+_UNDECIDED = 255
+
+
+@dataclass(frozen=True)
+class MaskedPicture:
+    """A picture, and the files that give each of its pixels a class, and an object."""
+
+    path: Path
+    classes: Path
+    objects: Path
+
+
+def read_voc(root: Path) -> tuple[MaskedPicture, ...]:
+    """Return the pictures of VOC 2012's segmentation val, in the order of its list.
+
+    Raises:
+        RecipeError: The list or a picture is missing.
+    """
+    base = VOC.find(root)
+    if base is None:
+        raise RecipeError(f"{root} is not PASCAL VOC 2012. {VOC.advice}")
+    names = VOC.lines(base / "ImageSets" / "Segmentation" / "val.txt")
+    pictures = tuple(
+        MaskedPicture(
+            base / "JPEGImages" / f"{name}.jpg",
+            base / "SegmentationClass" / f"{name}.png",
+            base / "SegmentationObject" / f"{name}.png",
+        )
+        for name in names
+    )
+    VOC.need_pictures([path for one in pictures for path in (one.path, one.classes, one.objects)])
+    return pictures
+
+
+def voc_mask(path: Path) -> tuple[Tensor, Tensor]:
+    """Return two bool [height, width] of a mask's file: on any object, and not on its undecided outline."""
+    try:
+        with Image.open(path) as picture:
+            numbers = torch.from_numpy(np.array(picture))
+    except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
+        raise RecipeError(f"corrupt mask {path}: {type(error).__name__}: {error}. {VOC.advice}") from error
+    if numbers.ndim != 2:
+        VOC.refuse(path, "a mask with a palette", f"{numbers.ndim} dimensions")
+    return (numbers != 0) & (numbers != _UNDECIDED), numbers != _UNDECIDED
+
+
+def _no_classes(root: Path) -> Folder:
+    raise RecipeError(
+        f"{root} is {VOC.title}, whose pictures show several objects and have no class: it is for table 4"
+    )
+
+
+VOC = Layout(
+    name="VOC",
+    title="PASCAL VOC 2012",
+    address="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
+    files="JPEGImages/, SegmentationClass/, SegmentationObject/, ImageSets/Segmentation/val.txt",
+    folder="VOC2012",
+    places=(".", "VOCdevkit", "VOC2012.unpacked/files/VOCdevkit"),
+    marks=("ImageSets/Segmentation/val.txt", "SegmentationClass", "SegmentationObject"),
+    archives=(
+        Archive(
+            "VOCtrainval_11-May-2012.tar",
+            "6cd6e144f989b92b3379bac3b3de84fd",
+            "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+        ),
+    ),
+    read=_no_classes,
+)

@@ -1,0 +1,264 @@
+"""Fine-tune one model on your labelled photographs.
+
+You need a folder with your pictures and the weights of a pre-trained Vision Transformer of timm:
+
+    DIR/train/CLASS/*.jpg beside DIR/test/CLASS/*.jpg, or DIR/CLASS/*.jpg alone
+
+Without test pictures a fifth of each class is held out from training, to measure on. For example
+
+    python recipes/finetune.py --data photos --weights deit_tiny.safetensors --out result
+
+trains with GTA, which keeps the attention where the pre-trained model had it, and writes into `result` the
+model, predictions.csv, confusion.png, attention.png and report.json. Which method is best for your pictures?
+
+    python recipes/finetune.py --data photos --weights deit_tiny.safetensors --out result --search
+
+tries plain fine-tuning and two guides on a part of the training pictures, then trains with the best of them.
+New pictures: python recipes/predict.py --help. Without --data everything happens in a small drawn world, as a
+demo. What is finished is never done again: the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from accelerate import Accelerator
+from rich.console import Console
+from torch import Tensor, nn
+
+from engine.checkpoint import discard
+from engine.cli import exit_code, make_accelerator, say_what_is_missing, settings_of, workers_for
+from engine.confusion import accuracies, confusion, draw_confusion
+from engine.errors import RecipeError
+from engine.finetune import (
+    Pictures,
+    check_block,
+    choose,
+    drawn_pictures,
+    kind,
+    photographs,
+    search_table,
+    summary,
+    verdict,
+)
+from engine.methods import METHODS, SOURCE, check_methods, is_guided
+from engine.options import (
+    Parser,
+    at_least_0,
+    below_one,
+    not_negative,
+    positive,
+    rate,
+    whole,
+)
+from engine.overlay import attention_maps, draw_overlays, object_block
+from engine.predict import (
+    MODEL_FILE,
+    evenly,
+    load_stored,
+    model_file,
+    predictions,
+    probabilities,
+    readable,
+    timm_config,
+)
+from engine.progress import Progress
+from engine.runs import Report, load_report, lock, prepare_out, store_report, write_atomically
+from engine.study import Run, checkpoints_of, execute, machine, plan, trained_model
+from engine.subset import Share
+from engine.table import BASELINE
+from engine.task import Task
+
+WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "confusion.png", "attention.png", "report.json")
+DEFAULT = ("GTA", 1.0)
+SEARCHED = (("GTA", "msa-output"), (0.1, 1.0, 10.0))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; options that are not given are None."""
+    options = Parser("finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = options.add_argument
+    add("--data", type=Path, metavar="DIR", help="your pictures; without: the demo")
+    add("--weights", type=Path, metavar="FILE", help=".safetensors or .pth of the pre-trained model")
+    add("--model", help="name of a timm model with a class token (deit_tiny_patch16_224)")
+    add("--out", type=Path, metavar="DIR", help="where results go (runs/finetune-DATA)")
+    known = ", ".join(METHODS)
+    add("--method", help=f"{known} ({DEFAULT[0]})")
+    add("--lam", type=not_negative, help=f"λ, how strongly a guide holds ({DEFAULT[1]:g})")
+    add("--search", action="store_true", help="try methods and λ on held-out training pictures, use the best")
+    add("--methods", nargs="+", metavar="METHOD", help=f"of the search ({' '.join(SEARCHED[0])})")
+    lams = " ".join(f"{lam:g}" for lam in SEARCHED[1])
+    add("--lams", nargs="+", type=not_negative, metavar="LAM", help=f"of the search ({lams})")
+    held = "share of each class that is held out, for the search or where there are no test pictures (0.2)"
+    add("--hold-out", type=rate, default=0.2, metavar="RATE", help=held)
+    add("--seed", type=at_least_0, default=0, help="of everything random (0)")
+    add("--size", type=whole, help="side of the network's input in pixels (224)")
+    add("--steps", type=whole, help="training steps (200)")
+    add("--batch-size", type=whole, help="pictures of a step (64)")
+    add("--lr", type=positive, help="highest learning rate (1e-4)")
+    add("--weight-decay", type=not_negative)
+    add(
+        "--warmup-epochs",
+        type=not_negative,
+        help="passes over the pictures with a rising learning rate",
+    )
+    add("--smoothing", type=below_one, help="label smoothing")
+    add("--drop-path", type=below_one, help="stochastic depth")
+    add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
+    norm = "mean and deviation of the input: ImageNet's, or those that timm notes for the model"
+    add("--normalise", choices=("imagenet", "model"), default="imagenet", help=norm)
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision")
+    add("--workers", type=at_least_0, help="processes that read pictures; the figures do not depend on it")
+    block = "of attention.png, from 0 (where the objects are known the one that looks at them, else the last)"
+    add("--block", type=int, help=block)
+    options.set_defaults(preset=None)
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Search, train and write what was asked for, and return the exit code."""
+
+    def finetune(console: Console) -> None:
+        options = parser().parse_args(argv)
+        method, lam = _wanted(options)
+        is_demo = options.data is None
+        settings = settings_of(options, is_demo=is_demo)
+        accelerator = make_accelerator(options)
+        with Progress(console) as progress:
+            say_what_is_missing(options, {} if is_demo else {"data": options.data}, progress)
+            name = "demo" if is_demo else options.data.resolve().name
+            out = options.out or Path("runs") / f"finetune-{name}"
+            prepare_out(out)
+            if is_demo:
+                pictures = drawn_pictures(
+                    out, hold_out=options.hold_out, seed=options.seed, progress=progress
+                )
+            else:
+                pictures = photographs(options, settings, progress)
+            check_block(pictures, options.block)
+            workers = (
+                workers_for(accelerator, is_demo=is_demo) if options.workers is None else options.workers
+            )
+
+            def planned(task: Task, methods: Sequence[str], lams: Sequence[float]) -> list[Run]:
+                runs = plan(
+                    (task,),
+                    pictures.start,
+                    methods=methods,
+                    lams=dict.fromkeys(filter(is_guided, methods), tuple(dict.fromkeys(lams))),
+                    shares=(Share(rate=1.0),),
+                    seeds=(options.seed,),
+                    hyper=settings.hyper,
+                    augment=settings.augment,
+                    precision=options.precision,
+                )
+                return [run for run in runs if run.configuration.method != SOURCE]
+
+            searched: list[Report] = []
+            if options.search:
+                task = pictures.validation()
+                num_pictures = len(task.test)
+                progress.say(f"search: {num_pictures} of the training pictures held out to choose by")
+                runs = planned(task, check_methods((BASELINE, *options.methods)), options.lams)
+                searched = execute(runs, out, accelerator=accelerator, workers=workers, progress=progress)
+                console.print(search_table(searched))
+                progress.say(verdict(searched, num_pictures))
+                chosen = choose(searched).configuration
+                method, lam = chosen.method, chosen.lam
+            (run,) = planned(pictures.task, (method,), () if lam is None else (lam,))
+            with lock(out, wait=True):  # one process at a time writes the results
+                model, shares, report = _fitted(run, pictures, out, accelerator, workers, progress)
+                _write(model, shares, report, searched, pictures, out, accelerator, options.block)
+        for line in [*summary(shares, report, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return exit_code(finetune)
+
+
+def _wanted(options: Namespace) -> tuple[str, float | None]:
+    """Return method and λ, with the search's grid filled in."""
+    if options.search and (options.method is not None or options.lam is not None):
+        raise RecipeError("--search chooses method and λ itself; narrow it by --methods and --lams instead")
+    if not options.search and (options.methods is not None or options.lams is not None):
+        raise RecipeError("--methods and --lams are the search's: add --search, or use --method and --lam")
+    options.methods, options.lams = options.methods or SEARCHED[0], options.lams or SEARCHED[1]
+    (method,) = check_methods((options.method or DEFAULT[0],))
+    if not is_guided(method) and options.lam is not None:
+        raise RecipeError(f"--lam {options.lam:g}: {method} has no λ")
+    return method, (DEFAULT[1] if options.lam is None else options.lam) if is_guided(method) else None
+
+
+def _fitted(
+    run: Run, pictures: Pictures, out: Path, accelerator: Accelerator, workers: int, progress: Progress
+) -> tuple[nn.Module, Tensor, Report]:
+    """Return the trained model, from `out` where the run is finished, what it predicts, and the report."""
+    folder, path = run.configuration.folder, out / MODEL_FILE
+    report = load_report(out, run.configuration)
+    if report is not None and path.exists():
+        model, card = load_stored(path)
+        if card.run == folder:
+            progress.say(f"{run.title}: finished before")
+            return model, probabilities(model, run.task, accelerator=accelerator), report
+    done, steps = itertools.count(1), 0 if run.configuration.hyper is None else run.configuration.hyper.steps
+    with lock(out / folder, wait=True), progress.stage(run.title) as update:
+        checkpoints = checkpoints_of(run, out, accelerator, progress)
+        model, log = trained_model(
+            run,
+            accelerator=accelerator,
+            workers=workers,
+            on_step=lambda: update(next(done), steps),
+            checkpoints=checkpoints,
+        )
+        write_atomically(path, model_file(model, replace(pictures.card, run=folder)))
+        shares = probabilities(model, run.task, accelerator=accelerator)
+        metrics = accuracies(shares, run.task.test_labels, run.task.classes)
+        where, seconds = machine(accelerator), checkpoints.seconds
+        report = Report(run.configuration, metrics, log, seconds, where, checkpoints.continued)
+        store_report(out, report)
+        discard(out / folder)
+    return model, shares, report
+
+
+def _write(
+    model: nn.Module,
+    shares: Tensor,
+    report: Report,
+    searched: Sequence[Report],
+    pictures: Pictures,
+    out: Path,
+    accelerator: Accelerator,
+    block: int | None,
+) -> None:
+    """Write everything but the model and the runs, each file whole."""
+    task = pictures.task
+    write_atomically(out / "config.json", timm_config(pictures.card))
+    table = predictions(pictures.names, task.classes, shares, task.test_labels)
+    write_atomically(out / "predictions.csv", table)
+    title = f"{kind(report)}: {report.metrics['top1']:.1f} % of {len(task.test)} right"
+    counts = confusion(shares, task.test_labels)
+    write_atomically(out / "confusion.png", draw_confusion(counts, task.classes, title))
+    source = pictures.start.create(len(task.classes), 0.0)
+    if block is None:
+        block = object_block(source, task, accelerator=accelerator)
+    indices = evenly(len(task.test))
+    maps = {
+        name: readable(attention_maps(looking, task, indices, block, accelerator=accelerator))
+        for name, looking in {"before training": source, kind(report): model}.items()
+    }
+    write_atomically(out / "attention.png", draw_overlays(task.test[indices], maps, block=block))
+    tried = [{**asdict(r.configuration), "top1": r.metrics["top1"]} for r in searched]
+    search = [{key: entry[key] for key in ("method", "lam", "top1")} for entry in tried]
+    story = {**asdict(report), "measured_on": pictures.measured_on, "num_measured": len(task.test)}
+    write_atomically(out / "report.json", json.dumps({**story, "search": search}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

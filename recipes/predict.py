@@ -1,0 +1,89 @@
+"""Predict the classes of new pictures with a model that finetune.py stored.
+
+    python recipes/predict.py holiday.jpg more_pictures --model result --out predicted
+
+writes `predicted/predictions.csv`: path, predicted class, and its probability. Folders are searched to the
+bottom. With --attention also attention.png: up to eight of the pictures, lit where the model looks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from engine.cli import exit_code, make_accelerator
+from engine.options import Parser
+from engine.overlay import attention_maps, draw_overlays, object_block
+from engine.predict import (
+    evenly,
+    find_pictures,
+    load_stored,
+    new_pictures,
+    predictions,
+    probabilities,
+    readable,
+)
+from engine.progress import Progress
+from engine.runs import prepare_out, write_atomically
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    options = Parser("predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = options.add_argument
+    add("pictures", nargs="+", type=Path, metavar="PICTURES", help="picture files, or folders of them")
+    add(
+        "--model", type=Path, required=True, metavar="DIR", help="the --out of finetune.py, or its model file"
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="where results go")
+    add("--attention", action="store_true", help="show where the model looks")
+    add("--block", type=int, help="of --attention, from 0 (the last)")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict, write the results, and return the exit code."""
+
+    def predict(console: Console) -> None:
+        options = parser().parse_args(argv)
+        model, card = load_stored(options.model)
+        paths = find_pictures(options.pictures)
+        accelerator = make_accelerator(options)
+        prepare_out(options.out)
+        shown = evenly(len(paths))
+        found, seen, overlaid, maps, block = [], 0, [], [], 0
+        with Progress(console) as progress, progress.stage("predicting") as update:
+            for task in new_pictures(paths, card):
+                found.append(probabilities(model, task, accelerator=accelerator))
+                here = [index - seen for index in shown if seen <= index < seen + len(task.test)]
+                if options.attention and here:
+                    block = options.block
+                    if block is None:
+                        block = object_block(model, task, accelerator=accelerator)
+                    overlaid.append(task.test[here])
+                    attention = attention_maps(model, task, here, block, accelerator=accelerator)
+                    maps.append(readable(attention))
+                seen += len(task.test)
+                update(seen, len(paths))
+        table = predictions([str(path) for path in paths], card.classes, torch.cat(found))
+        write_atomically(options.out / "predictions.csv", table)
+        written = "predictions.csv"
+        if options.attention:
+            drawn = draw_overlays(torch.cat(overlaid), {"model": torch.cat(maps)}, block=block)
+            write_atomically(options.out / "attention.png", drawn)
+            written += ", attention.png"
+        said = f"{len(paths)} pictures predicted; written: {options.out}: {written}"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+    return exit_code(predict)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

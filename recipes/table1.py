@@ -1,0 +1,90 @@
+"""Table 1: the data sets as they lie on the disk, beside the paper's counts.
+
+    python recipes/table1.py                                      (says what to put where)
+    python recipes/table1.py --data CUB=DIR Cars=DIR Pet=DIR      (official layouts, or your own)
+    python recipes/table1.py --data CUB=CUB_200_2011.tgz          (unpacked beside the archive, once)
+    python recipes/table1.py --data Pet=DIR --download            (into DIR: CUB, Aircraft, Pet, VOC)
+
+Pictures are counted, not opened. PASCAL VOC, which table 4 needs, is looked at, but is no row.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from engine.archives import is_archive
+from engine.cli import exit_code
+from engine.counts import Counts, as_csv, as_markdown, as_rich, count, notes
+from engine.data import read_folder
+from engine.errors import RecipeError, listed
+from engine.official import LAYOUTS, layout_of, unpacked
+from engine.official.download import download
+from engine.official.voc import VOC, read_voc
+from engine.options import named_folders
+from engine.runs import prepare_out, write_atomically
+
+
+def table1(argv: Sequence[str] | None = None) -> int:
+    """Count what `--data` names, write the table into `--out`, and return the exit code."""
+    options = argparse.ArgumentParser(
+        "table1", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--data", nargs="+", metavar="NAME=DIR", default=[], help="folders or archives")
+    options.add_argument("--download", action="store_true", help="first fetch what is missing into its DIR")
+    options.add_argument("--out", type=Path, default=Path("runs/table1"), help="folder of the table")
+    chosen = options.parse_args(argv)
+
+    def table(console: Console) -> None:
+        def say(text: str) -> None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        folders = named_folders(chosen.data)
+        if not folders:
+            for layout in LAYOUTS:
+                say(f"--data {layout.name}=DIR  {layout.advice}")
+            raise RecipeError("no data: give at least one of the above, --data NAME=DIR")
+        found = {name: look(name, place, chosen.download, say) for name, place in folders.items()}
+        rows = [counts for counts in found.values() if isinstance(counts, Counts)]
+        unusable = {name: error for name, error in found.items() if isinstance(error, Exception)}
+        left_out = [f"{name} is left out: {error}" for name, error in unusable.items()]
+        given = {name.lower() for name in folders}
+        left_out += [
+            f"{layout.name} is not given and left out. {layout.advice}"
+            for layout in LAYOUTS
+            if layout.name.lower() not in given
+        ]
+        if rows:
+            prepare_out(chosen.out)
+            console.print(as_rich(rows))
+            write_atomically(chosen.out / "table1.md", as_markdown(rows, left_out))
+            write_atomically(chosen.out / "table1.csv", as_csv(rows))
+        for text in (*notes(rows), *left_out):
+            say(text)
+        if rows:
+            say(f"written: {chosen.out / 'table1'}.md, .csv")
+        if unusable:
+            raise RecipeError(f"not usable, as said above: {listed(unusable)}")
+
+    return exit_code(table)
+
+
+def look(name: str, place: Path, fetch: bool, say: Callable[[str], None]) -> Counts | Exception | None:
+    """Return what lies in `place`, or why it cannot be used; None of VOC, which has no classes to count."""
+    try:
+        layout = layout_of(name)
+        if fetch and layout is not None and not is_archive(place) and layout.find(place) is None:
+            download(layout, place, say=say)
+        if layout is not VOC:
+            return count(name, read_folder(place, name=name, say=say))
+        pictures = read_voc(unpacked(place, name, say=say))
+        say(f"{name}: {len(pictures)} pictures of {VOC.title} val with masks (for table 4)")
+    except (RecipeError, OSError) as error:
+        return error
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(table1())

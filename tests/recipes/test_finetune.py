@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from finetuned import WRITTEN, arguments, contents, run, table
+from PIL import Image
+from safetensors.torch import load_file
+from small_data import SIZE, write_picture
+
+import finetune
+from engine import demo
+from engine.data import read_folder
+from engine.evaluate import evaluate
+from engine.photos import photo_task
+from engine.predict import load_stored
+
+
+@pytest.fixture
+def result(class_folders: Path, weights: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "out"
+    assert run(*arguments(class_folders, weights, out), "--lr", "1e-3", "--seed", "3") == 0
+    return out
+
+
+def test_what_is_written_agrees(result: Path, class_folders: Path) -> None:
+    assert {path.name for path in result.iterdir() if path.is_file()} == WRITTEN | {"lock"}
+    folder = read_folder(class_folders)
+    rows = table(result / "predictions.csv")
+    assert [class_folders / row["path"] for row in rows] == [sample.path for sample in folder.test]
+    assert [row["true"] for row in rows] == [folder.classes[sample.label] for sample in folder.test]
+    right = [row["true"] == row["predicted"] for row in rows]
+    assert 0 < sum(right) < len(right)
+    report = json.loads((result / "report.json").read_text())
+    assert report["metrics"]["top1"] == pytest.approx(100 * sum(right) / len(right))
+    assert report["metrics"]["per_class"] == pytest.approx(
+        {name: 50.0 * sum(right[2 * label : 2 * label + 2]) for label, name in enumerate(folder.classes)}
+    )
+    assert (report["configuration"]["method"], report["configuration"]["lam"]) == ("GTA", 1.0)
+    assert (report["measured_on"], report["num_measured"]) == ("the test pictures", 6)
+    assert {"log", "machine", "seconds"} <= report.keys()
+
+    model, _ = load_stored(result)
+    task = photo_task(folder, name="", size=SIZE, augment="none")
+    metrics = evaluate(model, task, accelerator=Accelerator(cpu=True))
+    assert metrics["top1"] == report["metrics"]["top1"]
+    for name in ("confusion.png", "attention.png"):
+        with Image.open(result / name) as picture:
+            assert picture.width > 300
+
+
+def test_a_second_start_trains_nothing_and_changes_nothing(
+    result: Path,
+    class_folders: Path,
+    weights: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = contents(result)
+    monkeypatch.setattr(finetune, "trained_model", None)
+    assert run(*arguments(class_folders, weights, result), "--lr", "1e-3", "--seed", "3") == 0
+    assert "finished before" in capsys.readouterr().out
+    assert contents(result) == before
+
+
+def test_stopped_while_writing_it_ends_with_the_files_of_an_unbroken_one(
+    result: Path, class_folders: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*arguments(class_folders, weights, tmp_path / "broken"), "--lr", "1e-3", "--seed", "3"]
+    with monkeypatch.context() as patch:
+
+        def stopped(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(finetune, "draw_confusion", stopped)
+        assert run(*given) == 130
+    written = {path.name for path in (tmp_path / "broken").iterdir() if path.is_file()}
+    assert "model.safetensors" in written
+    assert not {"confusion.png", "report.json"} & written
+    assert run(*given) == 0
+    whole, mended = contents(result), contents(tmp_path / "broken")
+    seconds = [json.loads(files.pop("report.json")).pop("seconds") for files in (whole, mended)]
+    assert all(second > 0 for second in seconds)
+    assert mended == whole
+
+
+@pytest.mark.slow
+def test_another_method_in_the_same_folder_replaces_the_model(
+    result: Path, class_folders: Path, weights: Path
+) -> None:
+    _, first = load_stored(result)
+    before = contents(result)
+    given = [*arguments(class_folders, weights, result), "--lr", "1e-3", "--seed", "3"]
+    assert run(*given, "--method", "fine-tune") == 0
+    _, second = load_stored(result)
+    assert "GTA" in first.run
+    assert "fine-tune" in second.run
+    assert (result / "predictions.csv").read_bytes() != before["predictions.csv"]
+    assert run(*given) == 0  # its report is there, its model is not: it is trained again
+    assert (result / "model.safetensors").read_bytes() == before["model.safetensors"]
+
+
+@pytest.mark.parametrize("has_train", [True, False])
+def test_without_test_pictures_a_part_is_held_out(
+    has_train: bool,
+    class_folders: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (class_folders / "test").rename(tmp_path / "away")
+    data = class_folders if has_train else class_folders / "train"
+    assert run(*arguments(data, weights, tmp_path / "out"), "--hold-out", "0.5") == 0
+    shown = capsys.readouterr().out
+    assert "6 pictures are held out to measure on, 6 are trained on" in shown
+    rows = table(tmp_path / "out" / "predictions.csv")
+    assert Counter(row["true"] for row in rows) == {"auk": 2, "booby": 2, "crow": 2}
+    assert all((data / row["path"]).is_file() for row in rows)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["measured_on"] == "pictures held out from training"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "GTAA"], "did you mean GTA?"),
+        (["--method", "fine-tune", "--lam", "1"], "fine-tune has no λ"),
+        (["--lam", "-1"], "invalid number of at least 0"),
+        (["--search", "--lam", "1"], "--search chooses method and λ itself"),
+        (["--lams", "1"], "add --search"),
+        (["--block", "6"], "has blocks 0 to 5"),
+        (["--hold-out", "0"], "invalid rate"),
+        (["--model", "deit_tiny_patch16_242"], "did you mean deit_tiny_patch16_224"),
+        (["--data", "{tmp}/nowhere"], "cannot read the data folder"),
+        (["--data", "{data}/train/auk"], "expected a folder of pictures for each class"),
+        (["--data", "{tmp}/single"], "found only dodo"),
+        (["--data", "{tmp}/hollow"], "no picture in emu"),
+        (["--out", "{weights}"], "cannot write to --out"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str],
+    message: str,
+    class_folders: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for folder in ("single", "hollow"):
+        write_picture(tmp_path / folder / "dodo" / "0.png", seed=0)
+    (tmp_path / "hollow" / "emu").mkdir()
+    known = {"tmp": tmp_path, "data": class_folders, "weights": weights}
+    given = [word.format(**known) for word in words]
+    assert run(*arguments(class_folders, weights, tmp_path / "out"), *given) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.glob("out/*/DONE"))
+
+
+def test_weights_are_asked_for(class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--data", class_folders) == 2
+    assert "missing: the pre-trained weights (--weights FILE)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_needs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = functools.partial(demo.source_checkpoint, steps=2)
+    monkeypatch.setattr(demo, "source_checkpoint", short)
+    words = ["--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "8", "--device", "cpu"]
+    assert run(*words, "--search", "--methods", "GTA", "--lams", "1") == 0
+    assert "← used" in capsys.readouterr().out
+    model, card = load_stored(tmp_path / "out")
+    built = demo.create_model(len(card.classes)).eval()
+    built.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
+    pictures = torch.rand(2, 3, card.size, card.size)
+    assert torch.equal(model(pictures), built(pictures))
+    assert len(table(tmp_path / "out" / "predictions.csv")) > 100
