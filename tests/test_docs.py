@@ -43,8 +43,25 @@ def test_blocks_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/tour.md"} <= {page_name(page) for page in WITH_CODE}
 
 
+def make_result() -> None:
+    """Write what recipes/finetune.py leaves behind for prediction, into a folder `result`."""
+    import timm
+    from engine.predict import MODEL_FILE, Card, model_file, timm_config
+
+    name, classes = "deit_tiny_patch16_224", ("a", "b", "c")
+    card = Card(name, {"img_size": 224}, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), classes)
+    model = timm.create_model(name, num_classes=len(classes), img_size=224)
+    Path("result").mkdir()
+    Path("result", MODEL_FILE).write_bytes(model_file(model, card))
+    Path("result", "config.json").write_text(timm_config(card))
+
+
+PREPARED = {"finetune.md": make_result}
+"""What has to lie in the folder in which a page's code runs; the weights of these pages are local files."""
+
+
 @pytest.mark.parametrize("page", WITH_CODE, ids=page_name)
-def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load()  # before the registries are copied, or the page would take the libraries' families with it
     for registry in (extractors, families, penalties, towers):  # what a page registers stays on the page
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
@@ -52,8 +69,13 @@ def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.__dict__.update(GIVEN.get(page.name, {}))
     monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look it up
     text = page.read_text()
+    monkeypatch.chdir(tmp_path)
+    if page.name in PREPARED:
+        PREPARED[page.name]()
     for block in BLOCK.finditer(text):
-        code = block["code"].replace("pretrained=True", "pretrained=False")  # no network in a test
+        code = block["code"]
+        if page.name not in PREPARED:
+            code = code.replace("pretrained=True", "pretrained=False")  # no network in a test
         first_line = text[: block.start("code")].count("\n")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
