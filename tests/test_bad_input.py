@@ -213,7 +213,11 @@ def test_wrong_lam(model: nn.Module, lam: object) -> None:
         vitreg.attach(model, lam=lam)
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), "1", None, lambda step: 1.0], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [-1.0, float("nan"), "1", None, lambda step: 1.0],
+    ids=lambda value: type(value).__name__ + str(value)[:4],
+)
 def test_a_function_that_returns_no_weight(model: nn.Module, images: Tensor, value: object) -> None:
     with unchanged(model):
         with vitreg.attach(model, lam=lambda step: value) as attachment:
