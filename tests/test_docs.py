@@ -46,6 +46,7 @@ def test_blocks_are_found() -> None:
 def make_result() -> None:
     """Write what recipes/finetune.py leaves behind for prediction, into a folder `result`."""
     import timm
+
     from engine.predict import MODEL_FILE, Card, model_file, timm_config
 
     name, classes = "deit_tiny_patch16_224", ("a", "b", "c")
