@@ -34,15 +34,17 @@ def attention(module: Attention) -> AttentionReading:
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
         refuse_mask(module, seen["call"], 1)
-        return query_key_logits(row(seen["query"], 2), seen["key"], scale=_scale(module))
+        return query_key_logits(
+            row(seen["query"], 2), seen["key"], scale=_scale(module, seen["query"].shape[-1])
+        )
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)
 
 
-def _scale(module: Any) -> float:
+def _scale(module: Any, head_dim: int) -> float:
     """Return the logits' scale; fused attention takes the usual one, whatever `scale` says."""
-    return float(module.head_dim**-0.5 if module.fused_attn else module.scale)
+    return float(head_dim**-0.5 if module.fused_attn else module.scale)
 
 
 @register_family(AttentionRope)
@@ -69,7 +71,7 @@ def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
         query = seen["query"]
         if row is not cls_row or module.num_prefix_tokens == 0:  # prefix tokens are not rotated
             query = rotate(query, rope)
-        return query_key_logits(row(query, 2), key, scale=_scale(module))
+        return query_key_logits(row(query, 2), key, scale=_scale(module, seen["query"].shape[-1]))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)
