@@ -42,9 +42,9 @@ def attention(module: Attention) -> AttentionReading:
     return AttentionReading(module.num_heads, taps, logits)
 
 
-def _scale(module: Any, head_dim: int) -> float:
+def _scale(module: Any, query: Tensor) -> float:
     """Return the logits' scale; fused attention takes the usual one, whatever `scale` says."""
-    return float(head_dim**-0.5 if module.fused_attn else module.scale)
+    return float(query.shape[-1] ** -0.5 if module.fused_attn else module.scale)
 
 
 @register_family(AttentionRope)
@@ -71,7 +71,7 @@ def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
         query = seen["query"]
         if row is not cls_row or module.num_prefix_tokens == 0:  # prefix tokens are not rotated
             query = rotate(query, rope)
-        return query_key_logits(row(query, 2), key, scale=_scale(module, seen["query"].shape[-1]))
+        return query_key_logits(row(query, 2), key, scale=_scale(module, query))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)
