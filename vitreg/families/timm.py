@@ -34,9 +34,8 @@ def attention(module: Attention) -> AttentionReading:
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
         refuse_mask(module, seen["call"], 1)
-        return query_key_logits(
-            row(seen["query"], 2), seen["key"], scale=_scale(module, seen["query"].shape[-1])
-        )
+        query = row(seen["query"], 2)
+        return query_key_logits(query, seen["key"], scale=_scale(module, query))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     return AttentionReading(module.num_heads, taps, logits)
