@@ -22,11 +22,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -35,14 +34,13 @@ from torch import Tensor, nn
 
 from engine.checkpoint import discard
 from engine.cli import exit_code, make_accelerator, say_what_is_missing, settings_of, workers_for
-from engine.confusion import accuracies, confusion, draw_confusion
+from engine.confusion import accuracies
 from engine.errors import RecipeError
 from engine.finetune import (
     Pictures,
     check_block,
     choose,
     drawn_pictures,
-    kind,
     photographs,
     search_table,
     summary,
@@ -58,25 +56,20 @@ from engine.options import (
     rate,
     whole,
 )
-from engine.overlay import attention_maps, draw_overlays, object_block
 from engine.predict import (
     MODEL_FILE,
-    evenly,
     load_stored,
     model_file,
-    predictions,
     probabilities,
-    readable,
-    timm_config,
 )
 from engine.progress import Progress
+from engine.result import WRITTEN, write_result
 from engine.runs import Report, load_report, lock, prepare_out, store_report, write_atomically
 from engine.study import Run, checkpoints_of, execute, machine, plan, trained_model
 from engine.subset import Share
 from engine.table import BASELINE
 from engine.task import Task
 
-WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "confusion.png", "attention.png", "report.json")
 DEFAULT = ("GTA", 1.0)
 SEARCHED = (("GTA", "msa-output"), (0.1, 1.0, 10.0))
 
@@ -176,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             (run,) = planned(pictures.task, (method,), () if lam is None else (lam,))
             with lock(out, wait=True):  # one process at a time writes the results
                 model, shares, report = _fitted(run, pictures, out, accelerator, workers, progress)
-                _write(model, shares, report, searched, pictures, out, accelerator, options.block)
+                write_result(model, shares, report, searched, pictures, out, accelerator, options.block)
         for line in [*summary(shares, report, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -225,39 +218,6 @@ def _fitted(
         store_report(out, report)
         discard(out / folder)
     return model, shares, report
-
-
-def _write(
-    model: nn.Module,
-    shares: Tensor,
-    report: Report,
-    searched: Sequence[Report],
-    pictures: Pictures,
-    out: Path,
-    accelerator: Accelerator,
-    block: int | None,
-) -> None:
-    """Write everything but the model and the runs, each file whole."""
-    task = pictures.task
-    write_atomically(out / "config.json", timm_config(pictures.card))
-    table = predictions(pictures.names, task.classes, shares, task.test_labels)
-    write_atomically(out / "predictions.csv", table)
-    title = f"{kind(report)}: {report.metrics['top1']:.1f} % of {len(task.test)} right"
-    counts = confusion(shares, task.test_labels)
-    write_atomically(out / "confusion.png", draw_confusion(counts, task.classes, title))
-    source = pictures.start.create(len(task.classes), 0.0)
-    if block is None:
-        block = object_block(source, task, accelerator=accelerator)
-    indices = evenly(len(task.test))
-    maps = {
-        name: readable(attention_maps(looking, task, indices, block, accelerator=accelerator))
-        for name, looking in {"before training": source, kind(report): model}.items()
-    }
-    write_atomically(out / "attention.png", draw_overlays(task.test[indices], maps, block=block))
-    tried = [{**asdict(r.configuration), "top1": r.metrics["top1"]} for r in searched]
-    search = [{key: entry[key] for key in ("method", "lam", "top1")} for entry in tried]
-    story = {**asdict(report), "measured_on": pictures.measured_on, "num_measured": len(task.test)}
-    write_atomically(out / "report.json", json.dumps({**story, "search": search}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from open_clip.transformer import VisionTransformer as OpenClipVisionTransformer
 from timm.models.beit import Beit
@@ -26,6 +27,15 @@ def make_clip(**vision: object) -> CLIP:
     tower = {"layers": 3, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 32, **vision}
     text = CLIPTextCfg(context_length=8, vocab_size=50, width=16, heads=2, layers=1)
     return CLIP(8, CLIPVisionCfg(**tower), text)
+
+
+def shake(model: nn.Module) -> nn.Module:
+    """Make every parameter matter: zero biases and tables would hide a bias that is left out."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
 
 
 TOWERS: dict[str, Factory] = {

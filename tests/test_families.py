@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 
 import vitreg
+from small_models import shake
 from softmax_recorder import SoftmaxRecorder
 from vitreg.types import Query
 
@@ -31,15 +32,6 @@ OPEN_CLIP = ["ViT-B-32", "ViT-B-16-quickgelu", "EVA02-B-16"]
 TOLERANCE = 1e-4
 
 
-def _shake(model: nn.Module) -> nn.Module:
-    """Make every parameter matter: zero biases and tables would hide a bias that is left out."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
 def _compare(model: nn.Module, run: Callable[[], object], num_prefix: int, query: Query) -> None:
     with SoftmaxRecorder() as recorder, vitreg.trace(model, "attn_logits", query=query) as read:
         run()
@@ -55,7 +47,7 @@ def _compare(model: nn.Module, run: Callable[[], object], num_prefix: int, query
 @pytest.mark.parametrize("query", ["cls", "mean"])
 @pytest.mark.parametrize("name", TIMM)
 def test_timm_logits_are_those_of_its_softmax(name: str, query: Query) -> None:
-    model = _shake(timm.create_model(name, depth=2, num_classes=3))
+    model = shake(timm.create_model(name, depth=2, num_classes=3))
     size = model.patch_embed.img_size[0]
     images = torch.randn(2, 3, size, size)
     for training in (True, False):
@@ -65,7 +57,7 @@ def test_timm_logits_are_those_of_its_softmax(name: str, query: Query) -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_timm_unfused_attention_reads_the_same(fused: bool) -> None:
-    model = _shake(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)).eval()
+    model = shake(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2)).eval()
     for block in model.blocks:
         block.attn.fused_attn = fused
     _compare(model, lambda: model(torch.randn(2, 3, 32, 32)), 1, "cls")
@@ -75,7 +67,7 @@ def test_timm_qk_norm_and_grouped_queries() -> None:
     from timm.models.eva import Eva
 
     for options in ({"qk_norm": True}, {"qkv_fused": False}, {"qkv_fused": True, "use_abs_pos_emb": False}):
-        model = _shake(
+        model = shake(
             Eva(
                 img_size=32, patch_size=8, depth=2, embed_dim=64, num_heads=4, use_rot_pos_emb=True, **options
             )
@@ -86,7 +78,7 @@ def test_timm_qk_norm_and_grouped_queries() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPEN_CLIP)
 def test_open_clip_logits_are_those_of_its_softmax(name: str) -> None:
-    model = _shake(open_clip.create_model(name))
+    model = shake(open_clip.create_model(name))
     side = model.visual.image_size
     images = torch.randn(1, 3, *(side if isinstance(side, tuple) else (side, side)))
     for training in (True, False):
@@ -98,7 +90,7 @@ def test_open_clip_logits_are_those_of_its_softmax(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("query", ["cls", "mean"])
 def test_torchvision_logits_are_those_of_its_softmax(query: Query) -> None:
-    model = _shake(torchvision.models.vit_b_16())
+    model = shake(torchvision.models.vit_b_16())
     images = torch.randn(1, 3, 224, 224)
     for training in (True, False):
         model.train(training)

@@ -18,6 +18,7 @@ from timm.models.nest import Nest
 from torch import Tensor, nn
 
 import vitreg
+from small_models import shake
 from vitreg.families import find_tower
 
 
@@ -218,12 +219,7 @@ BOTH = ("msa_output", "block_output")
 
 def _shaken(name: str) -> nn.Module:
     """Make a tiny model with noise on its parameters: layers that start at zero would hide everything."""
-    model = MODELS[name].make()
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model.eval()
+    return shake(MODELS[name].make()).eval()
 
 
 def _images(name: str, batch: int = 2) -> Tensor:

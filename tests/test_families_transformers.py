@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import vitreg
 from laws import refuses, unchanged
+from small_models import shake
 from softmax_recorder import SoftmaxRecorder
 from vitreg.families import find_tower
 from vitreg.registry import ClassRegistry
@@ -106,41 +105,13 @@ def beside_text(kind: str) -> nn.Module:
     return getattr(hf, f"{kind}Model")(config).train()
 
 
-def shake(model: nn.Module) -> nn.Module:
-    """Make every parameter matter: zero biases and tables would hide a bias that is left out."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
-class PoolRecorder(TorchFunctionMode):
-    """Collects the logits [b, h, 1, n] of each `nn.MultiheadAttention`, computed from its arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logits: list[Tensor] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.multi_head_attention_forward:
-            query, key, _, width, heads, weight, bias = args[:7]  # [n, b, d]
-            parts = (
-                F.linear(query, weight, bias)[..., :width],
-                F.linear(key, weight, bias)[..., width:][..., :width],
-            )
-            q, k = (p.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for p in parts)
-            self.logits.append((q @ k.transpose(-1, -2) / (width // heads) ** 0.5).detach())
-        return func(*args, **(kwargs or {}))
-
-
 def compare(model: nn.Module, run: Callable[[], object], num_prefix: int, query: Query) -> None:
-    recorder = PoolRecorder() if query == "pool" else SoftmaxRecorder()
-    with recorder, vitreg.trace(model, "attn_logits", query=query) as read:
+    with SoftmaxRecorder() as recorder, vitreg.trace(model, "attn_logits", query=query) as read:
         run()
     found = read["attn_logits"]
     assert len(found) == (1 if query == "pool" else 2)
-    for ours, full in zip(found, recorder.logits, strict=query == "pool"):
+    seen = recorder.logits[-1:] if query == "pool" else recorder.logits[:2]
+    for ours, full in zip(found, seen, strict=True):
         rows = full[:, :, num_prefix:].mean(2) if query == "mean" else full[:, :, 0]
         torch.testing.assert_close(ours, rows[..., num_prefix:], atol=1e-5, rtol=0)
         assert ours.dtype == torch.float32

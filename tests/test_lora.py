@@ -295,3 +295,13 @@ def test_an_attention_pooling_with_adapters_is_refused(library: str) -> None:
     vitreg.attach(model, query="pool").remove()
     with pytest.raises(vitreg.UnsupportedModelError, match="found an adapter"):
         vitreg.attach(with_lora(model, target), query="pool")
+
+
+def test_base_weights_that_are_unfrozen_later() -> None:
+    model = with_lora(make_vit(), ["qkv"])
+    with vitreg.attach(model, "base") as reg:
+        for _ in range(2):
+            model(torch.randn(2, 3, 32, 32))
+            next(p for n, p in model.named_parameters() if "base_layer.weight" in n).requires_grad_(True)
+            with pytest.raises(vitreg.ArgumentError, match="base weights that stay what they are"):
+                reg.penalty()

@@ -163,8 +163,18 @@ class Normalising(VisionTransformer):
 def test_images_that_are_changed_before_the_stem(images: Tensor) -> None:
     model = Normalising(**SMALL).train()
     with vitreg.attach(model, target="block_output") as reg:
+        for _ in range(2):  # an error that is caught once is there the next time
+            model(images)
+            with refuses(UnsupportedModelError, "as they are", "changes them", "into the data"):
+                reg.penalty()
+
+
+def test_a_part_that_is_gone(images: Tensor) -> None:
+    model = make_vit().train()
+    with vitreg.attach(model) as reg:
         model(images)
-        with refuses(UnsupportedModelError, "as they are", "changes them", "into the data"):
+        model.blocks = model.blocks[:1]
+        with refuses(StateError, "blocks.1", "was replaced after attaching"):
             reg.penalty()
 
 

@@ -35,10 +35,14 @@ class BaseSource:
                 f"{type(tower.module).__name__}. Use peft.get_peft_model first, or pass source=None."
             )
         _refuse_merged(tower.module)
-        heads = [tower.module.get_submodule(name) for name in tower.heads]
-        head = {id(p) for module in heads for p in module.parameters()}
-        with _adapters_off(tower.module):  # which freezes them, too
-            trained = [n for n, p in tower.module.named_parameters() if p.requires_grad and id(p) not in head]
+        with _adapters_off(tower.module):
+            self._refuse_trained()
+
+    def _refuse_trained(self) -> None:
+        """Raise `ArgumentError` if a parameter of the base is trained; adapters that are off are not."""
+        module = self.tower.module
+        head = {id(p) for name in self.tower.heads for p in module.get_submodule(name).parameters()}
+        trained = [n for n, p in module.named_parameters() if p.requires_grad and id(p) not in head]
         if trained:
             raise ArgumentError(
                 f"source='base' needs base weights that stay what they are, found {len(trained)} that are "
@@ -60,6 +64,7 @@ class BaseSource:
         self.tower.module.eval()
         try:
             with _adapters_off(self.tower.module), torch.compiler.set_stance("force_eager"):
+                self._refuse_trained()  # somebody may have unfrozen them since
                 run_source(reader, images, autocast)
         finally:
             for module in training:

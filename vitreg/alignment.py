@@ -11,7 +11,7 @@ from vitreg.extractors import blocks_read, extractors
 from vitreg.layers import resolve_layers
 from vitreg.penalties import Penalty, ReadingPenalty
 from vitreg.reader import Reader
-from vitreg.types import Block, Grid, Tower, grid_of
+from vitreg.types import Block, Grid, Tower
 
 
 def may_differ(penalties: Iterable[Penalty]) -> frozenset[str]:
@@ -128,7 +128,7 @@ def _grid(penalty: ReadingPenalty, reader: Reader, index: int) -> Grid:
     block = _block(penalty, reader.tower, index)
     assert reader.images is not None
     height, width = reader.images.shape[-2:]
-    grid = block.grid or grid_of(reader.tower, (height, width))
+    grid = block.grid or _grid_of(reader.tower, (height, width))
     if grid is None:
         raise UnsupportedModelError(
             f"align='resample' needs patch grids; that of block {block.name!r} of "
@@ -137,12 +137,19 @@ def _grid(penalty: ReadingPenalty, reader: Reader, index: int) -> Grid:
     return grid
 
 
+def _grid_of(tower: Tower, size: tuple[int, int]) -> Grid | None:
+    """Return the patch grid of a picture of `size` pixels, or None where it is not known."""
+    if tower.patch_size is None:
+        return tower.grid
+    return size[0] // tower.patch_size[0], size[1] // tower.patch_size[1]
+
+
 def _check_patches(penalty: ReadingPenalty, reader: Reader, index: int, value: Tensor) -> None:
     """Raise `MismatchError` unless attention was read over as many patches as the picture has."""
     tower, block = reader.tower, _block(penalty, reader.tower, index)
     assert reader.images is not None
     height, width = reader.images.shape[-2:]
-    grid = block.grid if block.grid != tower.grid else grid_of(tower, (height, width))
+    grid = block.grid if block.grid != tower.grid else _grid_of(tower, (height, width))
     if grid is not None and value.shape[-1] != grid[0] * grid[1]:
         raise MismatchError(
             f"{penalty.extractor} of block {index} is {list(value.shape)}, but the picture has "

@@ -102,8 +102,9 @@ class Reader:
 
     def replaced(self) -> str | None:
         """Return the name of a module that is read and stands no longer where it stood, or None."""
+        now = dict(self.tower.module.named_modules(remove_duplicate=False))
         for name, module in self._places.items():
-            found = self.tower.module.get_submodule(name)
+            found = now.get(name)
             if found is not module and getattr(found, "_checkpoint_wrapped_module", None) is not module:
                 return name
         return None

@@ -15,7 +15,7 @@ from vitreg.families import find_tower, towers
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
 from vitreg.source_pass import run_source
-from vitreg.types import Tower, image_size
+from vitreg.types import Tower
 
 
 class FrozenSource:
@@ -66,7 +66,7 @@ class FrozenSource:
             UnsupportedModelError: the model changes the images before its stem, which would happen twice.
         """
         if resize:
-            images = _resized(images, image_size(self.tower))
+            images = _resized(images, _image_size(self.tower))
         run_source(reader, images, autocast)
 
 
@@ -115,6 +115,13 @@ def make_source(
         return FrozenSource(model)
     check_match(tower, find_tower(source), may_differ)
     return FrozenSource(source)
+
+
+def _image_size(tower: Tower) -> tuple[int, int] | None:
+    """Return the only picture size that the tower takes, or None where it takes several."""
+    if tower.grid is None or tower.patch_size is None:
+        return None
+    return tower.grid[0] * tower.patch_size[0], tower.grid[1] * tower.patch_size[1]
 
 
 def _resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -40,7 +40,6 @@ def _check_same_images(reader: Reader, images: Tensor) -> None:
     """
     if reader.images is images or reader.knows_stem:
         return
-    reader.knows_stem = True
     if reader.images is None or reader.images.shape != images.shape or not torch.equal(reader.images, images):
         raise UnsupportedModelError(
             f"Expected {type(reader.tower.module).__name__} to hand its images to "
@@ -60,3 +59,4 @@ def _others_silent(reader: Reader) -> Iterator[None]:
     finally:
         for other in others:
             other.enabled = True
+    reader.knows_stem = True

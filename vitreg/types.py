@@ -151,17 +151,3 @@ class Tower:
     patch_size: tuple[int, int] | None = None
     pool: Block | None = None
     features: Probe | str | None = None
-
-
-def grid_of(tower: Tower, size: tuple[int, int]) -> Grid | None:
-    """Return the patch grid of a picture of `size` pixels, or None where it is not known."""
-    if tower.patch_size is None:
-        return tower.grid
-    return size[0] // tower.patch_size[0], size[1] // tower.patch_size[1]
-
-
-def image_size(tower: Tower) -> tuple[int, int] | None:
-    """Return the only picture size that the tower takes, or None where it takes several."""
-    if tower.grid is None or tower.patch_size is None:
-        return None
-    return tower.grid[0] * tower.patch_size[0], tower.grid[1] * tower.patch_size[1]

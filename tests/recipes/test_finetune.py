@@ -15,6 +15,7 @@ from small_data import SIZE, write_picture
 
 import finetune
 from engine import demo
+from engine import result as results
 from engine.data import read_folder
 from engine.evaluate import evaluate
 from engine.photos import photo_task
@@ -77,7 +78,7 @@ def test_stopped_while_writing_it_ends_with_the_files_of_an_unbroken_one(
         def stopped(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr(finetune, "draw_confusion", stopped)
+        patch.setattr(results, "draw_confusion", stopped)
         assert run(*given) == 130
     written = {path.name for path in (tmp_path / "broken").iterdir() if path.is_file()}
     assert "model.safetensors" in written
