@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from engine.data import Folder, Sample
@@ -25,10 +26,23 @@ MEMORY_LIMIT = 2 * 2**30
 T = TypeVar("T")
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned upright for each EXIF orientation (tag 0x0112) but 1, which is upright."""
+
+
 class _Opened(NamedTuple):
     picture: Image.Image
     mask: Tensor | None
     digest: str
+    turned: bool
 
 
 class Photos:
@@ -60,6 +74,11 @@ class Photos:
         picture = self.kept.get(index) or self._reduced(_open(self.samples[index]).picture)
         with random_numbers(seed):
             return self.transform(picture)
+
+    def plain(self, index: int) -> Tensor:
+        """Return picture `index` as a test picture is seen, from the reduced one: uint8 [3, size, size]."""
+        picture = self.kept.get(index) or self._reduced(_open(self.samples[index]).picture)
+        return evaluation_transform(self.size)(picture, None)[0]
 
     def _reduced(self, picture: Image.Image) -> Image.Image:
         scale = 2 * self.size / min(picture.size)
@@ -127,19 +146,29 @@ def photo_task(
 
 
 def _open(sample: Sample) -> _Opened:
+    """Return the picture upright, as its EXIF orientation says, and its object.
+
+    Boxes and trimaps are in pixels of the stored picture, as index.csv defines them, and turned with it.
+    """
     content = _read(sample.path)
-    picture = _decode(sample.path, content).convert("RGB")
+    stored = _decode(sample.path, content)
     mask = None
     if sample.trimap is not None:
         trimap = _decode(sample.trimap, _read(sample.trimap))
-        if trimap.size != picture.size:
+        if trimap.size != stored.size:
             raise RecipeError(
-                f"{sample.trimap} is {trimap.size} pixels, its picture {sample.path} {picture.size}"
+                f"{sample.trimap} is {trimap.size} pixels, its picture {sample.path} {stored.size} as stored"
             )
         mask = trimap_mask(trimap)
     elif sample.box is not None:
-        mask = box_mask(sample.box, height=picture.height, width=picture.width)
-    return _Opened(picture, mask, hashlib.sha256(content).hexdigest())
+        mask = box_mask(sample.box, height=stored.height, width=stored.width)
+    picture = stored.convert("RGB")
+    turn = _TURNS.get(stored.getexif().get(ExifTags.Base.Orientation, 1))
+    if turn is not None:
+        picture = picture.transpose(turn)
+        if mask is not None:
+            mask = torch.from_numpy(np.array(Image.fromarray(mask.numpy()).transpose(turn)))
+    return _Opened(picture, mask, hashlib.sha256(content).hexdigest(), turn is not None)
 
 
 def _read(path: Path) -> bytes:
@@ -153,6 +182,7 @@ def _decode(path: Path, content: bytes) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(content))
         picture.load()
+        picture.getexif()
     except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
         raise RecipeError(
             f"corrupt picture {path}: {type(error).__name__}: {error}".splitlines()[0]
@@ -163,6 +193,8 @@ def _decode(path: Path, content: bytes) -> Image.Image:
 def _add(digest: hashlib._Hash, split: str, sample: Sample, opened: _Opened) -> None:
     """Add to the fingerprint what decides a figure: content, order, class, object; not the folder's place."""
     digest.update(f"{split} {sample.label} {opened.digest} {sample.box}\n".encode())
+    if opened.turned:
+        digest.update(b"turned\n")  # runs from before pictures were turned are other runs
     if sample.trimap is not None and opened.mask is not None:
         digest.update(opened.mask.numpy().tobytes())
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from torch import Tensor, nn
 
 from engine.errors import RecipeError, listed, nearest
 
-_WRAPPERS = ("state_dict", "model", "teacher")
+_WRAPPERS = ("state_dict", "model", "teacher", "student")
 _PREFIXES = ("module.", "backbone.")
+_UNUSED = ("masked_embed",)
+"""What iBOT's student sees in place of a masked patch; fine-tuning masks none."""
 
 
 def file_hash(path: Path) -> str:
@@ -43,11 +47,22 @@ def _digest(file: Any) -> str:
     return digest.hexdigest()
 
 
+def state_hash(state: dict[str, Tensor]) -> str:
+    """Return the sha256 of the names, types, shapes and values of tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a `.safetensors` or torch file in float32, freed from their checkpoint.
 
-    Unwrapped are dictionaries under `state_dict`, `model` or `teacher` and the prefixes `module.` and
-    `backbone.`. Nothing in the file is executed.
+    Unwrapped are dictionaries under `state_dict`, `model`, `teacher` or `student` and the prefixes `module.`
+    and `backbone.`. DINO's and iBOT's whole checkpoints hold a teacher and a student: the teacher is taken,
+    as their owners evaluate it. Left out are their projection heads and iBOT's `masked_embed`. Nothing in the
+    file is executed.
 
     Raises:
         RecipeError: The file cannot be read, holds no tensors, or a tensor has a value that is not finite.
@@ -72,17 +87,40 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not state:
         raise RecipeError(f"{path} holds no tensors, expected a state_dict")
+    return finite({key: value for key, value in state.items() if key not in _UNUSED}, str(path))
+
+
+def finite(state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the tensors in float32.
+
+    Raises:
+        RecipeError: A tensor of `where` has a value that is not finite.
+    """
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
-        raise RecipeError(f"{path} has values that are not finite in {listed(broken)}")
+        raise RecipeError(f"{where} has values that are not finite in {listed(broken)}")
     return state
 
 
+class _Unread:
+    """What stands for a NumPy number in a checkpoint: nothing of NumPy has to run to pass over it."""
+
+    def __init__(self, *parts: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_PASSED_OVER = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+
+
 def _load_pickled(path: Path) -> Any:
-    with torch.serialization.safe_globals(
-        [argparse.Namespace]
-    ):  # DINO and iBOT store their arguments like this
+    # DINO's and iBOT's whole checkpoints hold their arguments as a Namespace, and learning rates of NumPy's
+    # schedules in the state of the optimizer.
+    known: list[Any] = [argparse.Namespace, *((_Unread, name) for name in _PASSED_OVER)]
+    with torch.serialization.safe_globals(known):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -119,12 +157,13 @@ def load_model(
     spellings.
 
     Raises:
-        RecipeError: As `empty_model`, or the keys or shapes do not fit.
+        RecipeError: As `empty_model`, the patches are of another size, or the keys or shapes do not fit.
     """
     model = empty_model(name, num_classes=num_classes, size=size, drop_path=drop_path)
+    _check_patches(name, state, model.state_dict())
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        found = translate(dict(state), model) if translate else dict(state)
+        found = _translated(translate, state, model) if translate else dict(state)
     except Exception as error:
         raise RecipeError(
             f"the weights do not fit {name}: {type(error).__name__}: {error}".splitlines()[0]
@@ -147,3 +186,19 @@ def load_model(
         raise RecipeError(f"the weights do not fit {name}: {told}")
     model.load_state_dict(found, strict=False)
     return model
+
+
+def _check_patches(name: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise `RecipeError` if the patches are of another size, which timm would resample without a word."""
+    key = "patch_embed.proj.weight"
+    if key in state and key in own and state[key].dim() == 4 and state[key].shape[2:] != own[key].shape[2:]:
+        sizes = (" × ".join(map(str, tensor.shape[2:])) for tensor in (state[key], own[key]))
+        raise RecipeError(
+            "the weights do not fit {}: patches of {} instead of {} pixels".format(name, *sizes)
+        )
+
+
+def _translated(translate: Callable[..., Any], state: dict[str, Tensor], model: nn.Module) -> Any:
+    """Return `state` as timm spells it: iBOT calls the scale of a layer `gamma_1`, timm `ls1.gamma`."""
+    scales = "adapt_layer_scale" in inspect.signature(translate).parameters
+    return translate(dict(state), model, **({"adapt_layer_scale": True} if scales else {}))

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from small_data import write_index, write_picture
 
 from engine import photos
@@ -13,7 +15,7 @@ from engine.data import read_folder
 from engine.errors import RecipeError
 from engine.photos import photo_task
 from engine.task import Task
-from engine.transforms import evaluation_transform
+from engine.transforms import box_mask, evaluation_transform
 
 AUGMENT = "rand-m9-mstd0.5-inc1"
 
@@ -85,3 +87,78 @@ def test_trimap_of_another_size_is_named(tmp_path: Path) -> None:
     write_index(tmp_path, rows, ["path", "label", "split", "trimap"])
     with pytest.raises(RecipeError, match=r"0train_trimap\.png is \(9, 9\) pixels"):
         task(tmp_path)
+
+
+def lay_down(path: Path, orientation: int | None) -> None:
+    """Store a PNG again with an orientation, as a camera does that was held another way; the pixels stay."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(path) as picture:
+        picture.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+def test_pictures_stand_upright_with_their_boxes(indexed: Path, orientation: int | None) -> None:
+    folder = read_folder(indexed)
+    for sample in (folder.train[1], folder.test[1]):
+        lay_down(sample.path, orientation)
+    made = task(indexed)
+
+    # Pillow's own, and a box painted into a picture that is stored in the same way.
+    upright = ImageOps.exif_transpose(Image.open(folder.test[1].path))
+    painted = np.zeros((40, 48), np.uint8)
+    painted[6:30, 8:28] = 1
+    assert torch.equal(torch.from_numpy(painted).bool(), box_mask((8, 6, 20, 24), height=40, width=48))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation or 1
+    Image.fromarray(painted).save(indexed / "mask.png", exif=exif)
+    mask = np.asarray(ImageOps.exif_transpose(Image.open(indexed / "mask.png")))
+    expected = evaluation_transform(32)(upright, torch.from_numpy(mask.astype(bool)))
+    assert torch.equal(made.test[1], expected[0])
+    assert made.test_masks is not None
+    assert expected[1] is not None
+    assert torch.equal(made.test_masks[1], expected[1])
+
+    plain = photo_task(folder, name="birds", size=32, augment="none").train.picture(1, seed=0)
+    stored = ImageOps.exif_transpose(Image.open(folder.train[1].path))
+    assert torch.equal(plain, evaluation_transform(32)(stored, None)[0])
+
+
+def test_trimap_is_turned_with_its_picture(tmp_path: Path) -> None:
+    rows = []
+    for label in "01":
+        for split in ("train", "test"):
+            write_picture(tmp_path / f"{label}{split}.png", seed=1)
+            lay_down(tmp_path / f"{label}{split}.png", 6)  # turned by 90 degrees clockwise: left is up
+            trimap = np.full((40, 48), 2, np.uint8)
+            trimap[:, :24] = 1
+            Image.fromarray(trimap).save(tmp_path / f"{label}{split}_trimap.png")
+            rows.append([f"{label}{split}.png", label, split, f"{label}{split}_trimap.png"])
+    write_index(tmp_path, rows, ["path", "label", "split", "trimap"])
+    masks = task(tmp_path).test_masks
+    assert masks is not None
+    assert masks[:, :15].all()
+    assert not masks[:, 17:].any()
+
+
+def test_fingerprint_follows_the_turn(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = read_folder(class_folders).test[0]
+    lay_down(sample.path, 1)
+    upright = task(class_folders).fingerprint
+    lay_down(sample.path, 3)
+    turned = task(class_folders).fingerprint
+    monkeypatch.setattr(photos, "_TURNS", {})  # as it was before pictures were turned
+    assert len({upright, turned, task(class_folders).fingerprint}) == 3
+
+
+def test_fingerprint_of_upright_pictures_is_as_it_ever_was(class_folders: Path) -> None:
+    # Stored runs are found by it.
+    folder = read_folder(class_folders)
+    made = photo_task(folder, name="birds", size=32, augment=AUGMENT)
+    digest = hashlib.sha256(repr((made.mean, made.std)).encode())
+    for split, samples in (("train", folder.train), ("test", folder.test)):
+        for sample in samples:
+            content = hashlib.sha256(sample.path.read_bytes()).hexdigest()
+            digest.update(f"{split} {sample.label} {content} None\n".encode())
+    assert made.fingerprint == digest.hexdigest()

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -11,7 +13,7 @@ from small_data import MODEL, SIZE
 from torch import Tensor, nn
 
 from engine.errors import RecipeError
-from engine.weights import empty_model, file_hash, load_model, read_weights
+from engine.weights import empty_model, file_hash, load_model, read_weights, state_hash
 
 State = dict[str, Tensor]
 
@@ -29,7 +31,7 @@ def assert_backbone_is(model: nn.Module, state: State, *, atol: float = 0.0) -> 
     assert own["head.weight"].shape[0] == 3
 
 
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "teacher"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model", "teacher", "student"])
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone."])
 def test_wrappers_and_prefixes(tmp_path: Path, state: State, wrapper: str | None, prefix: str) -> None:
     stored: dict[str, object] = {prefix + key: value for key, value in state.items()}
@@ -40,6 +42,81 @@ def test_wrappers_and_prefixes(tmp_path: Path, state: State, wrapper: str | None
     content = stored if wrapper is None else {wrapper: stored, "epoch": 3, "args": argparse.Namespace(lr=1.0)}
     torch.save(content, tmp_path / "source.pth")
     assert_backbone_is(loaded(tmp_path / "source.pth"), state)
+
+
+def whole_checkpoint(state: State, loss: str) -> dict[str, object]:
+    """A `checkpoint.pth` as DINO's and iBOT's scripts store it: the student is in DDP, the teacher is not."""
+    head = {"head.mlp.0.weight": torch.ones(2, 2), "head.last_layer.weight_g": torch.ones(2, 1)}
+    student = {f"backbone.{key}": value + 1 for key, value in state.items() if not key.startswith("head.")}
+    student |= {"backbone.masked_embed": torch.ones(1, 64)} if loss == "ibot_loss" else {}
+    teacher = {f"backbone.{key}": value for key, value in state.items() if not key.startswith("head.")}
+    return {
+        "student": {f"module.{key}": value for key, value in {**student, **head}.items()},
+        "teacher": {**teacher, **head},
+        "optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": np.float64(5e-4), "params": [0]}]},
+        "epoch": 800,
+        "args": argparse.Namespace(arch="vit_small", global_crops_scale=(0.25, 1.0), lr=5e-4),
+        loss: {"center": torch.zeros(1, 8)},
+        "fp16_scaler": {"scale": 65536.0, "_growth_tracker": 7},
+    }
+
+
+@pytest.mark.parametrize("loss", ["dino_loss", "ibot_loss"])
+@pytest.mark.parametrize("numpy_name", [b"numpy._core.multiarray", b"numpy.core.multiarray"])
+def test_whole_checkpoint_gives_its_teacher(
+    tmp_path: Path, state: State, loss: str, numpy_name: bytes
+) -> None:
+    path = tmp_path / "checkpoint.pth"
+    torch.save(whole_checkpoint(state, loss), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert content.count(b"numpy._core.multiarray\nscalar") == 1
+    path.write_bytes(content.replace(b"numpy._core.multiarray", numpy_name))  # as NumPy 1 spells it
+    assert_backbone_is(loaded(path), state)
+
+
+def test_student_without_teacher_is_taken_without_its_mask(tmp_path: Path, state: State) -> None:
+    content = whole_checkpoint(state, "ibot_loss")
+    del content["teacher"]
+    torch.save(content, tmp_path / "checkpoint.pth")
+    assert_backbone_is(loaded(tmp_path / "checkpoint.pth"), {key: v + 1 for key, v in state.items()})
+
+
+def test_checkpoint_teacher_as_extracted(tmp_path: Path, state: State) -> None:
+    backbone = {key: value for key, value in state.items() if not key.startswith("head.")}
+    torch.save(
+        {"state_dict": {**backbone, "masked_embed": torch.zeros(1, 64)}}, tmp_path / "checkpoint_teacher.pth"
+    )
+    assert_backbone_is(loaded(tmp_path / "checkpoint_teacher.pth"), state)
+
+
+def test_scales_of_layers_by_their_other_name(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    name = "deit3_small_patch16_224"
+    model = timm.create_model(name, num_classes=0, img_size=SIZE)
+    own = {key: torch.randn_like(value) for key, value in model.state_dict().items()}
+    torch.save({re.sub(r"ls(\d)\.gamma", r"gamma_\1", key): own[key] for key in own}, tmp_path / "gamma.pth")
+    assert "blocks.0.gamma_1" in read_weights(tmp_path / "gamma.pth")
+    found = load_model(name, read_weights(tmp_path / "gamma.pth"), num_classes=3, size=SIZE)
+    assert torch.equal(found.state_dict()["blocks.1.ls2.gamma"], own["blocks.1.ls2.gamma"])
+
+
+def test_patches_of_another_size_are_not_resampled(tmp_path: Path, state: State) -> None:
+    torch.save({**state, "patch_embed.proj.weight": torch.randn(64, 3, 8, 8)}, tmp_path / "small.pth")
+    with pytest.raises(RecipeError, match="patches of 8 × 8 instead of 16 × 16 pixels"):
+        loaded(tmp_path / "small.pth")
+
+
+def test_state_hash_is_of_names_and_values(state: State) -> None:
+    turned = dict(reversed(state.items()))
+    assert state_hash(turned) == state_hash(state)
+    name = "blocks.2.norm1.bias"
+    others = [
+        {**state, name: state[name] + 1},
+        {**state, name: state[name].half()},
+        {**state, name: state[name].reshape(8, 8)},
+        {(f"{name}es" if key == name else key): value for key, value in state.items()},
+    ]
+    assert len({state_hash(changed) for changed in (state, *others)}) == 5
 
 
 def test_half_precision_becomes_float32(tmp_path: Path, state: State) -> None:
