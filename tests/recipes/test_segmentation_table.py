@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from engine.errors import RecipeError
+from engine.segmentation_table import (
+    SegmentationRow,
+    as_csv,
+    as_markdown,
+    as_rich,
+    notes,
+    read_paper_jaccard,
+    segmentation_rows,
+)
+
+
+def measured(*jaccard: float, **change: Any) -> dict[str, Any]:
+    found = {
+        "blocks": [3, 11],
+        "jaccard": list(jaccard),
+        "mean_attention": [value / 2 for value in jaccard],
+        "foreground": [value + 0.01 for value in jaccard],
+        "whole_picture": 0.25,
+        "num_pictures": 1449,
+        "num_left_out": 0,
+        "mass": 0.6,
+    }
+    return {**found, **change}
+
+
+FOUND = {
+    "source": [measured(0.2, 0.40)],
+    "fine-tune": [measured(0.2, 0.34), measured(0.3, 0.38)],
+    "GTA": [measured(0.2, 0.43), measured(0.1, 0.41)],
+}
+
+
+def table(data: str = "VOC", block: int = 11) -> dict[str, SegmentationRow]:
+    return {row.model: row for row in segmentation_rows(data, FOUND, block=block)}
+
+
+def test_paper_s_numbers() -> None:
+    assert read_paper_jaccard() == {"fine-tune": 0.367, "source": 0.386, "GTA": 0.399}
+
+
+def test_rows() -> None:
+    rows = table()
+    assert list(rows) == ["source", "fine-tune", "GTA"]
+    source, tuned, gta = rows.values()
+    assert (source.jaccard, source.std, source.gain, source.paper, source.paper_gain) == (
+        0.40,
+        None,
+        None,
+        0.386,
+        None,
+    )
+    assert (tuned.num_seeds, tuned.block) == (2, 11)
+    assert tuned.jaccard == pytest.approx(0.36)
+    assert tuned.std == pytest.approx(0.02 * 2**0.5)
+    assert tuned.gain == pytest.approx(-0.04)
+    assert tuned.paper_gain == pytest.approx(0.367 - 0.386)
+    assert gta.mean_attention == pytest.approx(0.21)
+    assert gta.foreground == pytest.approx(0.43)
+    assert (gta.paper, gta.paper_gain) == (0.399, pytest.approx(0.013))
+    assert gta.is_paper_data
+    assert table(block=3)["GTA"].jaccard == pytest.approx(0.15)
+
+
+def test_text_on_voc() -> None:
+    text = as_markdown(list(table().values()), "table4")
+    assert "| VOC | fine-tune | 2 | 11 | 0.360 ± 0.028 | -0.040 | 0.367 | -0.019 | 0.180 | 0.370 |" in text
+    assert "| VOC | source |  | 11 | 0.400 |  | 0.386 |  | 0.200 | 0.410 |" in text
+    assert "hold 60 % of the [CLS] attention of its best head in block 11" in text
+    assert "whole picture would score 0.250. 1449 pictures." in text
+    assert "share of the attention are not known" in text
+    assert "other pictures" not in text
+
+
+def test_text_on_other_pictures() -> None:
+    few = {name: [measured(0.2, 0.4, num_pictures=5, num_left_out=2)] for name in ("source", "GTA+TransMix")}
+    said = "\n".join(notes(segmentation_rows("demo", few, block=3)))
+    assert "5 of 7 pictures: 2 without any object are not counted." in said
+    assert "which are other pictures: compare the gains" in said
+    (_, row) = segmentation_rows("demo", few, block=3)
+    assert (row.paper, row.paper_gain, row.is_paper_data) == (None, None, False)
+
+
+def test_terminal_shows_the_rows() -> None:
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(as_rich(list(table().values())))
+    shown = captured.get()
+    assert all(text in shown for text in ("fine-tune", "0.420 ± 0.014", "+0.020", "+0.013"))
+
+
+def test_csv_is_unrounded() -> None:
+    rows = list(table().values())
+    written = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    assert [row["model"] for row in written] == ["source", "fine-tune", "GTA"]
+    assert float(written[1]["std"]) == rows[1].std
+    assert written[0]["std"] == ""
+    assert written[2]["num_pictures"] == "1449"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"GTA": [measured(0.2, 0.4, mass=0.9)]}, "mass is 0.6 in one and 0.9 in GTA"),
+        ({"GTA": [measured(0.2, 0.4, num_pictures=7)]}, "num_pictures is 1449 in one and 7 in GTA"),
+        ({"GTA": [measured(0.2, blocks=[3])]}, "GTA was not measured in block 11, only in 3"),
+        ({"GTA": []}, "at least one measurement of GTA"),
+    ],
+)
+def test_what_makes_no_table(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        segmentation_rows("VOC", {**FOUND, **change}, block=11)
+
+
+def test_without_the_source_there_is_no_gain() -> None:
+    (row,) = segmentation_rows("VOC", {"GTA": FOUND["GTA"]}, block=11)
+    assert row.gain is None
