@@ -33,7 +33,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from engine.checkpoint import discard
-from engine.cli import exit_code, make_accelerator, say_what_is_missing, settings_of, workers_for
+from engine.cli import exit_code
 from engine.confusion import accuracies
 from engine.errors import RecipeError
 from engine.finetune import (
@@ -46,6 +46,7 @@ from engine.finetune import (
     summary,
     verdict,
 )
+from engine.hub import FORMS
 from engine.methods import METHODS, SOURCE, check_methods, is_guided
 from engine.options import (
     Parser,
@@ -56,19 +57,17 @@ from engine.options import (
     rate,
     whole,
 )
-from engine.predict import (
-    MODEL_FILE,
-    load_stored,
-    model_file,
-    probabilities,
-)
+from engine.paper import BASELINE
+from engine.plan import Design, Run, plan
+from engine.predict import MODEL_FILE, load_stored, model_file, probabilities
+from engine.prepare import check_batch, make_accelerator, say_what_is_missing, settings_of, workers_for
+from engine.processes import entered, on_main
 from engine.progress import Progress
 from engine.result import WRITTEN, write_result
+from engine.run import checkpoints_of, machine, measured_task, trained_model
 from engine.runs import Report, load_report, lock, prepare_out, store_report, write_atomically
-from engine.study import Run, checkpoints_of, execute, machine, plan, trained_model
+from engine.study import execute
 from engine.subset import Share
-from engine.table import BASELINE
-from engine.task import Task
 
 DEFAULT = ("GTA", 1.0)
 SEARCHED = (("GTA", "msa-output"), (0.1, 1.0, 10.0))
@@ -79,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     options = Parser("finetune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
     add("--data", type=Path, metavar="DIR", help="your pictures; without: the demo")
-    add("--weights", type=Path, metavar="FILE", help=".safetensors or .pth of the pre-trained model")
+    add("--weights", metavar="FILE", help=f"of the pre-trained model: {FORMS}")
     add("--model", help="name of a timm model with a class token (deit_tiny_patch16_224)")
     add("--out", type=Path, metavar="DIR", help="where results go (runs/finetune-DATA)")
     known = ", ".join(METHODS)
@@ -112,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add("--workers", type=at_least_0, help="processes that read pictures; the figures do not depend on it")
     block = "of attention.png, from 0 (where the objects are known the one that looks at them, else the last)"
     add("--block", type=int, help=block)
-    options.set_defaults(preset=None)
+    options.set_defaults(preset=None, quick=False, mixup=None, cutmix=None)
     return options
 
 
@@ -125,26 +124,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_demo = options.data is None
         settings = settings_of(options, is_demo=is_demo)
         accelerator = make_accelerator(options)
+        check_batch(settings.hyper, options.methods if options.search else (method,))
         with Progress(console) as progress:
             say_what_is_missing(options, {} if is_demo else {"data": options.data}, progress)
             name = "demo" if is_demo else options.data.resolve().name
             out = options.out or Path("runs") / f"finetune-{name}"
-            prepare_out(out)
-            if is_demo:
-                pictures = drawn_pictures(
-                    out, hold_out=options.hold_out, seed=options.seed, progress=progress
-                )
-            else:
-                pictures = photographs(options, settings, progress)
+            on_main(lambda: prepare_out(out))
+            pictures = drawn_pictures(out, progress) if is_demo else photographs(options, settings, progress)
             check_block(pictures, options.block)
             workers = (
                 workers_for(accelerator, is_demo=is_demo) if options.workers is None else options.workers
             )
 
-            def planned(task: Task, methods: Sequence[str], lams: Sequence[float]) -> list[Run]:
-                runs = plan(
-                    (task,),
-                    pictures.start,
+            def planned(methods: Sequence[str], lams: Sequence[float], hold_out: float = 0.0) -> list[Run]:
+                design = Design(
+                    (pictures.task,),
+                    (pictures.start,),
                     methods=methods,
                     lams=dict.fromkeys(filter(is_guided, methods), tuple(dict.fromkeys(lams))),
                     shares=(Share(rate=1.0),),
@@ -152,24 +147,29 @@ def main(argv: Sequence[str] | None = None) -> int:
                     hyper=settings.hyper,
                     augment=settings.augment,
                     precision=options.precision,
+                    hold_out=hold_out,
                 )
-                return [run for run in runs if run.configuration.method != SOURCE]
+                return [run for run in plan(design) if run.configuration.method != SOURCE]
 
             searched: list[Report] = []
             if options.search:
-                task = pictures.validation()
-                num_pictures = len(task.test)
+                methods = check_methods((BASELINE, *options.methods))
+                runs = planned(methods, options.lams, options.hold_out)
+                num_pictures = len(measured_task(runs[0]).test)
                 progress.say(f"search: {num_pictures} of the training pictures held out to choose by")
-                runs = planned(task, check_methods((BASELINE, *options.methods)), options.lams)
                 searched = execute(runs, out, accelerator=accelerator, workers=workers, progress=progress)
                 console.print(search_table(searched))
                 progress.say(verdict(searched, num_pictures))
                 chosen = choose(searched).configuration
                 method, lam = chosen.method, chosen.lam
-            (run,) = planned(pictures.task, (method,), () if lam is None else (lam,))
-            with lock(out, wait=True):  # one process at a time writes the results
+            (run,) = planned((method,), () if lam is None else (lam,))
+            with entered(lock(out, wait=True)):  # one command at a time writes the results
                 model, shares, report = _fitted(run, pictures, out, accelerator, workers, progress)
-                write_result(model, shares, report, searched, pictures, out, accelerator, options.block)
+                on_main(
+                    lambda: write_result(
+                        model, shares, report, searched, pictures, out, accelerator, options.block
+                    )
+                )
         for line in [*summary(shares, report, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -194,14 +194,13 @@ def _fitted(
 ) -> tuple[nn.Module, Tensor, Report]:
     """Return the trained model, from `out` where the run is finished, what it predicts, and the report."""
     folder, path = run.configuration.folder, out / MODEL_FILE
-    report = load_report(out, run.configuration)
-    if report is not None and path.exists():
-        model, card = load_stored(path)
-        if card.run == folder:
-            progress.say(f"{run.title}: finished before")
-            return model, probabilities(model, run.task, accelerator=accelerator), report
+    report = on_main(lambda: _finished(run, out))
+    if report is not None:
+        progress.say(f"{run.title}: finished before")
+        model, _ = load_stored(path)
+        return model, probabilities(model, run.task, accelerator=accelerator), report
     done, steps = itertools.count(1), 0 if run.configuration.hyper is None else run.configuration.hyper.steps
-    with lock(out / folder, wait=True), progress.stage(run.title) as update:
+    with entered(lock(out / folder, wait=True)), progress.stage(run.title) as update:
         checkpoints = checkpoints_of(run, out, accelerator, progress)
         model, log = trained_model(
             run,
@@ -210,14 +209,25 @@ def _fitted(
             on_step=lambda: update(next(done), steps),
             checkpoints=checkpoints,
         )
-        write_atomically(path, model_file(model, replace(pictures.card, run=folder)))
+        on_main(lambda: write_atomically(path, model_file(model, replace(pictures.card, run=folder))))
         shares = probabilities(model, run.task, accelerator=accelerator)
         metrics = accuracies(shares, run.task.test_labels, run.task.classes)
         where, seconds = machine(accelerator), checkpoints.seconds
         report = Report(run.configuration, metrics, log, seconds, where, checkpoints.continued)
-        store_report(out, report)
-        discard(out / folder)
+        on_main(lambda: _store(report, out))
     return model, shares, report
+
+
+def _finished(run: Run, out: Path) -> Report | None:
+    """Return the report of `run` if it is finished and the model in `out` is its own."""
+    report, path = load_report(out, run.configuration), out / MODEL_FILE
+    is_here = report is not None and path.exists() and load_stored(path)[1].run == run.configuration.folder
+    return report if is_here else None
+
+
+def _store(report: Report, out: Path) -> None:
+    store_report(out, report)
+    discard(out / report.configuration.folder)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from engine.cli import exit_code, make_accelerator
+from engine.cli import exit_code
 from engine.options import Parser
 from engine.overlay import attention_maps, draw_overlays, object_block
 from engine.predict import (
@@ -28,6 +28,7 @@ from engine.predict import (
     probabilities,
     readable,
 )
+from engine.prepare import make_accelerator
 from engine.progress import Progress
 from engine.runs import prepare_out, write_atomically
 

@@ -23,7 +23,8 @@ from engine.errors import RecipeError, listed
 from engine.official import LAYOUTS, layout_of, unpacked
 from engine.official.download import download
 from engine.official.voc import VOC, read_voc
-from engine.options import named_folders
+from engine.options import named_places
+from engine.processes import on_main
 from engine.runs import prepare_out, write_atomically
 
 
@@ -41,7 +42,7 @@ def table1(argv: Sequence[str] | None = None) -> int:
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        folders = named_folders(chosen.data)
+        folders = {name: Path(place) for name, place in named_places(chosen.data).items()}
         if not folders:
             for layout in LAYOUTS:
                 say(f"--data {layout.name}=DIR  {layout.advice}")
@@ -68,7 +69,7 @@ def table1(argv: Sequence[str] | None = None) -> int:
         if unusable:
             raise RecipeError(f"not usable, as said above: {listed(unusable)}")
 
-    return exit_code(table)
+    return exit_code(lambda console: on_main(lambda: table(console)))
 
 
 def look(name: str, place: Path, fetch: bool, say: Callable[[str], None]) -> Counts | Exception | None:

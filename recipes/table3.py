@@ -18,8 +18,9 @@ A run that is finished is never run again: the same command goes on where it was
 import sys
 
 from engine.cli import run_table
+from engine.prepare import Table
 
-METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
+TABLE = Table("table3", methods=("fine-tune", "block-output", "msa-output", "GTA"))
 
 if __name__ == "__main__":
-    sys.exit(run_table("table3", description=__doc__, methods=METHODS))
+    sys.exit(run_table(TABLE, description=__doc__))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import RecipeError, listed
+from engine.processes import gathered, on_main, rank
 from engine.runs import write_atomically
 from engine.train import Training
 
@@ -36,7 +37,8 @@ class Checkpoints:
     `owner` says what else decides the figures: a checkpoint of another owner is not used. The schedule, the
     batches and the attachment's step follow from the number of steps; the attachment's source is the model
     as it comes in, which is compared with the one that the checkpoint began with. It is written after `every`
-    seconds and at the end; 0 writes and reads none.
+    seconds and at the end; 0 writes and reads none. Of several processes the main one writes and reads it,
+    with the random states of all.
 
     Attributes:
         continued: how many times the training was taken up from a checkpoint, without those after which no
@@ -75,18 +77,8 @@ class Checkpoints:
         """
         if self.every <= 0:
             return
-        self.owner["start"] = _fingerprint(training.model, indices)
-        _delete(self.path.parent.glob(f".{NAME}.*"))  # left by a kill in the middle of writing
-        if not self.path.exists():
-            return
-        try:
-            stored, reason = _read(self.path), None
-            if stored["owner"] != self.owner:
-                reason = _difference(stored["owner"], self.owner)
-        except Exception as error:  # whatever the broken bytes lead the readers into
-            stored, reason = {}, f"it cannot be read: {type(error).__name__}"
-        if reason is not None:
-            self.say(f"{self.path} is not used, the run starts anew ({reason})")
+        stored = on_main(lambda: self._fitting(training, indices))
+        if stored is None:
             return
         try:
             training.model.load_state_dict(stored["model"])
@@ -94,7 +86,7 @@ class Checkpoints:
             training.log[:] = stored["log"]
             training.step = stored["step"]
             self.continued, self._earlier = stored["continued"] + 1, stored["seconds"]
-            _set_random_states(stored["random"], training.model)
+            _set_random_states(stored["random"][rank()], training.model)
         except Exception as error:
             raise RecipeError(
                 f"cannot continue from {self.path} ({type(error).__name__}); delete it to start the run anew"
@@ -103,8 +95,31 @@ class Checkpoints:
 
     def save(self, training: Training, *, is_last: bool) -> None:
         """Write the checkpoint if it is time to; a disk that is full is told once and stops nothing."""
-        if self.every <= 0 or (not is_last and time.monotonic() - self._written < self.every):
-            return
+        if self.every > 0 and (is_last or on_main(self._is_due)):
+            states = gathered(_random_states(training.model))
+            on_main(lambda: self._write(training, states))
+
+    def _fitting(self, training: Training, indices: Sequence[int]) -> dict[str, Any] | None:
+        """Return what the checkpoint holds, or None if there is none that fits."""
+        self.owner["start"] = _fingerprint(training.model, indices)
+        _delete(self.path.parent.glob(f".{NAME}.*"))  # left by a kill in the middle of writing
+        if not self.path.exists():
+            return None
+        try:
+            stored, reason = _read(self.path), None
+            if stored["owner"] != self.owner:
+                reason = _difference(stored["owner"], self.owner)
+        except Exception as error:  # whatever the broken bytes lead the readers into
+            stored, reason = {}, f"it cannot be read: {type(error).__name__}"
+        if reason is None:
+            return stored
+        self.say(f"{self.path} is not used, the run starts anew ({reason})")
+        return None
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._written >= self.every
+
+    def _write(self, training: Training, states: Sequence[dict[str, Any]]) -> None:
         content = BytesIO()  # torch, writing to a file itself, does not say that the disk is full
         torch.save(
             {
@@ -115,7 +130,7 @@ class Checkpoints:
                 "step": training.step,
                 "continued": self.continued,
                 "seconds": self.seconds,
-                "random": _random_states(training.model),
+                "random": list(states),
             },
             content,
         )

@@ -9,14 +9,18 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from engine import demo, world
+from engine.plan import Start
+from engine.processes import on_main
 from engine.runs import lock
 from engine.settings import GUIDED, Settings
-from engine.study import Start
 from engine.task import Task
 from engine.train import Hyperparameters
 from engine.weights import file_hash, read_weights
 
 NAME = "demo"
+
+QUICK_STEPS = 5
+"""Of pre-training, where figures do not matter."""
 
 SETTINGS = Settings(
     size=world.IMAGE_SIZE,
@@ -43,6 +47,10 @@ class Drawn:
         """Return picture `index` as uint8 [3, size, size], whatever the seed."""
         return self.images[index]
 
+    def plain(self, index: int) -> Tensor:
+        """Return picture `index` as uint8 [3, size, size]."""
+        return self.images[index]
+
 
 def drawn_task() -> Task:
     """Return the target of the drawn world: one fixed world, runs differ by subset, head and order."""
@@ -65,10 +73,26 @@ def drawn_task() -> Task:
     )
 
 
-def drawn_start(cache: Path, *, on_step: Callable[[int, int], None]) -> Start:
-    """Return the demo's source, pre-trained once and kept in `cache`."""
-    with lock(cache, wait=True):  # a second process waits for the first one's source
-        path = demo.source_checkpoint(cache, progress=on_step)
+def drawn_start(
+    cache: Path, *, label: str = "", is_quick: bool = False, on_step: Callable[[int, int], None]
+) -> Start:
+    """Return the demo's source, pre-trained once and kept in `cache`.
+
+    Without a label, or with SL, it is supervised, with DINO or iBOT self-supervised by that method; SSL is
+    iBOT, as in the paper. A quick one is hardly trained.
+    """
+    steps = {"steps": QUICK_STEPS} if is_quick else {}
+
+    def pre_trained() -> Path:
+        with lock(cache, wait=True):  # a second process waits for the first one's source
+            if label in ("", "SL"):
+                return demo.source_checkpoint(cache, progress=on_step, **steps)
+            from engine.selfsup import self_supervised_checkpoint
+
+            method = "iBOT" if label == "SSL" else label
+            return self_supervised_checkpoint(cache, method, progress=on_step, **steps)
+
+    path = on_main(pre_trained)
     state = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith("head.")}
 
     def create(num_classes: int, drop_path: float) -> nn.Module:
@@ -76,4 +100,4 @@ def drawn_start(cache: Path, *, on_step: Callable[[int, int], None]) -> Start:
         model.load_state_dict({**model.state_dict(), **state})
         return model
 
-    return Start(NAME, file_hash(path), create)
+    return Start(NAME, file_hash(path), create, label)

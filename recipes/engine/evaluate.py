@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import vitreg
 from engine.attention import best_head_jaccard, object_share, patch_coverage
+from engine.processes import count, rank
 from engine.task import Task
 
 BATCH_SIZE = 100
@@ -30,35 +32,45 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the metrics of `model` on the task's test pictures.
 
-    `top1` in percent (left out without a trained head); `object_share` and `jaccard`, one number in [0, 1]
-    for each block, where the task has masks. A picture without any of its object inside the crop is not
-    counted in these.
+    `top1` in percent, `per_class` in percent of each class by its name, and their mean `class_mean` (left
+    out without a trained head); `object_share` and `jaccard`, one number in [0, 1] for each block, where the
+    task has masks. A picture without any of its object inside the crop is not counted in these.
+
+    Several processes share the pictures, and all return the metrics of all pictures.
     """
-    device = accelerator.device
+    device, has_masks = accelerator.device, task.test_masks is not None
     model.to(device).eval()
-    accuracy = MulticlassAccuracy(len(task.classes), average="micro").to(device)
-    labels, has_masks = torch.tensor(task.test_labels), task.test_masks is not None
-    shares: list[MeanMetric] = []
-    indices: list[MeanMetric] = []
-    for start in range(0, len(labels), BATCH_SIZE):
-        part = slice(start, start + BATCH_SIZE)
+    synchronised = {"sync_on_compute": count() > 1}
+    micro, each = (
+        MulticlassAccuracy(len(task.classes), average=a, **synchronised).to(device) for a in ("micro", "none")
+    )
+    depth = vitreg.describe(model).num_blocks if has_masks else 0
+    shares, indices = ([MeanMetric(**synchronised).to(device) for _ in range(depth)] for _ in range(2))
+    labels = torch.tensor(task.test_labels)
+
+    own = range(len(labels) * rank() // count(), len(labels) * (rank() + 1) // count())
+    for start in range(own.start, own.stop, BATCH_SIZE):
+        part = slice(start, min(start + BATCH_SIZE, own.stop))
         pictures = task.normalised(task.test[part].to(device))
         with ExitStack() as reading, accelerator.autocast():
             trace = reading.enter_context(vitreg.trace(model, "attn_probs")) if has_masks else {}
             logits = model(pictures)
-        accuracy.update(logits.float(), labels[part].to(device))
+        for accuracy in (micro, each):
+            accuracy.update(logits.float(), labels[part].to(device))
         if task.test_masks is not None:
             rows = list(trace["attn_probs"])
             coverage = patch_coverage(task.test_masks[part].to(device), rows[0].shape[-1])
             is_seen = coverage.sum(1) > 0
-            shares = shares or [MeanMetric().to(device) for _ in rows]
-            indices = indices or [MeanMetric().to(device) for _ in rows]
             if is_seen.any():
-                for block, row in enumerate(rows):
-                    shares[block].update(object_share(row[is_seen], coverage[is_seen]))
-                    indices[block].update(best_head_jaccard(row[is_seen], coverage[is_seen]))
-        on_batch(len(pictures))
-    metrics: dict[str, Any] = {"top1": 100 * float(accuracy.compute())} if has_head else {}
+                for row, share, index in zip(rows, shares, indices, strict=True):
+                    share.update(object_share(row[is_seen], coverage[is_seen]))
+                    index.update(best_head_jaccard(row[is_seen], coverage[is_seen]))
+        on_batch(len(pictures) * count())
+    metrics: dict[str, Any] = {}
+    if has_head:
+        per_class = [100 * value for value in each.compute().tolist()]
+        metrics = {"top1": 100 * float(micro.compute()), "class_mean": fmean(per_class)}
+        metrics["per_class"] = dict(zip(task.classes, per_class, strict=True))
     if shares:
         metrics["object_share"] = [float(metric.compute()) for metric in shares]
         metrics["jaccard"] = [float(metric.compute()) for metric in indices]

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import timm
-import torch
 from rich.box import HORIZONTALS
 from rich.table import Table
 from torch import Tensor
@@ -19,19 +16,18 @@ from torchvision.datasets import ImageFolder
 
 import vitreg
 from engine import demo
-from engine.cli import drawn_tasks, photographed_tasks
 from engine.confusion import confused, confusion
 from engine.data import Folder, Sample, read_folder
-from engine.drawn import Drawn
 from engine.errors import RecipeError, listed
 from engine.methods import is_guided
-from engine.photos import photo_task
+from engine.paper import BASELINE
+from engine.plan import Start
 from engine.predict import Card
 from engine.progress import Progress
 from engine.runs import Report
 from engine.settings import Settings
-from engine.study import Start
-from engine.table import BASELINE
+from engine.sources import drawn_sources, folder_task, input_statistics, photographed_start
+from engine.subset import split
 from engine.task import Task
 
 
@@ -39,42 +35,23 @@ from engine.task import Task
 class Pictures:
     """What is trained on and measured on, and where it starts from.
 
-    `names` are those of the measured pictures, `measured_on` says what they are, and `validation` makes the
-    task of a search, out of the training pictures alone.
+    `names` are those of the measured pictures, and `measured_on` says what they are.
     """
 
     task: Task
     names: tuple[str, ...]
     measured_on: str
-    validation: Callable[[], Task]
     start: Start
     card: Card
 
 
-def drawn_pictures(out: Path, *, hold_out: float, seed: int, progress: Progress) -> Pictures:
+def drawn_pictures(out: Path, progress: Progress) -> Pictures:
     """Return the demo's pictures, and its source, which timm can build too."""
-    (task,), start = drawn_tasks(out, progress)
-
-    def validation() -> Task:
-        train, labels = task.train, np.array(task.train_labels)
-        if not isinstance(train, Drawn):
-            raise TypeError(f"the demo's pictures are drawn, found {type(train).__name__}")
-        is_out = np.zeros(len(labels), dtype=bool)
-        is_out[held_out(task.train_labels, hold_out, seed=seed, classes=task.classes)] = True
-        return replace(
-            task,
-            name="demo validation",
-            train=Drawn(train.images[torch.from_numpy(~is_out)]),
-            train_labels=tuple(labels[~is_out].tolist()),
-            test=train.images[torch.from_numpy(is_out)],
-            test_labels=tuple(labels[is_out].tolist()),
-            test_masks=None,
-        )
-
+    task, (start,) = drawn_sources(out, ("",), progress)
     names = tuple(f"drawn/{index}" for index in range(len(task.test)))
     architecture: dict[str, Any] = dict(demo.ARCHITECTURE)
     card = Card("vit_tiny_patch16_224", architecture, task.size, task.mean, task.std, task.classes)
-    return Pictures(task, names, "the drawn test pictures", validation, start, card)
+    return Pictures(task, names, "the drawn test pictures", start, card)
 
 
 def photographs(options: Namespace, settings: Settings, progress: Progress) -> Pictures:
@@ -84,40 +61,25 @@ def photographs(options: Namespace, settings: Settings, progress: Progress) -> P
         RecipeError: The pictures or the weights cannot be used.
     """
     folder = read_pictures(options.data)
-    _, start = photographed_tasks(options, {}, settings, progress)
+    start = photographed_start(options.weights, settings)
     measured_on = "the test pictures"
     if not folder.test:
-        folder = _split(folder, options.hold_out, seed=options.seed)
+        folder = _parted(folder, options.hold_out, seed=options.seed)
         measured_on = "pictures held out from training"
         progress.say(
             f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out to measure on, "
             f"{len(folder.train)} are trained on"
         )
-    fixed = timm.data.resolve_model_data_config(start.create(2, 0.0))
-    is_imagenet = options.normalise == "imagenet"
-    mean = timm.data.IMAGENET_DEFAULT_MEAN if is_imagenet else tuple(fixed["mean"])
-    std = timm.data.IMAGENET_DEFAULT_STD if is_imagenet else tuple(fixed["std"])
-    size, augment = settings.size, settings.augment
-
-    def task_of(folder: Folder, name: str) -> Task:
-        with progress.stage(f"reading the pictures of {name}") as update:
-            return photo_task(
-                folder, name=name, size=size, augment=augment, mean=mean, std=std, on_picture=update
-            )
-
-    name = options.data.resolve().name
-
-    def validation() -> Task:
-        task = task_of(_split(folder, options.hold_out, seed=options.seed), f"{name} validation")
-        return replace(task, test_masks=None)
-
+    statistics = input_statistics(options.normalise, settings)
+    task = folder_task(folder, options.data.resolve().name, settings, statistics, progress)
     inside = [s.path.is_relative_to(folder.root) for s in folder.test]
     names = tuple(
         str(sample.path.relative_to(folder.root) if is_inside else sample.path)
         for sample, is_inside in zip(folder.test, inside, strict=True)
     )
+    size, mean, std = settings.size, statistics.mean, statistics.std
     card = Card(start.name, {"img_size": size}, size, mean, std, folder.classes)
-    return Pictures(task_of(folder, name), names, measured_on, validation, start, card)
+    return Pictures(task, names, measured_on, start, card)
 
 
 def read_pictures(root: Path) -> Folder:
@@ -145,29 +107,11 @@ def read_pictures(root: Path) -> Folder:
     return Folder(root, tuple(found.classes), samples, ())
 
 
-def held_out(labels: Sequence[int], rate: float, *, seed: int, classes: Sequence[str]) -> list[int]:
-    """Return the sorted indices of a random share of each class: at least one picture, and never all.
-
-    Raises:
-        RecipeError: A class has only one picture.
-    """
-    chosen: list[int] = []
-    for label, name in enumerate(classes):
-        members = [index for index, found in enumerate(labels) if found == label]
-        if len(members) < 2:
-            raise RecipeError(
-                f"class {name} has a single picture to train on: none can be held out; add more"
-            )
-        count = min(max(1, round(rate * len(members))), len(members) - 1)
-        chosen += np.random.default_rng([seed, label, 1]).permutation(members)[:count].tolist()
-    return sorted(chosen)
-
-
-def _split(folder: Folder, rate: float, *, seed: int) -> Folder:
+def _parted(folder: Folder, rate: float, *, seed: int) -> Folder:
     labels = [sample.label for sample in folder.train]
-    out = set(held_out(labels, rate, seed=seed, classes=folder.classes))
-    train = tuple(sample for index, sample in enumerate(folder.train) if index not in out)
-    return replace(folder, train=train, test=tuple(folder.train[index] for index in sorted(out)))
+    kept, out = split(range(len(labels)), labels, rate, seed=seed, classes=folder.classes)
+    train, test = (tuple(folder.train[index] for index in indices) for indices in (kept, out))
+    return replace(folder, train=train, test=test)
 
 
 def kind(report: Report) -> str:

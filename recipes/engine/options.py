@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from engine.errors import RecipeError
+from engine.hub import FORMS
 from engine.methods import check_methods, is_guided
 from engine.subset import Share
+from engine.track import TRACKERS
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,16 +28,19 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     options = Parser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = options.add_argument
     data = (
-        "pictures in train/CLASS beside test/CLASS, with index.csv or in an official layout or archive; also "
-        "NAME=DIR; without: the demo"
+        "pictures in train/CLASS beside test/CLASS, with index.csv, in an official layout or archive, or "
+        "hf:OWNER/DATASET; also NAME=DIR; without: the demo"
     )
     add("--data", nargs="+", metavar="DIR", help=data)
-    add("--weights", type=Path, metavar="FILE", help=".safetensors or .pth of the pre-trained model")
+    weights = f"of the pre-trained model: {FORMS}; LABEL=… for each source of a table of several"
+    add("--weights", nargs="+", metavar="FILE", help=weights)
     add("--model", help="name of a timm model with a class token")
     add("--size", type=whole, help="side of the network's input in pixels")
     share = options.add_mutually_exclusive_group()
     share.add_argument("--rates", nargs="+", type=rate, metavar="RATE", help="shares of each class, 0.15 1.0")
     share.add_argument("--shots", nargs="+", type=whole, metavar="N", help="pictures of each class instead")
+    subset = "file that lists the training pictures, PATH LABEL in each line; NAME=FILE for several data sets"
+    share.add_argument("--subset", nargs="+", metavar="FILE", help=subset)
     add("--steps", type=whole, help="training steps of a run")
     add("--batch-size", type=whole, help="pictures of a step")
     add("--lr", type=positive, help="highest learning rate")
@@ -43,14 +48,25 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--warmup-epochs", type=not_negative, help="passes over the subset with a rising learning rate")
     add("--smoothing", type=below_one, help="label smoothing")
     add("--drop-path", type=below_one, help="stochastic depth")
+    add("--mixup", type=not_negative, metavar="ALPHA", help="mix pictures in all methods; DeiT: 0.8 (0)")
+    add("--cutmix", type=not_negative, metavar="ALPHA", help="the same by boxes; DeiT: 1.0 (0)")
     add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
     add("--methods", nargs="+", metavar="METHOD", help="rows of the table")
     add(
         "--lam",
         nargs="+",
         metavar="[METHOD=]LAM",
-        help="λ of all guides or of one; several values, several rows",
+        help="λ of all penalties or of one; of several the best is taken",
     )
+    selects = (
+        "how the best λ is found: on a part of the training pictures that is held out, on the test pictures, "
+        "as the paper may have done, or not at all: then each is a row"
+    )
+    add("--select", choices=("validation", "test", "none"), default="validation", help=selects)
+    held = "share of each class's training pictures that is held out to choose by (0.2)"
+    add("--hold-out", type=below_one, default=0.2, metavar="RATE", help=held)
+    measured = "measure accuracy and attention every N steps too, for the curves in each report"
+    add("--measure-every", type=at_least_0, metavar="N", help=measured)
     add("--seeds", nargs="+", type=at_least_0, metavar="SEED", help="one run each: 0 1 2")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision")
@@ -61,26 +77,65 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         default="imagenet",
         help="mean and deviation of the input",
     )
-    add("--out", type=Path, help="folder of runs and tables")
+    told = "also tell the log of each run to tensorboard, wandb or another of accelerate's trackers"
+    add("--log-with", nargs="+", choices=TRACKERS, default=(), metavar="TRACKER", help=told)
+    add("--out", type=Path, help="folder of runs and tables; tables with one folder share their runs")
     add("--preset", choices=("paper",), help="the paper's protocol")
+    add("--quick", action="store_true", help="a few steps of everything, to see that it works")
     return options
 
 
-def named_folders(texts: Sequence[str]) -> dict[str, Path]:
-    """Return folders by name from DIR or NAME=DIR.
+def labelled_weights(texts: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
+    """Return the weights of each of the sources `labels`, from LABEL=FILE, or FILE for the only one.
 
     Raises:
-        RecipeError: Two folders have one name.
+        RecipeError: A source has none, or there are others.
     """
-    folders: dict[str, Path] = {}
+    if len(labels) == 1 and len(texts) == 1:
+        return {labels[0]: texts[0]}
+    known = {label.lower(): label for label in labels}
+    found: dict[str, str] = {}
+    for text in texts:
+        label, equals, place = text.partition("=")
+        if not equals or not place or label.lower() not in known or known[label.lower()] in found:
+            break
+        found[known[label.lower()]] = place
+    if len(found) != len(texts) or len(found) != len(labels):
+        expected = " ".join(f"{label}=FILE" for label in labels) if len(labels) > 1 else "one FILE"
+        raise RecipeError(f"--weights {' '.join(texts)}: expected {expected}")
+    return {label: found[label] for label in labels}
+
+
+def named_places(texts: Sequence[str]) -> dict[str, str]:
+    """Return folders, and data sets of a hub, by name from DIR, NAME=DIR, hf:OWNER/DATASET and so on.
+
+    Raises:
+        RecipeError: Two have one name.
+    """
+    places: dict[str, str] = {}
     for text in texts:
         name, equals, place = text.partition("=")
         if not equals or "/" in name:
-            name, place = Path(text).resolve().name, text
-        if not name or not place or name in folders:
+            name, place = Path(text.partition("?")[0]).resolve().name, text
+        if not name or not place or name in places:
             raise RecipeError(f"--data {text}: expected DIR or NAME=DIR, each name once")
-        folders[name] = Path(place)
-    return folders
+        places[name] = place
+    return places
+
+
+def named_lists(texts: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
+    """Return a file for each of the data sets `names`, from NAME=FILE, or FILE for the only one.
+
+    Raises:
+        RecipeError: A data set has none, or there are others.
+    """
+    if len(names) == 1 and len(texts) == 1:
+        return {names[0]: Path(texts[0].removeprefix(f"{names[0]}="))}
+    found = {name: Path(place) for name, _, place in (text.partition("=") for text in texts) if place}
+    if sorted(found) != sorted(names) or len(found) != len(texts):
+        expected = " ".join(f"{name}=FILE" for name in names) or "none, as the demo has no files"
+        raise RecipeError(f"--subset {' '.join(texts)}: expected {expected}")
+    return found
 
 
 def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -10,29 +10,35 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from engine.methods import SOURCE
+from engine.runs import Report
 from engine.table import Row
 
 # Okabe and Ito's colours, told apart by colour-blind readers; the marker and the lightness tell them apart in
 # grey.
-_LOOKS = [
+LOOKS = [
     ("#000000", "o"),
     ("#E69F00", "s"),
     ("#56B4E9", "D"),
     ("#0072B2", "^"),
     ("#D55E00", "v"),
     ("#009E73", "P"),
+    ("#CC79A7", "X"),
+    ("#F0E442", "p"),
+    ("#999999", "*"),
+    ("#FFFFFF", "h"),
 ]
 
 
-def draw(rows: Sequence[Row], title: str) -> bytes:
-    """Return the plot as a PNG file: a line of panels for each data set."""
-    names = list(dict.fromkeys(row.data for row in rows))
+def draw(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
+    """Return the plot as a PNG file: a line of panels for each data set and source."""
+    names = list(dict.fromkeys((row.data, row.source) for row in rows))
     with_objects = any(row.object_share is not None for row in rows)
     columns = 2 if with_objects else 1
     figure = Figure(figsize=(1.5 + 4.2 * columns, 0.9 + 3.1 * len(names)), dpi=150, layout="constrained")
     grid = figure.subplots(len(names), columns, squeeze=False)
-    for line, data in zip(grid, names, strict=True):
-        of_data = [row for row in rows if row.data == data]
+    for line, (data, source) in zip(grid, names, strict=True):
+        of_data = [row for row in rows if (row.data, row.source) == (data, source)]
+        data = f"{data} from {source}" if source else data
         _panel(line[0], of_data, "top1", "std", f"{data}: top-1 on test pictures, %")
         if not with_objects:
             continue
@@ -62,10 +68,13 @@ def draw(rows: Sequence[Row], title: str) -> bytes:
 def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading: str) -> None:
     rows = [row for row in rows if row.method != SOURCE and getattr(row, value) is not None]
     shares = list(dict.fromkeys(row.share for row in rows))
-    kinds = list(dict.fromkeys((row.method, row.lam) for row in rows))
+    # Where each cell has one λ, it is the method that is compared, whatever the λ of each share.
+    has_one_lam = len({(row.share, row.method) for row in rows}) == len(rows)
+    kinds = list(dict.fromkeys((row.method, None if has_one_lam else row.lam) for row in rows))
     for number, (method, lam) in enumerate(kinds):
-        colour, marker = _LOOKS[number % len(_LOOKS)]
-        own = [row for row in rows if (row.method, row.lam) == (method, lam)]
+        colour, marker = LOOKS[number % len(LOOKS)]
+        own = [row for row in rows if row.method == method and (has_one_lam or row.lam == lam)]
+        lams = {row.lam for row in own if row.lam is not None}
         shift = 0.12 * (
             number - (len(kinds) - 1) / 2
         )  # beside each other, so that no error bar hides another
@@ -81,7 +90,7 @@ def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading:
             yerr=[getattr(row, deviation) or 0.0 for row in own],
             linestyle="none",
             capsize=3,
-            label=method if lam is None else f"{method} (λ = {lam:g})",
+            label=f"{method} (λ = {lams.pop():g})" if len(lams) == 1 else method,
             **style,
         )
     axes.set_xticks(range(len(shares)), shares)

@@ -68,6 +68,9 @@ class Progress:
     def begin(self, total: int, *, num_runs: int, num_finished: int) -> None:
         """Start the overall bar over `total` units of work in `num_runs` runs."""
         self.total, self.num_runs, self.began = total, num_runs, time.monotonic()
+        self.done = self.run_number = 0
+        if self._overall is not None:
+            self._bars.remove_task(self._overall)
         finished = f", {num_finished} finished before" if num_finished else ""
         self.say(f"{num_runs} runs to do{finished}")
         self._overall = self._bars.add_task("all runs", total=total, left="", visible=num_runs > 0)

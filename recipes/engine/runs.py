@@ -22,13 +22,19 @@ from engine.errors import RecipeError
 from engine.subset import Share
 from engine.train import Hyperparameters
 
-ENGINE = 1
+ENGINE = 2
 """Raised whenever a change of the engine changes figures: runs of another engine are other runs."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Everything that decides a run's figures, apart from the machine and the versions of the libraries."""
+    """Everything that decides a run's figures, apart from the machine and the versions of the libraries.
+
+    Attributes:
+        hold_out: the share of each class's training pictures that the run is measured on instead of the test
+            pictures, without having been trained on; 0 for the test pictures.
+        measure_every: steps between two measurements in the course of the training; 0 for none.
+    """
 
     data: str
     data_fingerprint: str
@@ -42,6 +48,8 @@ class Configuration:
     seed: int
     hyper: Hyperparameters | None
     precision: str = "no"
+    hold_out: float = 0.0
+    measure_every: int = 0
     engine: int = ENGINE
 
     @property
@@ -50,7 +58,8 @@ class Configuration:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
         lam = "" if self.lam is None else f"lam{self.lam:g}"
         share = "" if self.share is None else self.share.slug
-        parts = [self.data, self.method, lam, share, f"seed{self.seed}", digest]
+        held_out = "validation" if self.hold_out else ""
+        parts = [self.data, self.method, lam, share, f"seed{self.seed}", held_out, digest]
         return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts if part)
 
 

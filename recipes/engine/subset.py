@@ -8,16 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.errors import RecipeError, listed
+from engine.task import Task
 
 
 @dataclass(frozen=True)
 class Share:
-    """How much of each class is trained on: a share `rate` in (0, 1], or a number `shots` of pictures."""
+    """How much is trained on.
+
+    One of a share `rate` of each class in (0, 1], a number `shots` of pictures of each class, or the list of
+    files that the task knows by the name `files`.
+    """
 
     rate: float | None = None
     shots: int | None = None
+    files: str | None = None
 
     def __str__(self) -> str:
+        if self.files is not None:
+            return self.files
         if self.shots is not None:
             return f"{self.shots} per class"
         return f"{100 * (self.rate or 0):g} %"
@@ -25,11 +33,26 @@ class Share:
     @property
     def slug(self) -> str:
         """The share in the name of a run's folder."""
+        if self.files is not None:
+            return self.files
         return f"shots{self.shots}" if self.shots is not None else f"rate{100 * (self.rate or 0):g}"
 
     def count(self, available: int) -> int:
         """Return how many of `available` pictures of a class are taken."""
         return self.shots if self.shots is not None else round((self.rate or 0) * available)
+
+
+def subset(task: Task, share: Share, *, seed: int) -> list[int]:
+    """Return the sorted indices of the training pictures that `share` takes.
+
+    Raises:
+        RecipeError: As `stratified`, or the task has no such list of files.
+    """
+    if share.files is None:
+        return stratified(task.train_labels, share, seed=seed, classes=task.classes)
+    if share.files not in task.lists:
+        raise RecipeError(f"{task.name} has no list {share.files} (lists: {listed(task.lists) or 'none'})")
+    return sorted(task.lists[share.files])
 
 
 def stratified(labels: Sequence[int], share: Share, *, seed: int, classes: Sequence[str]) -> list[int]:
@@ -53,3 +76,27 @@ def stratified(labels: Sequence[int], share: Share, *, seed: int, classes: Seque
         order = np.random.default_rng([seed, label]).permutation(len(members))
         chosen += [members[position] for position in order[:count]]
     return sorted(chosen)
+
+
+def split(
+    indices: Sequence[int], labels: Sequence[int], rate: float, *, seed: int, classes: Sequence[str]
+) -> tuple[list[int], list[int]]:
+    """Return `indices` parted at random into those to train on and those held out, both sorted.
+
+    Of each class the share `rate` is held out: at least one picture, and never all.
+
+    Raises:
+        RecipeError: A class has only one picture.
+    """
+    out: set[int] = set()
+    for label, name in enumerate(classes):
+        members = [index for index in indices if labels[index] == label]
+        if len(members) < 2:
+            raise RecipeError(
+                f"class {name} has a single picture to train on: none can be held out to choose or measure "
+                "by; add more"
+            )
+        count = min(max(1, round(rate * len(members))), len(members) - 1)
+        order = np.random.default_rng([seed, label, 1]).permutation(len(members))
+        out |= {members[position] for position in order[:count]}
+    return [index for index in indices if index not in out], sorted(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean, stdev
 
@@ -12,31 +12,32 @@ from rich.box import HORIZONTALS
 from rich.table import Table
 
 from engine.methods import SOURCE
-from engine.paper import PaperTable
+from engine.paper import BASELINE, PaperTable
 from engine.runs import Report
 from engine.subset import Share
 
-BASELINE = "fine-tune"
-
-_LEFT = ("data", "trained on", "method")  # columns of words; the others are numbers
+_LEFT = ("data", "source", "trained on", "method")  # columns of words; the others are numbers
 
 
 @dataclass(frozen=True)
 class Row:
     """A method at one λ, on one data set and share; top-1 in percent, the object figures in percent too.
 
+    `source` is the label of the weights in a table of several; `class_mean` the mean of the classes' top-1.
     `gain` is over fine-tuning without a penalty. `paper` is the number for the same data set, and
     `difference` ours minus it; where `is_paper_data` is false, `paper` is the mean of the paper's data
     sets, and only the gains can be compared.
     """
 
     data: str
+    source: str
     share: str
     method: str
     lam: float | None
     num_seeds: int
     top1: float | None
     std: float | None
+    class_mean: float | None
     gain: float | None
     paper: float | None
     paper_gain: float | None
@@ -49,42 +50,56 @@ class Row:
     jaccard_std: float | None
 
 
-def rows(reports: Iterable[Report], paper: PaperTable) -> list[Row]:
-    """Return the table of the reports, in the order in which they first come, the source's row first."""
-    groups: dict[tuple[str, Share | None, str, float | None], list[Report]] = {}
+_Key = tuple[str, str, Share | None, str, float | None]
+"""Data set, source, share, method, λ."""
+
+
+def rows(reports: Iterable[Report], paper: PaperTable, labels: Mapping[str, str] | None = None) -> list[Row]:
+    """Return the table of the reports, in the order in which they first come, a source's own row first.
+
+    `labels` names the sources by the fingerprints of their weights, where there are several.
+    """
+    groups: dict[_Key, list[Report]] = {}
     for report in reports:
         c = report.configuration
-        groups.setdefault((c.data, c.share, c.method, c.lam), []).append(report)
+        groups.setdefault((c.data, (labels or {}).get(c.weights, ""), c.share, c.method, c.lam), []).append(
+            report
+        )
     table = [_row(key, group, groups, paper) for key, group in groups.items()]
-    order = list(dict.fromkeys(row.data for row in table))
-    shares = list(dict.fromkeys(row.share for row in table))
+    order, sources, shares = (
+        list(dict.fromkeys(getattr(row, name) for row in table)) for name in ("data", "source", "share")
+    )
     return sorted(
-        table, key=lambda row: (order.index(row.data), row.method != SOURCE, shares.index(row.share))
+        table,
+        key=lambda row: (
+            order.index(row.data),
+            row.method != SOURCE,
+            shares.index(row.share),
+            sources.index(row.source),
+        ),
     )
 
 
-def _row(
-    key: tuple[str, Share | None, str, float | None],
-    group: list[Report],
-    groups: dict[tuple[str, Share | None, str, float | None], list[Report]],
-    paper: PaperTable,
-) -> Row:
-    data, share, method, lam = key
+def _row(key: _Key, group: list[Report], groups: dict[_Key, list[Report]], paper: PaperTable) -> Row:
+    data, source, share, method, lam = key
     mean, std = _mean_std([report.metrics.get("top1") for report in group])
-    baseline, _ = _mean_std([r.metrics.get("top1") for r in groups.get((data, share, BASELINE, None), [])])
-    printed = None if share is None else paper.number(data, method, share)
-    printed_baseline = None if share is None else paper.number(data, BASELINE, share)
-    block = object_block(groups.get((data, None, SOURCE, None), []))
+    compared = groups.get((data, source, share, BASELINE, None), [])
+    baseline, _ = _mean_std([report.metrics.get("top1") for report in compared])
+    printed = None if share is None else paper.number(data, method, share, source)
+    printed_baseline = None if share is None else paper.number(data, BASELINE, share, source)
+    block = object_block(groups.get((data, source, None, SOURCE, None), []))
     looked = _mean_std(_at(block, group, "object_share"))
     matched = _mean_std(_at(block, group, "jaccard"))
     return Row(
         data=data,
+        source=source,
         share="" if share is None else str(share),
         method=method,
         lam=lam,
         num_seeds=len(group),
         top1=mean,
         std=std,
+        class_mean=_mean_std([report.metrics.get("class_mean") for report in group])[0],
         gain=_minus(mean, baseline),
         paper=printed,
         paper_gain=_minus(printed, printed_baseline),
@@ -134,10 +149,11 @@ def notes(table: Sequence[Row]) -> list[str]:
         said.append(
             "paper: the mean over the paper's five data sets, which are other pictures: compare the gains."
         )
-    blocks = {row.data: row.block for row in table if row.block is not None}
-    for data, block in blocks.items():
+    blocks = {(row.data, row.source): row.block for row in table if row.block is not None}
+    for (data, source), block in blocks.items():
+        where = f"{data} from {source}" if source else data
         said.append(
-            f"{data}: on object: share of the [CLS] attention on the object in block {block} (counted from "
+            f"{where}: on object: share of the [CLS] attention on the object in block {block} (counted from "
             "0), where the source looks at it most; Jaccard: of the object and the patches that hold 60 % of "
             "a head's attention there, best head of each picture."
         )
@@ -148,6 +164,7 @@ def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows as text, without the columns that no row fills."""
     columns = {
         "data": [row.data for row in table],
+        "source": [row.source for row in table],
         "trained on": [row.share for row in table],
         "method": [row.method for row in table],
         "λ": ["" if row.lam is None else f"{row.lam:g}" for row in table],
@@ -189,18 +206,19 @@ def as_rich(table: Sequence[Row]) -> Table:
     for place in shown:
         drawn.add_column(names[place], justify="left" if names[place] in _LEFT else "right", overflow="fold")
     for row, texts, following in zip(table, body, [*table[1:], None], strict=True):
-        ends = following is None or (row.data, row.share) != (following.data, following.share)
+        group = (row.data, row.share, row.source)
+        ends = following is None or group != (following.data, following.share, following.source)
         drawn.add_row(*(texts[place] for place in shown), end_section=ends)
     return drawn
 
 
-def as_markdown(table: Sequence[Row], title: str) -> str:
-    """Return the table as GitHub's Markdown, with its notes."""
+def as_markdown(table: Sequence[Row], title: str, below: Sequence[str]) -> str:
+    """Return the table as GitHub's Markdown, with what is to be said below it."""
     names, body = cells(table)
     lines = [f"### {title}", "", "| " + " | ".join(names) + " |"]
     lines.append("|" + "|".join("---" if name in _LEFT else "--:" for name in names) + "|")
     lines += ["| " + " | ".join(text) + " |" for text in body]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(table)), ""])
+    return "\n".join([*lines, "", *(f"- {note}" for note in below), ""])
 
 
 def as_csv(table: Sequence[Row]) -> str:

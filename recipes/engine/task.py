@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,13 +23,17 @@ class TrainingPictures(Protocol):
     def picture(self, index: int, *, seed: int) -> Tensor:
         """Return picture `index` as uint8 [3, size, size]."""
 
+    def plain(self, index: int) -> Tensor:
+        """Return picture `index` as a test picture is seen, without chance: uint8 [3, size, size]."""
+
 
 @dataclass(frozen=True)
 class Task:
     """A classification task with its test pictures as the network sees them, before normalisation.
 
     `test` is uint8 [n, 3, size, size]; `test_masks` is bool [n, size, size], true on the object, or None
-    where nobody said where the objects are.
+    where nobody said where the objects are. `train_names` are the training pictures' files, relative to the
+    data's folder; `lists` are subsets of the training pictures that were given as lists of files, by name.
     """
 
     name: str
@@ -43,6 +47,17 @@ class Task:
     test_masks: Tensor | None = field(default=None, repr=False)
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    train_names: tuple[str, ...] = field(default=(), repr=False)
+    lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    def held_out(self, indices: Sequence[int]) -> Task:
+        """Return the task with the training pictures `indices` as its test pictures; they stay in `train`."""
+        return replace(
+            self,
+            test=torch.stack([self.train.plain(index) for index in indices]),
+            test_labels=tuple(self.train_labels[index] for index in indices),
+            test_masks=None,
+        )
 
     def normalised(self, pictures: Tensor) -> Tensor:
         """Return uint8 pictures [b, 3, size, size] as float32 with the model's mean and deviation."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-import vitreg
+from engine.applied import Applied, Mixing
 from engine.errors import RecipeError
+from engine.processes import Slices, mean, parallel, vary_random_numbers
 from engine.task import Batches, Draws, Task
-from vitreg import ReadingPenalty
 
 if TYPE_CHECKING:
     from engine.checkpoint import Checkpoints
@@ -41,6 +41,18 @@ class Hyperparameters:
     warmup_epochs: float = 0.0
     smoothing: float = 0.0
     drop_path: float = 0.0
+    mixing: Mixing = field(default_factory=Mixing)
+
+
+Entry = dict[str, float]
+"""One line of a run's log: what was noted at a step, by name."""
+
+
+class Measurement(NamedTuple):
+    """What is measured in the course of a training, and every how many steps."""
+
+    every: int
+    of: Callable[[nn.Module], Entry]
 
 
 @dataclass
@@ -50,7 +62,7 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[Entry] = field(default_factory=list)
 
 
 def train(
@@ -59,93 +71,117 @@ def train(
     indices: Sequence[int],
     hyper: Hyperparameters,
     *,
-    target: ReadingPenalty | None,
     seed: int,
     accelerator: Accelerator,
+    method: str = "fine-tune",
+    lam: float | None = None,
     workers: int = 0,
+    measure: Measurement | None = None,
     on_step: Callable[[], None] = lambda: None,
+    on_entry: Callable[[Entry], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
-) -> list[dict[str, float]]:
+) -> list[Entry]:
     """Train `model` in place on `indices` of the task and return the log: step, loss, lr, unweighted terms.
 
-    `target` is what `vitreg.attach` gets, with the model as it comes in as the source; None attaches nothing.
-    Nothing stays attached afterwards. With `checkpoints` the training goes on from the last one, to the same
-    weights and log as if it had never been interrupted; `on_step` is told of the steps before it, too.
+    The source of a method is the model as it comes in, and nothing of the method stays on it afterwards. With
+    `checkpoints` the training goes on from the last one, to the same weights and log as if it had never been
+    interrupted; `on_step` and `on_entry` are told of the steps and the entries before it, too. `measure` adds
+    what it measures to the log, now and then and after the last step.
+
+    Several processes train one model: each takes an equal slice of every batch, and the log has the means
+    over them, so that weights and log are those of one process up to rounding. This does not hold where
+    random numbers are drawn while training, for stochastic depth and for mixed pictures, which each process
+    draws for its own slice.
 
     Raises:
-        RecipeError: The loss is no longer finite.
+        RecipeError: The loss is no longer finite, or the batch cannot be divided among the processes.
     """
     model.to(accelerator.device).train()
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=hyper.lr, weight_decay=hyper.weight_decay)
+    on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
+    with Applied(
+        model,
+        method,
+        lam,
+        num_classes=len(task.classes),
+        mixing=hyper.mixing,
+        smoothing=hyper.smoothing,
+    ) as applied:
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=hyper.lr, weight_decay=hyper.weight_decay)
+        schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
+        training = Training(model, optimizer)
+        vary_random_numbers(seed)
+        if checkpoints is not None:
+            checkpoints.restore(training, indices)
+        if applied.attachment is not None:
+            applied.attachment.step = training.step
+        for _ in range(training.step):
+            on_step()
+        for entry in training.log:
+            on_entry(entry)
+        batches = Batches(
+            indices, batch_size=hyper.batch_size, steps=hyper.steps, seed=seed, first=training.step
+        )
+        with parallel(model, accelerator) as replica:
+            for drawn in _loader(task, batches, accelerator=accelerator, workers=workers):
+                step = training.step
+                schedule.step_update(step)
+                pictures, labels = map(on_device, drawn)
+                pictures, labels = applied.mixed(task.normalised(pictures), labels)
+                with accelerator.autocast():
+                    logits = replica(pictures)
+                loss = applied.loss(logits, labels)
+                objective = loss + applied.penalty()
+                optimizer.zero_grad()
+                accelerator.backward(objective)
+                optimizer.step()
+                is_last = step == hyper.steps - 1
+                entry = {}
+                if step % max(1, hyper.steps // LOGGED_STEPS) == 0 or is_last:
+                    values = {"objective": objective.detach(), "loss": loss.detach(), **applied.terms}
+                    noted = mean({name: float(value) for name, value in values.items()})
+                    is_finite = math.isfinite(noted.pop("objective"))
+                    entry = {"lr": optimizer.param_groups[0]["lr"], **noted}
+                    if not is_finite:
+                        raise RecipeError(
+                            f"the loss is not finite at step {step} ({entry}); try a smaller --lr or --lam"
+                        )
+                if measure is not None and ((step + 1) % measure.every == 0 or is_last):
+                    entry |= measure.of(model)
+                    model.train()
+                if entry:
+                    training.log.append({"step": step, **entry})
+                    on_entry(training.log[-1])
+                training.step += 1
+                if checkpoints is not None:
+                    checkpoints.save(training, is_last=is_last)
+                on_step()
+    return training.log
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, hyper: Hyperparameters, *, num_pictures: int
+) -> CosineLRScheduler:
     # NOTE[DIFF]: the paper does not say whether it warms up; "DINO's fine-tuning configuration" has 5 epochs.
     # In a subset smaller than a batch an epoch is not a whole step; half of the run is the most that is
     # warmed up.
-    warmup = math.ceil(hyper.warmup_epochs * len(indices) / hyper.batch_size)
-    schedule = CosineLRScheduler(
+    warmup = math.ceil(hyper.warmup_epochs * num_pictures / hyper.batch_size)
+    return CosineLRScheduler(
         optimizer,
         t_initial=hyper.steps,
         warmup_t=min(warmup, hyper.steps // 2),
         warmup_lr_init=WARMUP_START,
         t_in_epochs=False,
     )
-    attachment = None if target is None else vitreg.attach(model, None, target=target)
-    training = Training(model, optimizer)
-    try:
-        if checkpoints is not None:
-            checkpoints.restore(training, indices)
-        if attachment is not None:
-            attachment.step = training.step
-        for _ in range(training.step):
-            on_step()
-        for pictures, labels in _loader(
-            task, indices, hyper, first=training.step, seed=seed, accelerator=accelerator, workers=workers
-        ):
-            step = training.step
-            schedule.step_update(step)
-            pictures = pictures.to(accelerator.device, non_blocking=True)
-            labels = labels.to(accelerator.device, non_blocking=True)
-            with accelerator.autocast():
-                logits = model(task.normalised(pictures))
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=hyper.smoothing)
-            objective = loss if attachment is None else loss + attachment.penalty()
-            optimizer.zero_grad()
-            accelerator.backward(objective)
-            optimizer.step()
-            if step % max(1, hyper.steps // LOGGED_STEPS) == 0 or step == hyper.steps - 1:
-                terms = {} if attachment is None else attachment.terms
-                noted = {"loss": loss.detach(), **terms}
-                entry = {"step": step, "lr": optimizer.param_groups[0]["lr"]}
-                training.log.append({**entry, **{name: float(value) for name, value in noted.items()}})
-                if not math.isfinite(float(objective.detach())):
-                    raise RecipeError(
-                        f"the loss is not finite at step {step} ({training.log[-1]}); "
-                        "try a smaller --lr or --lam"
-                    )
-            training.step += 1
-            if checkpoints is not None:
-                checkpoints.save(training, is_last=training.step == hyper.steps)
-            on_step()
-    finally:
-        if attachment is not None:
-            attachment.remove()
-    return training.log
 
 
 def _loader(
-    task: Task,
-    indices: Sequence[int],
-    hyper: Hyperparameters,
-    *,
-    first: int,
-    seed: int,
-    accelerator: Accelerator,
-    workers: int,
+    task: Task, batches: Batches, *, accelerator: Accelerator, workers: int
 ) -> DataLoader[tuple[Tensor, int]]:
-    batches = Batches(indices, batch_size=hyper.batch_size, steps=hyper.steps, seed=seed, first=first)
     return DataLoader(
         Draws(task),
-        batch_sampler=batches,
+        batch_sampler=Slices(batches),
         num_workers=workers if len(batches) else 0,
         pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator().manual_seed(seed),  # so that no number is taken from the model's own
+        # So that no number is taken from the model's own generator.
+        generator=torch.Generator().manual_seed(batches.seed),
     )

@@ -8,13 +8,14 @@ from small_data import MODEL, write_picture
 
 from engine.cli import run_table
 from engine.options import parse_lams
+from engine.prepare import Table
 
 METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
 
 
 def run(*arguments: str | Path) -> int:
     return run_table(
-        "table3", description="", methods=METHODS, argv=[str(argument) for argument in arguments]
+        Table("table3", methods=METHODS), description="", argv=[str(argument) for argument in arguments]
     )
 
 
@@ -183,7 +184,7 @@ def test_preset_runs_on_what_is_there(
     assert "Cars, Aircraft, Dogs, Pet are not given and left out" in shown
     written = (tmp_path / "out" / "table3.csv").read_text().splitlines()
     assert len(written) == 2
-    assert written[1].startswith("CUB,50 %,GTA,10.0,1,")
+    assert written[1].startswith("CUB,,50 %,GTA,10.0,1,")
 
 
 def test_options_of_photographs_are_not_for_the_demo(

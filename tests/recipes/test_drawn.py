@@ -8,6 +8,7 @@ import torch
 
 from engine import demo, world
 from engine.cli import run_table
+from engine.prepare import Table
 from engine.drawn import SETTINGS, Drawn, drawn_start, drawn_task
 from engine.settings import GUIDED
 from engine.weights import read_weights
@@ -52,7 +53,7 @@ def test_demo_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     few = ["--steps", "1", "--seeds", "0", "--rates", "0.15", "--device", "cpu"]
     methods = ("fine-tune", "GTA")
     assert (
-        run_table("table3", description="", methods=methods, argv=[*few, "--out", str(tmp_path / "out")]) == 0
+        run_table(Table("table3", methods=methods), description="", argv=[*few, "--out", str(tmp_path / "out")]) == 0
     )
     for text in (capsys.readouterr().out, (tmp_path / "out" / "table3.md").read_text()):
         assert "drawn pictures of a small world, not the paper's data sets" in text

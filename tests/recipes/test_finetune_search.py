@@ -1,22 +1,15 @@
 from __future__ import annotations
 
 import json
-import random
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from finetuned import arguments, run
-from rich.console import Console
-from small_data import write_picture
 
-import finetune
-from engine.cli import settings_of
 from engine.data import read_folder
 from engine.errors import RecipeError
-from engine.finetune import chance, choose, held_out, photographs, read_pictures, verdict
-from engine.progress import Progress
+from engine.finetune import chance, choose, read_pictures, verdict
 from engine.runs import Configuration, Report
 from engine.train import Hyperparameters
 
@@ -39,40 +32,10 @@ def test_a_search_chooses_and_then_trains_on_all(
     assert report["configuration"]["method"] == best["method"]
     assert report["configuration"]["lam"] == best["lam"]
     assert report["num_measured"] == 6
-    assert len(list((tmp_path / "out").glob("birds-validation_*/DONE"))) == 3
-    assert len(list((tmp_path / "out").glob("birds_*/DONE"))) == 1
+    assert len(list((tmp_path / "out").glob("birds_*_validation_*/DONE"))) == 3
+    assert len(list((tmp_path / "out").glob("birds_*/DONE"))) == 4
     assert run(*given) == 0
     assert "0 runs to do, 3 finished before" in capsys.readouterr().out
-
-
-def test_a_search_sees_no_test_picture(class_folders: Path, weights: Path) -> None:
-    options = finetune.parser().parse_args(arguments(class_folders, weights, Path()))
-
-    def fingerprints() -> tuple[str, str]:
-        with Progress(Console(quiet=True)) as progress:
-            pictures = photographs(options, settings_of(options, is_demo=False), progress)
-            validation = pictures.validation()
-            assert len(validation.train_labels) + len(validation.test_labels) == 12
-            assert len(pictures.task.train_labels) == 12
-            return pictures.task.fingerprint, validation.fingerprint
-
-    task, validation = fingerprints()
-    write_picture(class_folders / "test" / "auk" / "0.png", seed=99)
-    other_task, other_validation = fingerprints()
-    assert other_task != task
-    assert other_validation == validation
-
-
-def test_held_out_is_a_share_of_each_class_and_never_all() -> None:
-    labels = [0] * 10 + [1] * 2 + [2] * 7
-    random.Random(0).shuffle(labels)
-    for rate, expected in ((0.2, {0: 2, 1: 1, 2: 1}), (1.0, {0: 9, 1: 1, 2: 6}), (0.01, {0: 1, 1: 1, 2: 1})):
-        chosen = held_out(labels, rate, seed=0, classes="abc")
-        assert Counter(labels[index] for index in chosen) == expected
-        assert len(set(chosen)) == len(chosen)
-    assert held_out(labels, 0.5, seed=0, classes="abc") != held_out(labels, 0.5, seed=1, classes="abc")
-    with pytest.raises(RecipeError, match="class b has a single picture"):
-        held_out([0, 0, 1], 0.2, seed=0, classes="ab")
 
 
 def reported(method: str, lam: float | None, top1: float) -> Report:

@@ -10,6 +10,7 @@ from small_data import MODEL
 from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars, VOCSegmentation
 
 from engine.cli import run_table
+from engine.prepare import Table
 from engine.data import Sample, read_folder
 from engine.errors import RecipeError
 from engine.official.voc import VOC, read_voc, voc_mask
@@ -236,5 +237,5 @@ def test_table_runs_on_it_with_fewer_pictures_than_a_batch(tmp_path: Path, weigh
     given = ["--data", f"Pet={make_pet(tmp_path)}", "--weights", weights, "--model", MODEL, "--size", "32"]
     given += ["--steps", "2", "--batch-size", "8", "--rates", "0.15", "--seeds", "0", "--device", "cpu"]
     given += ["--out", tmp_path / "out"]  # 15 % are one picture of each class
-    assert run_table("table3", description="", methods=("fine-tune",), argv=list(map(str, given))) == 0
+    assert run_table(Table("table3", methods=("fine-tune",)), description="", argv=list(map(str, given))) == 0
     assert len(list(tmp_path.glob("out/Pet_fine-tune_rate15_*/DONE"))) == 1

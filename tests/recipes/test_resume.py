@@ -21,14 +21,17 @@ from rich.console import Console
 from small_data import MODEL, SIZE, write_index, write_picture
 from torch import Tensor
 
-from engine import checkpoint, runs, study
+from engine import checkpoint, runs
+from engine import run as run_module
 from engine.checkpoint import NAME, Checkpoints
 from engine.data import read_folder
 from engine.errors import RecipeError
 from engine.photos import Photos, photo_task
 from engine.progress import Progress
 from engine.runs import Report, load_report, lock
-from engine.study import Run, Start, checkpoints_of, execute, machine, plan, trained_model
+from engine.plan import Design, Run, Start, plan
+from engine.run import checkpoints_of, machine, trained_model
+from engine.study import execute
 from engine.subset import Share
 from engine.task import Batches
 from engine.train import Hyperparameters
@@ -56,9 +59,9 @@ def create(num_classes: int, drop_path: float) -> torch.nn.Module:
 
 def planned(data: Path, methods: tuple[str, ...] = METHODS) -> list[Run]:
     task = photo_task(read_folder(data), name="indexed", size=SIZE, augment=AUGMENT)
-    return plan(
+    design = Design(
         [replace(task, test_masks=None)],
-        Start(MODEL, "seven", create),
+        [Start(MODEL, "seven", create)],
         methods=methods,
         lams={"GTA": (10.0,)},
         shares=[Share(rate=1.0)],
@@ -66,6 +69,7 @@ def planned(data: Path, methods: tuple[str, ...] = METHODS) -> list[Run]:
         hyper=HYPER,
         augment=AUGMENT,
     )
+    return plan(design)
 
 
 @pytest.fixture(scope="session")
@@ -416,7 +420,7 @@ def child(data: Path, out: Path, methods: tuple[str, ...], workers: int, death: 
     """Execute runs in a process of its own, which kills itself when `death` comes."""
     multiprocessing.set_start_method("fork", force=True)  # of the pictures' readers, as outside of this test
     torch.use_deterministic_algorithms(True, warn_only=True)
-    now, save, evaluate = [0], Checkpoints.save, study.evaluate
+    now, save, evaluate = [0], Checkpoints.save, run_module.evaluate
 
     def counted(self: Checkpoints, training: Any, *, is_last: bool) -> None:
         now[0] += 1
@@ -439,9 +443,9 @@ def child(data: Path, out: Path, methods: tuple[str, ...], workers: int, death: 
     hooked = methods == ("GTA",)
     setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))  # noqa: B010
     setattr(Checkpoints, "save", counted)  # noqa: B010
-    setattr(study, "evaluate", kept)  # noqa: B010
+    setattr(run_module, "evaluate", kept)  # noqa: B010
     if death == "done":
-        setattr(study, "discard", kill)  # noqa: B010
+        setattr(run_module, "discard", kill)  # noqa: B010
     executed(planned(data, methods), out, workers=workers)
 
 

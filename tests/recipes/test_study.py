@@ -16,7 +16,6 @@ from accelerate import Accelerator
 from small_data import MODEL, SIZE
 from torch import Tensor, nn
 
-import vitreg
 from engine.data import read_folder
 from engine.errors import RecipeError
 from engine.evaluate import evaluate
@@ -35,7 +34,13 @@ def task(indexed: Path) -> Task:
 
 
 def trained(
-    task: Task, state: dict[str, Tensor], *, target: Any = None, workers: int = 0, lr: float = 1e-3
+    task: Task,
+    state: dict[str, Tensor],
+    *,
+    method: str = "fine-tune",
+    lam: float | None = None,
+    workers: int = 0,
+    lr: float = 1e-3,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     torch.manual_seed(1)
     model = load_model(MODEL, state, num_classes=2, size=SIZE, drop_path=0.1)
@@ -45,7 +50,8 @@ def trained(
         task,
         range(8),
         hyper,
-        target=target,
+        method=method,
+        lam=lam,
         seed=3,
         accelerator=Accelerator(cpu=True),
         workers=workers,
@@ -67,7 +73,7 @@ def test_training_repeats_exactly_whatever_reads_the_pictures(task: Task, state:
 def test_schedule_is_a_cosine_with_warm_up(task: Task, state: dict[str, Tensor]) -> None:
     model = load_model(MODEL, state, num_classes=2, size=SIZE)
     hyper = Hyperparameters(steps=8, batch_size=4, lr=1e-3, weight_decay=0.0, warmup_epochs=1)
-    log = train(model, task, range(8), hyper, target=None, seed=0, accelerator=Accelerator(cpu=True))
+    log = train(model, task, range(8), hyper, seed=0, accelerator=Accelerator(cpu=True))
     rates = [entry["lr"] for entry in log]
     cosine = [1e-3 * (1 + torch.cos(torch.tensor(torch.pi * step / 8)).item()) / 2 for step in range(8)]
     assert rates[:2] == pytest.approx([1e-6, 1e-6 + (1e-3 - 1e-6) / 2])  # 8 pictures in batches of 4: 2 steps
@@ -77,8 +83,8 @@ def test_schedule_is_a_cosine_with_warm_up(task: Task, state: dict[str, Tensor])
 def test_guide_keeps_the_attention_and_is_gone_afterwards(task: Task, state: dict[str, Tensor]) -> None:
     hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in timm.create_model(MODEL).modules())
     assert hooks == 0
-    model, log = trained(task, state, target=vitreg.GTA(lam=1000.0))
-    weak_model, weak_log = trained(task, state, target=vitreg.GTA(lam=0.0))
+    model, log = trained(task, state, method="GTA", lam=1000.0)
+    weak_model, weak_log = trained(task, state, method="GTA", lam=0.0)
     term = next(name for name in log[0] if name not in ("step", "loss", "lr"))
     assert log[0][term] == pytest.approx(weak_log[0][term])
     assert log[-1][term] < weak_log[-1][term]

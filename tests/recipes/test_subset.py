@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import RecipeError
-from engine.subset import Share, stratified
+from engine.subset import Share, split, stratified
 
 
 @given(
@@ -47,3 +48,20 @@ def test_empty_or_too_small_class_is_named() -> None:
         stratified([0] * 10 + [1] * 3, Share(rate=0.1), seed=0, classes=("common", "rare"))
     with pytest.raises(RecipeError, match=r"4 per class is more than the 3 training pictures of class rare"):
         stratified([0] * 10 + [1] * 3, Share(shots=4), seed=0, classes=("common", "rare"))
+
+
+def test_held_out_is_a_share_of_each_class_and_never_all() -> None:
+    labels = [0] * 10 + [1] * 2 + [2] * 7
+    random.Random(0).shuffle(labels)
+    everything = range(len(labels))
+    for rate, expected in ((0.2, {0: 2, 1: 1, 2: 1}), (1.0, {0: 9, 1: 1, 2: 6}), (0.01, {0: 1, 1: 1, 2: 1})):
+        kept, out = split(everything, labels, rate, seed=0, classes="abc")
+        assert Counter(labels[index] for index in out) == expected
+        assert sorted([*kept, *out]) == list(everything)
+    parts = [split(everything, labels, 0.5, seed=seed, classes="abc")[1] for seed in (0, 1)]
+    assert parts[0] != parts[1]
+    some = [index for index in everything if labels[index] == 1 or index % 3]
+    kept, out = split(some, labels, 0.3, seed=0, classes="abc")
+    assert sorted([*kept, *out]) == some
+    with pytest.raises(RecipeError, match="class b has a single picture"):
+        split([0, 1, 2], [0, 0, 1], 0.2, seed=0, classes="ab")

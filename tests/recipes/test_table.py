@@ -13,7 +13,7 @@ from engine.paper import PaperTable, read_paper_table
 from engine.plot import draw
 from engine.runs import Configuration, Report
 from engine.subset import Share
-from engine.table import Row, as_csv, as_markdown, as_rich, cells, rows
+from engine.table import Row, as_csv, as_markdown, as_rich, cells, notes, rows
 from engine.train import Hyperparameters
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
@@ -80,13 +80,41 @@ def test_means_deviations_gains_and_differences() -> None:
     assert gta.is_paper_data
 
 
+def test_sources_stand_beside_each_other_and_beside_the_paper_s() -> None:
+    made = []
+    for weights, top1 in (("dino", 30.0), ("ibot", 36.0)):
+        source = report("CUB", "source", 0, None, share=None, object_share=[0.2, 0.6], jaccard=[0.1, 0.5])
+        for one in (
+            source,
+            report("CUB", "fine-tune", 0, top1, share=SMALL, object_share=[0.2, 0.5], jaccard=[0.1, 0.4]),
+            report(
+                "CUB", "GTA", 0, top1 + 5, lam=10.0, share=SMALL, object_share=[0.2, 0.6], jaccard=[0.1, 0.5]
+            ),
+        ):
+            configuration = dataclasses.replace(one.configuration, weights=weights)
+            made.append(dataclasses.replace(one, configuration=configuration))
+    table = rows(made, read_paper_table("table_a"), {"dino": "DINO", "ibot": "iBOT"})
+    assert [(row.source, row.method, row.top1) for row in table] == [
+        ("DINO", "source", None),
+        ("iBOT", "source", None),
+        ("DINO", "fine-tune", 30.0),
+        ("DINO", "GTA", 35.0),
+        ("iBOT", "fine-tune", 36.0),
+        ("iBOT", "GTA", 41.0),
+    ]
+    assert [row.paper for row in table[2:]] == [38.31, 48.32, 41.376, 51.525]
+    assert [row.gain for row in table[2:]] == [0.0, 5.0, 0.0, 5.0]
+    assert "source" in cells(table)[0]
+    assert draw(table, [], "t") != draw(table[2:4], [], "t")
+
+
 def test_other_data_stands_beside_the_mean_of_the_papers() -> None:
     table = rows(reports("birds"), PAPER)
     gta = by_method(table)["GTA"]
     assert (gta.paper, gta.paper_gain, gta.is_paper_data) == (67.0, 12.0, False)
     assert gta.difference is None  # of other pictures
-    assert "compare the gains" in as_markdown(table, "title")
-    assert "compare the gains" not in as_markdown(rows(reports("CUB"), PAPER), "title")
+    assert any("compare the gains" in note for note in notes(table))
+    assert not any("compare the gains" in note for note in notes(rows(reports("CUB"), PAPER)))
 
 
 def test_attention_is_of_the_block_that_the_source_chooses() -> None:
@@ -132,7 +160,7 @@ def test_the_table_is_a_pure_function_of_the_runs() -> None:
     assert {dataclasses.astuple(r) for r in rows(made, PAPER)} == {
         dataclasses.astuple(r) for r in rows(shuffled, PAPER)
     }
-    assert draw(rows(made, PAPER), "t") == draw(rows(reports(), PAPER), "t")
+    assert draw(rows(made, PAPER), [], "t") == draw(rows(reports(), PAPER), [], "t")
 
 
 def test_csv_is_unrounded_and_complete() -> None:
@@ -145,7 +173,7 @@ def test_csv_is_unrounded_and_complete() -> None:
 
 def test_markdown_and_terminal_show_the_same_cells() -> None:
     table = rows(reports(), PAPER)
-    markdown = as_markdown(table, "The title")
+    markdown = as_markdown(table, "The title", notes(table))
     assert "| GTA | 10 | 2 | 43.5 ± 2.1 | +11.5 | 67.0 | +12.0 |" in markdown
     lines = markdown.splitlines()
     assert lines[0] == "### The title"
@@ -162,7 +190,7 @@ def test_markdown_and_terminal_show_the_same_cells() -> None:
 
 
 def test_plot_is_a_picture() -> None:
-    assert draw(rows(reports(), PAPER), "title").startswith(b"\x89PNG")
+    assert draw(rows(reports(), PAPER), [], "title").startswith(b"\x89PNG")
 
 
 def test_numbers_of_the_paper() -> None:

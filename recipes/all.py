@@ -1,0 +1,33 @@
+"""Every table and figure at one scale, one after the other, and one page of results at the end.
+
+Options are those of the tables, given on to each; tables in one --out share their runs. The tables of
+several sources need a file for each: --weights SSL=FILE SL=FILE DINO=FILE iBOT=FILE, of which the others take
+iBOT's or the first. What cannot be made of what is given is left out, and said.
+
+    python recipes/all.py                       (the demo, about half an hour on two cores)
+    python recipes/all.py --quick               (a few steps of everything, to see that it works)
+    python recipes/all.py --data DIR --weights FILE --model deit_tiny_patch16_224
+    python recipes/all.py --preset paper --data CUB=DIR Cars=DIR --voc DIR --weights SL=FILE SSL=FILE
+"""
+
+import sys
+
+from engine.everything import run_all
+
+SCRIPTS = (
+    "table1",
+    "table2",
+    "table3",
+    "table4",
+    "table5",
+    "table6",
+    "table_a",
+    "figure1",
+    "figure3",
+    "figure4",
+    "appendix_b",
+    "steps",
+)
+
+if __name__ == "__main__":
+    sys.exit(run_all(SCRIPTS, description=__doc__))

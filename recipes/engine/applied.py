@@ -1,0 +1,119 @@
+"""A method at work on a model: its penalty, the part it trains, how it mixes pictures and takes the loss."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from timm.data import Mixup
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vitreg
+from engine.methods import METHODS, target_of
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How pictures are mixed in pairs: Beta parameters of mixup and CutMix, 0 switches one off.
+
+    `switch` is the probability of CutMix where both are on.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch: float = 0.5
+
+    def __bool__(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+
+# NOTE[DIFF]: the paper does not say with what its TransMix mixes; these are the method's own (Chen et al.
+# 2022, Section 4.1), where no other mixing is asked for.
+TRANSMIX = Mixing(mixup=0.8, cutmix=1.0, switch=0.8)
+
+
+class Applied:
+    """Method `method` on `model`, from its construction until `undo`, or as a context manager.
+
+    Attributes:
+        attachment: what computes the penalty, or None without one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str,
+        lam: float | None,
+        *,
+        num_classes: int,
+        mixing: Mixing | None = None,
+        smoothing: float = 0.0,
+    ) -> None:
+        self.smoothing = smoothing
+        self.attachment: vitreg.Attachment | None = None
+        self._transmix: vitreg.TransMix | None = None
+        self._mixup: Mixup | None = None
+        chosen, target, mixing = METHODS[method], target_of(method, lam), mixing or Mixing()
+        with ExitStack() as undo:
+            if (
+                chosen.trains is not None
+            ):  # first, as a penalty on the weights leaves out those that are frozen
+                undo.enter_context(vitreg.freeze(model, chosen.trains))
+            if target is not None:
+                self.attachment = vitreg.attach(model, None, target=target)
+                undo.callback(self.attachment.remove)
+            if chosen.transmix:
+                used = mixing or TRANSMIX
+                self._transmix = vitreg.TransMix(
+                    model,
+                    num_classes=num_classes,
+                    mixup_alpha=used.mixup,
+                    cutmix_alpha=used.cutmix,
+                    switch_prob=used.switch,
+                    smoothing=smoothing,
+                )
+                undo.callback(self._transmix.remove)
+            elif mixing:
+                self._mixup = Mixup(
+                    mixup_alpha=mixing.mixup,
+                    cutmix_alpha=mixing.cutmix,
+                    switch_prob=mixing.switch,
+                    label_smoothing=smoothing,
+                    num_classes=num_classes,
+                )
+            self._undo = undo.pop_all()
+
+    def mixed(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pictures as the model shall see them, and their labels, [b] or soft [b, classes]."""
+        if self._transmix is not None:
+            return self._transmix(pictures, labels)
+        if self._mixup is not None:
+            return self._mixup(pictures.clone(), labels)
+        return pictures, labels
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of the logits [b, classes] with the labels that `mixed` returned."""
+        if self._transmix is not None:
+            return self._transmix.loss(logits)
+        smoothing = 0.0 if self._mixup is not None else self.smoothing  # it has smoothed them itself
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+    def penalty(self) -> Tensor | float:
+        """Return the weighted penalty of the last forward pass."""
+        return 0.0 if self.attachment is None else self.attachment.penalty()
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The penalty's unweighted terms."""
+        return {} if self.attachment is None else dict(self.attachment.terms)
+
+    def undo(self) -> None:
+        """Leave nothing on the model; calling it again does nothing."""
+        self._undo.close()
+
+    def __enter__(self) -> Applied:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()

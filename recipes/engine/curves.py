@@ -1,0 +1,160 @@
+"""Accuracy and attention as curves: against λ, and against the steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from io import BytesIO
+from statistics import fmean, stdev
+from typing import TypeVar
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from engine.methods import SOURCE
+from engine.paper import BASELINE
+from engine.plot import LOOKS
+from engine.runs import Report
+from engine.subset import Share
+from engine.table import Row, object_block
+
+T = TypeVar("T")
+
+_STYLES = ("-", "--", ":", "-.")
+"""A line's style tells the share, its colour and marker the method."""
+
+_OBJECT = "attention on the object, %"
+
+
+def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
+    """Return a PNG file: top-1, and attention on the object where it is known, against λ.
+
+    Fine-tuning without a penalty is a level line of its share's style.
+    """
+    names = list(dict.fromkeys((row.data, row.source) for row in rows))
+    values = {"top-1 on test pictures, %": ("top1", "std")}
+    if any(row.object_share is not None for row in rows):
+        values[_OBJECT] = ("object_share", "object_share_std")
+    figure, grid = _panels(len(names), len(values))
+    for line, (data, source) in zip(grid, names, strict=True):
+        own = [r for r in rows if (r.data, r.source) == (data, source) and r.method != SOURCE]
+        shares = list(dict.fromkeys(row.share for row in own))
+        methods = list(dict.fromkeys(row.method for row in own if row.lam is not None))
+        for axes, (heading, (value, deviation)) in zip(line, values.items(), strict=True):
+            for share, style in zip(shares, _cycle(_STYLES, len(shares)), strict=True):
+                for method, (colour, marker) in zip(methods, _cycle(LOOKS[1:], len(methods)), strict=True):
+                    at = sorted(
+                        (r.lam, getattr(r, value), getattr(r, deviation) or 0.0)
+                        for r in own
+                        if (r.share, r.method) == (share, method) and r.lam and getattr(r, value) is not None
+                    )
+                    if at:
+                        _curve(
+                            axes, at, label=f"{method}, {share}", colour=colour, marker=marker, style=style
+                        )
+                for row in own:
+                    if (row.share, row.method) == (share, BASELINE) and getattr(row, value) is not None:
+                        label = f"{BASELINE}, {share}"
+                        axes.axhline(getattr(row, value), color="black", linestyle=style, label=label)
+            axes.set_xscale("log")
+            axes.set_xlabel("λ")
+            axes.set_title(_heading(data, source, heading), fontsize=10, loc="left")
+    return _png(figure, title)
+
+
+def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
+    """Return a PNG file: top-1, and attention on the object where it is known, against the training steps.
+
+    The reports are those of runs with `measure_every`; the block is the one that the source looks at the
+    objects with most.
+    """
+    groups: dict[tuple[str, str], list[Report]] = {}
+    for report in reports:
+        groups.setdefault((report.configuration.data, report.configuration.weights), []).append(report)
+    has_objects = any("object_share" in report.metrics for report in reports)
+    figure, grid = _panels(len(groups), 2 if has_objects else 1)
+    for line, ((data, _), own) in zip(grid, groups.items(), strict=True):
+        block = object_block([r for r in own if r.configuration.method == SOURCE])
+        _steps(line[0], own, "top1", 1)
+        line[0].set_title(_heading(data, "", "top-1 on test pictures, %"), fontsize=10, loc="left")
+        if block is not None:
+            _steps(line[1], own, f"object_share/{block}", 100)
+            heading = _heading(data, "", f"{_OBJECT} (block {block})")
+            line[1].set_title(heading, fontsize=10, loc="left")
+        for axes in line:
+            axes.set_xlabel("training steps")
+    return _png(figure, title)
+
+
+def _steps(axes: Axes, reports: Iterable[Report], name: str, scale: float) -> None:
+    cells: dict[tuple[str, float | None, Share | None], dict[int, list[float]]] = {}
+    for report in reports:
+        c = report.configuration
+        for entry in report.log:
+            if name in entry:
+                at = cells.setdefault((c.method, c.lam, c.share), {})
+                at.setdefault(int(entry["step"]) + 1, []).append(scale * entry[name])
+    kinds = list(dict.fromkeys((method, lam) for method, lam, _ in cells))
+    shares = list(dict.fromkeys(share for *_, share in cells))
+    for (method, lam, share), measured in cells.items():
+        colour, marker = LOOKS[kinds.index((method, lam)) % len(LOOKS)]
+        points = [
+            (step, fmean(values), stdev(values) if len(values) > 1 else 0.0)
+            for step, values in sorted(measured.items())
+        ]
+        label = f"{method if lam is None else f'{method} (λ = {lam:g})'}, {share}"
+        style = _STYLES[shares.index(share) % len(_STYLES)]
+        _curve(axes, points, label=label, colour=colour, marker=marker, style=style)
+
+
+def _curve(
+    axes: Axes,
+    points: Sequence[tuple[float, float, float]],
+    *,
+    label: str,
+    colour: str,
+    marker: str,
+    style: str,
+) -> None:
+    x, y, deviation = zip(*points, strict=True)
+    axes.errorbar(
+        x,
+        y,
+        yerr=deviation,
+        label=label,
+        color=colour,
+        marker=marker,
+        markeredgecolor="black",
+        linestyle=style,
+        capsize=3,
+    )
+
+
+def _panels(lines: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+    figure = Figure(figsize=(2.2 + 4.2 * columns, 0.9 + 3.1 * lines), dpi=150, layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.grid(axis="y", color="0.88")
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, grid.tolist()
+
+
+def _heading(data: str, source: str, what: str) -> str:
+    return f"{data}{f' from {source}' if source else ''}: {what}"
+
+
+def _cycle(values: Sequence[T], count: int) -> list[T]:
+    return [values[place % len(values)] for place in range(count)]
+
+
+def _png(figure: Figure, title: str) -> bytes:
+    handles = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    file = BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

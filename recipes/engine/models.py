@@ -1,0 +1,98 @@
+"""The trained models behind a figure: those of each data set and source, kept beside their reports."""
+
+from __future__ import annotations
+
+import itertools
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import vitreg
+from engine.cli import measured
+from engine.errors import RecipeError
+from engine.methods import SOURCE
+from engine.options import parser
+from engine.plan import Run, Start
+from engine.prepare import Job, Table, prepare
+from engine.progress import Progress
+from engine.task import Task
+
+TITLES = {SOURCE: "before training", "fine-tune": "fine-tuned", "GTA": "fine-tuned with GTA"}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of one data set and source, the source first; `name` is that of their file."""
+
+    name: str
+    task: Task
+    start: Start
+    runs: tuple[Run, ...]
+
+
+def figure_parser(name: str, description: str) -> ArgumentParser:
+    """Return the table scripts' parser with the options of a figure."""
+    options = parser(name, description)
+    options.add_argument("--pictures", nargs="+", type=int, metavar="INDEX", help="by their place, from 0")
+    options.add_argument("--block", type=int, help="whose attention is looked at, from 0")
+    return options
+
+
+def trained(
+    table: Table,
+    options: Namespace,
+    progress: Progress,
+    *,
+    all_seeds: bool = False,
+    check: Callable[[Task], object] = lambda task: None,
+) -> tuple[Job, list[Models]]:
+    """Return the models of the first share, and of the first seed or all, trained, by data set and source.
+
+    Raises:
+        RecipeError: As `prepare`, there is no such picture or block, or `check` of a data set raises it; all
+            of it before any training.
+    """
+    job = prepare(table, options, progress=progress)
+    for start in job.design.starts:
+        depth = vitreg.describe(start.create(2, 0.0)).num_blocks
+        if options.block is not None and not 0 <= options.block < depth:
+            raise RecipeError(f"--block {options.block}: {start.name} has blocks 0 to {depth - 1}")
+    for task in job.design.tasks:
+        check(task)
+    seeds = job.design.seeds if all_seeds else job.design.seeds[:1]
+    design = replace(job.design, shares=job.design.shares[:1], seeds=seeds)
+    runs, *_ = measured(job, design, options, progress, keeps_models=True)
+    found = []
+    for task, start in itertools.product(design.tasks, design.starts):
+        own = [run for run in runs if run.task is task and run.start is start]
+        fitted = [run for run in own if run.configuration.method != SOURCE]
+        parts = [table.name, task.name if len(design.tasks) > 1 else "", start.label]
+        name = "-".join(filter(None, parts))
+        found.append(Models(name, task, start, (source_of(fitted[0]), *fitted)))
+    return job, found
+
+
+def source_of(run: Run) -> Run:
+    """Return the run of the model that `run` started from."""
+    c = run.configuration
+    bare = replace(c, method=SOURCE, lam=None, share=None, seed=0, hyper=None, hold_out=0.0, measure_every=0)
+    return replace(run, configuration=bare)
+
+
+def title(run: Run) -> str:
+    """Return what was done to the model, in words."""
+    c = run.configuration
+    return TITLES.get(c.method, c.method if c.lam is None else f"{c.method} λ={c.lam:g}")
+
+
+def chosen_pictures(total: int, wanted: Sequence[int] | None, count: int) -> list[int]:
+    """Return the indices of `wanted` pictures out of `total`, or of `count` taken evenly.
+
+    Raises:
+        RecipeError: There is no such picture.
+    """
+    count = min(count, total)
+    indices = list(wanted or [int((place + 0.5) * total / count) for place in range(count)])
+    if not all(0 <= index < total for index in indices):
+        raise RecipeError(f"--pictures lie between 0 and {total - 1}, found {indices}")
+    return indices

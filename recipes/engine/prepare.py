@@ -1,0 +1,231 @@
+"""From a table's command line to its design: data and weights in memory, device, folder, all checked."""
+
+from __future__ import annotations
+
+import math
+import os
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from engine.applied import Mixing
+from engine.errors import RecipeError, listed
+from engine.methods import METHODS, check_methods, is_guided
+from engine.options import labelled_weights, named_lists, named_places, parse_lams, parse_shares
+from engine.paper import DATA_SETS
+from engine.plan import Design, Run
+from engine.processes import count, on_main, refuse_other_than_ddp, share
+from engine.progress import Progress
+from engine.runs import Report, prepare_out
+from engine.settings import PAPER, PHOTOS, Settings, quick
+from engine.sources import (
+    drawn_sources,
+    input_statistics,
+    lists_name,
+    photographed_starts,
+    photographed_tasks,
+)
+from engine.study import execute
+from engine.subset import Share
+from engine.track import check_trackers
+from engine.train import Hyperparameters
+
+CHOSEN = ("steps", "batch_size", "lr", "weight_decay", "warmup_epochs", "smoothing", "drop_path")
+"""The options that are a run's hyper-parameters."""
+
+OTHER = ("size", "model", "augment")
+ONLY_PHOTOS = ("weights", "model", "size", "augment", "preset")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table script: its name, and the rows and sources that it compares by default.
+
+    Attributes:
+        name: of the script, and of the paper's numbers beside ours.
+        methods: the rows.
+        sources: the labels of its sources; one without a label is not named.
+        searches: whether every method's grid is searched, also where one λ is known to do.
+        rates: the shares of the training pictures in the paper's protocol.
+        select: how the best λ is found where the options do not say, see `--select`.
+        measures: how many times a run is measured in the course of its training, unless the options say.
+        demo_seeds: the seeds of the demo, where its own would take too long.
+    """
+
+    name: str
+    methods: Sequence[str]
+    sources: Sequence[str] = ("",)
+    searches: bool = False
+    rates: tuple[float, ...] = (0.15, 1.0)
+    demo_seeds: tuple[int, ...] = (0, 1, 2)
+    select: str = "validation"
+    measures: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for, planned and checked, and where its runs go."""
+
+    title: str
+    design: Design
+    out: Path
+    accelerator: Accelerator
+    workers: int
+    trackers: Sequence[str] = ()
+
+    def execute(self, runs: Sequence[Run], progress: Progress, *, keeps_models: bool = False) -> list[Report]:
+        """Return the reports of `runs`, after running those that are not finished."""
+        return execute(
+            runs,
+            self.out,
+            accelerator=self.accelerator,
+            workers=self.workers,
+            progress=progress,
+            keeps_models=keeps_models,
+            trackers=self.trackers,
+        )
+
+
+def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
+    """Return what the options of a table's script ask for, with data and weights in memory.
+
+    Raises:
+        RecipeError: Anything that the options name cannot be used.
+    """
+    is_demo = options.data is None and options.preset is None
+    settings = settings_of(options, is_demo=is_demo)
+    if options.preset == "paper" and not options.quick:
+        settings = replace(settings, rates=table.rates)
+    if is_demo and not options.quick:
+        settings = replace(settings, seeds=table.demo_seeds)
+    methods = check_methods(options.methods or table.methods)
+    guided = list(filter(is_guided, methods))
+    lams = {method: METHODS[method].grid for method in guided}
+    if not table.searches:
+        known = {method: settings.lams.get(method.removesuffix("+TransMix")) for method in guided}
+        lams |= {method: tried for method, tried in known.items() if tried}
+    if options.quick:
+        lams = {method: tried[:2] for method, tried in lams.items()}
+    lams |= parse_lams(options.lam or [], methods)
+    shares = parse_shares(options.rates, options.shots, settings.rates)
+    folders = named_places(options.data or [])
+    lists = named_lists(options.subset, list(folders)) if options.subset else {}
+    if lists:
+        shares = [Share(files=lists_name(lists))]
+    check_trackers(options.log_with)
+    accelerator = make_accelerator(options)
+    check_batch(settings.hyper, methods)
+    say_what_is_missing(options, folders, progress, sources=table.sources)
+    out: Path = options.out or Path("runs") / ("demo" if is_demo else options.preset or "-".join(folders))
+    on_main(lambda: prepare_out(out))
+    if is_demo:
+        task, starts = drawn_sources(out, table.sources, progress, is_quick=options.quick)
+        tasks = [task]
+        title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
+    else:
+        starts = photographed_starts(labelled_weights(options.weights, table.sources), settings)
+        statistics = input_statistics(options.normalise, settings)
+        cache = out.resolve().parent / "cache"
+        tasks = photographed_tasks(folders, settings, statistics, progress, cache=cache, lists=lists)
+        training = f"{settings.hyper.steps} steps of {settings.hyper.batch_size} pictures"
+        title = f"{table.name}: {starts[0].name}, {settings.size} px, {training}"
+    if options.quick:
+        title += " (--quick: the figures mean nothing)"
+    progress.say(title)
+    measured = options.measure_every
+    if measured is None:
+        measured = math.ceil(settings.hyper.steps / table.measures) if table.measures else 0
+    design = Design(
+        tasks,
+        starts,
+        methods=methods,
+        lams=lams,
+        shares=shares,
+        seeds=tuple(dict.fromkeys(options.seeds or settings.seeds)),
+        hyper=settings.hyper,
+        augment=settings.augment,
+        precision=options.precision,
+        measure_every=measured,
+    )
+    workers = options.workers if options.workers is not None else workers_for(accelerator, is_demo=is_demo)
+    return Job(title, design, out, accelerator, workers, options.log_with)
+
+
+def settings_of(options: Namespace, *, is_demo: bool) -> Settings:
+    """Return the defaults of the demo, of photographs or of the paper, with what the options change."""
+    if is_demo:
+        given = [f"--{option}" for option in ONLY_PHOTOS if getattr(options, option) is not None]
+        if given:
+            raise RecipeError(f"{listed(given)} only with --data: the demo has its own model and pictures")
+        from engine.drawn import SETTINGS  # only the demo needs the drawn world
+
+        settings = SETTINGS
+    else:
+        settings = PAPER if options.preset == "paper" else PHOTOS
+    if options.quick:
+        settings = quick(settings)
+    hyper = {key: value for key in CHOSEN if (value := getattr(options, key)) is not None}
+    mixing = Mixing(options.mixup or 0.0, options.cutmix or 0.0)
+    other = {key: value for key in OTHER if (value := getattr(options, key)) is not None}
+    return replace(settings, hyper=replace(settings.hyper, **hyper, mixing=mixing), **other)
+
+
+def say_what_is_missing(
+    options: Namespace, folders: Mapping[str, object], progress: Progress, *, sources: Sequence[str] = ("",)
+) -> None:
+    """Raise `RecipeError` with all that the options leave out, at once."""
+    missing = []
+    if options.weights is None and (folders or options.preset):
+        paper = ": iBOT ViT-S/16 in the paper" if options.preset and len(sources) == 1 else ""
+        wanted = "FILE" if len(sources) == 1 else " ".join(f"{source}=FILE" for source in sources)
+        missing.append(f"the pre-trained weights (--weights {wanted}{paper})")
+    if options.preset == "paper":
+        absent = [data for data in DATA_SETS if data.lower() not in map(str.lower, folders)]
+        if absent and not folders:
+            missing.append(
+                f"the data sets {', '.join(absent)} (--data {absent[0]}=DIR ...; "
+                "`python recipes/table1.py` says what to put where)"
+            )
+        elif absent and not missing:
+            progress.say(f"the paper's data sets {', '.join(absent)} are not given and left out")
+    if missing:
+        raise RecipeError(f"missing: {'; '.join(missing)}")
+
+
+def make_accelerator(options: Namespace) -> Accelerator:
+    """Return accelerate's device and precision, and connect the processes if several were launched.
+
+    torch is made to repeat itself exactly.
+
+    Raises:
+        RecipeError: There is no such device, or the processes were launched to share out the model.
+    """
+    refuse_other_than_ddp()
+    device = options.device
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device, True):
+        raise RecipeError(f"--device {device}: torch finds no such device here")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for matrix products that repeat exactly
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision=options.precision)
+
+
+def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
+    """Raise `RecipeError` unless the processes can divide a batch evenly, mixed pictures in whole pairs."""
+    mixing = [method for method in methods if METHODS[method].transmix or hyper.mixing]
+    if share(hyper.batch_size) % 2 and mixing and count() > 1:
+        raise RecipeError(
+            f"{mixing[0]} mixes pictures in pairs, and each of the {count()} processes its own: --batch-size "
+            f"{hyper.batch_size} has to be divisible by {2 * count()}"
+        )
+
+
+def workers_for(accelerator: Accelerator, *, is_demo: bool) -> int:
+    """On the CPU, readers would take the cores from the training."""
+    if is_demo or accelerator.device.type == "cpu":
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) // count()))

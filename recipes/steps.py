@@ -1,0 +1,20 @@
+"""Accuracy, and attention on the object, in the course of the training.
+
+The paper trains long: 3,000 batches of 768 images, which over 900 pictures is 2,500 epochs. This shows what
+happens on the way there, at ten moments of each run or every --measure-every steps.
+
+    python recipes/steps.py
+    python recipes/steps.py --data DIR --weights FILE --model deit_tiny_patch16_224 --steps 2000
+    python recipes/steps.py --preset paper --data CUB=DIR Cars=DIR --weights FILE
+"""
+
+import sys
+
+from engine.cli import run_table
+from engine.curves import draw_steps
+from engine.prepare import Table
+
+TABLE = Table("steps", methods=("fine-tune", "GTA"), measures=10)
+
+if __name__ == "__main__":
+    sys.exit(run_table(TABLE, description=__doc__, draw=draw_steps))

@@ -1,0 +1,18 @@
+"""Table A: a source pre-trained by DINO or by iBOT, each fine-tuned without and with GTA.
+
+The demo pre-trains both in its drawn world.
+
+    python recipes/table_a.py
+    python recipes/table_a.py --data DIR --weights DINO=FILE iBOT=FILE --model vit_small_patch16_224
+    python recipes/table_a.py --preset paper --data CUB=DIR Cars=DIR --weights DINO=FILE iBOT=FILE
+"""
+
+import sys
+
+from engine.cli import run_table
+from engine.prepare import Table
+
+TABLE = Table("table_a", methods=("fine-tune", "GTA"), sources=("DINO", "iBOT"), searches=True)
+
+if __name__ == "__main__":
+    sys.exit(run_table(TABLE, description=__doc__))

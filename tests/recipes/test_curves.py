@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from matplotlib.axes import Axes
+
+from engine.curves import draw_lams, draw_steps
+from engine.paper import PaperTable
+from engine.runs import Configuration, Report
+from engine.subset import Share
+from engine.table import rows
+from engine.train import Hyperparameters
+
+HYPER = Hyperparameters(steps=20, batch_size=4, lr=1e-3, weight_decay=0.05)
+NO_PAPER = PaperTable({})
+
+
+def report(method: str, lam: float | None, top1: float | None, *, seed: int = 0, **more: Any) -> Report:
+    share = None if method == "source" else Share(rate=0.15)
+    configuration = Configuration("birds", "f", "m", "w", 32, "crop", method, lam, share, seed, HYPER)
+    base = 0.4 if top1 is None else top1 / 100
+    metrics = {"object_share": [0.1, base], "jaccard": [0.1, base]}
+    log = [{"step": s, "loss": 1.0, "top1": (top1 or 0) * s / 19, "object_share/1": base} for s in (9, 19)]
+    return Report(configuration, metrics | ({} if top1 is None else {"top1": top1}), log, 1.0, {}, **more)
+
+
+REPORTS = [
+    report("source", None, None),
+    *(report("fine-tune", None, 40.0 + 2 * seed, seed=seed) for seed in (0, 1)),
+    *(report("GTA", lam, 50.0 + lam + seed, seed=seed) for lam in (10.0, 1.0, 0.1) for seed in (0, 1)),
+]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What is drawn, by label: the points of curves, the height of level lines."""
+    seen: dict[str, Any] = {}
+    errorbar, axhline = Axes.errorbar, Axes.axhline
+
+    def points(self: Axes, x: Any, y: Any, *args: Any, label: str, **options: Any) -> Any:
+        seen.setdefault(label, []).append((tuple(x), tuple(y)))
+        return errorbar(self, x, y, *args, label=label, **options)
+
+    def level(self: Axes, y: float, **options: Any) -> Any:
+        seen.setdefault(options["label"], []).append(y)
+        return axhline(self, y, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", points)
+    monkeypatch.setattr(Axes, "axhline", level)
+    return seen
+
+
+def test_accuracy_and_attention_against_lam(drawn: dict[str, Any]) -> None:
+    file = draw_lams(rows(REPORTS, NO_PAPER), REPORTS, "title")
+    assert file.startswith(b"\x89PNG")
+    assert file == draw_lams(rows(REPORTS, NO_PAPER), REPORTS, "title")
+    accuracy, attention = drawn["GTA, 15 %"][:2]
+    assert accuracy == ((0.1, 1.0, 10.0), pytest.approx((50.6, 51.5, 60.5)))
+    assert attention[1] == pytest.approx((50.6, 51.5, 60.5))
+    assert drawn["fine-tune, 15 %"][:2] == pytest.approx([41.0, 41.0])
+
+
+def test_accuracy_and_attention_against_steps(drawn: dict[str, Any]) -> None:
+    assert draw_steps(rows(REPORTS, NO_PAPER), REPORTS, "title").startswith(b"\x89PNG")
+    accuracy, attention = drawn["fine-tune, 15 %"]
+    assert accuracy == ((10, 20), pytest.approx((41 * 9 / 19, 41.0)))
+    assert attention == ((10, 20), pytest.approx((41.0, 41.0)))
+    assert len(drawn["GTA (λ = 10), 15 %"]) == 2
+
+
+def test_without_objects_there_is_one_panel(drawn: dict[str, Any]) -> None:
+    bare = [
+        Report(r.configuration, {"top1": r.metrics["top1"]}, r.log, 1.0, {})
+        for r in REPORTS
+        if "top1" in r.metrics
+    ]
+    draw_lams(rows(bare, NO_PAPER), bare, "title")
+    assert len(drawn["GTA, 15 %"]) == 1
+    draw_steps(rows(bare, NO_PAPER), bare, "title")
+    assert len(drawn["GTA (λ = 10), 15 %"]) == 1

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from engine import everything
+from engine.everything import arguments_of, page, run_all
+
+SCRIPTS = ("table1", "table3", "table4", "table6", "table_a")
+
+
+@pytest.mark.parametrize(
+    ("script", "weights", "expected", "why"),
+    [
+        ("table3", ["a.pth"], ["--weights", "a.pth"], ""),
+        ("table3", ["SL=a", "iBOT=b"], ["--weights", "b"], ""),
+        ("table3", ["SL=a", "DINO=b"], ["--weights", "a"], ""),
+        ("table6", ["SSL=a", "SL=b"], ["--weights", "SL=b", "SSL=a"], ""),
+        ("table6", ["SL=b"], [], "no --weights SSL=FILE"),
+        ("table_a", ["a.pth"], [], "no --weights DINO=FILE iBOT=FILE"),
+        ("table_a", [], [], ""),
+        ("table4", [], ["--voc", "voc"], ""),
+    ],
+)
+def test_each_script_gets_what_it_can_use(
+    script: str, weights: list[str], expected: list[str], why: str
+) -> None:
+    given, why_not = arguments_of(script, weights, ["CUB=dir"], "voc")
+    assert why_not == why
+    assert given == ["--data", "CUB=dir", *expected]
+    assert arguments_of("table1", weights, [], None) == ([], "no --data to count")
+
+
+def test_one_that_fails_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str]) -> SimpleNamespace:
+        ran.append(command)
+        script = Path(command[1]).stem
+        (tmp_path / f"{script}.md").write_text(f"### the table of {script}\n")
+        return SimpleNamespace(returncode=2 if script == "table3" else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    (tmp_path / "table4.png").write_bytes(b"")
+    code = run_all(SCRIPTS, description="", argv=["--out", str(tmp_path), "--seeds", "0", "--weights", "w"])
+    assert code == 2
+    assert [Path(command[1]).name for command in ran] == ["table3.py", "table4.py"]
+    assert ran[0][2:] == ["--weights", "w", "--seeds", "0", "--out", str(tmp_path)]
+    written = (tmp_path / "all.md").read_text()
+    assert "failed with exit code 2" in written
+    assert "the table of table3" not in written
+    assert "\nthe table of table4" in written
+    assert "![table4](table4.png)" in written
+    assert "left out: no --weights SL=FILE SSL=FILE" in capsys.readouterr().out
+
+
+def test_an_interrupt_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command: SimpleNamespace(returncode=130))
+    assert run_all(SCRIPTS, description="", argv=["--out", str(tmp_path)]) == 130
+    assert not (tmp_path / "all.md").exists()
+
+
+def test_several_processes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_all(SCRIPTS, description="", argv=["--out", str(tmp_path)]) == 2
+    assert "start each table with accelerate launch" in capsys.readouterr().err
+
+
+def test_the_scripts_are_there() -> None:
+    for script in (*everything.SOURCES, *everything.SEGMENTS, *SCRIPTS):
+        assert (everything.RECIPES / f"{script}.py").is_file(), script
+
+
+def test_a_page_without_anything(tmp_path: Path) -> None:
+    assert page(tmp_path, {"table1": "left out: no data"}).count("\n") == 5

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from small_data import MODEL, SIZE
+
+from engine.applied import Mixing
+from engine.data import read_folder
+from engine.errors import RecipeError
+from engine.methods import SOURCE
+from engine.photos import photo_task
+from engine.plan import Design, Start, plan, plan_search
+from engine.progress import Progress
+from engine.run import measured_task, stored_model, training_indices
+from engine.study import execute
+from engine.subset import Share
+from engine.task import Task
+from engine.train import Hyperparameters
+
+HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
+
+
+def create(num_classes: int, drop_path: float) -> torch.nn.Module:
+    return timm.create_model(MODEL, num_classes=num_classes, img_size=SIZE, drop_path_rate=drop_path)
+
+
+@pytest.fixture
+def task(indexed: Path) -> Task:
+    return photo_task(read_folder(indexed), name="indexed", size=SIZE, augment="none")
+
+
+def design(task: Task, **options: Any) -> Design:
+    known: dict[str, Any] = {
+        "methods": ("fine-tune", "L2-SP", "GTA"),
+        "lams": {"L2-SP": (0.1,), "GTA": (1.0, 10.0)},
+        "shares": [Share(rate=1.0)],
+        "seeds": [0, 1],
+        "hyper": HYPER,
+        "augment": "none",
+    }
+    return Design([task], [Start(MODEL, "w", create)], **{**known, **options})
+
+
+def kinds(runs: list[Any]) -> list[tuple[str, float | None, int]]:
+    return [(r.configuration.method, r.configuration.lam, r.configuration.seed) for r in runs]
+
+
+def test_every_cell_and_the_source_once(task: Task) -> None:
+    runs = plan(design(task))
+    cells = [("fine-tune", None), ("L2-SP", 0.1), ("GTA", 1.0), ("GTA", 10.0)]
+    assert kinds(runs) == [(SOURCE, None, 0), *((*cell, seed) for seed in (0, 1) for cell in cells)]
+    assert len({run.configuration.folder for run in runs}) == len(runs)
+    chosen = plan(design(task), {("w", "indexed", Share(rate=1.0), "GTA"): 10.0})
+    assert [kind for kind in kinds(chosen) if kind[0] == "GTA"] == [("GTA", 10.0, 0), ("GTA", 10.0, 1)]
+
+
+def test_only_a_penalty_on_the_weights_replaces_weight_decay(task: Task) -> None:
+    decays = {
+        run.configuration.method: run.configuration.hyper.weight_decay
+        for run in plan(design(task))
+        if run.configuration.hyper is not None
+    }
+    assert decays == {"fine-tune": 0.05, "L2-SP": 0.0, "GTA": 0.05}
+
+
+def test_a_search_sees_no_test_picture(task: Task) -> None:
+    runs = plan_search(design(task), 0.25)
+    assert kinds(runs) == [("GTA", lam, seed) for seed in (0, 1) for lam in (1.0, 10.0)]
+    for run in runs:
+        measured, trained = measured_task(run), training_indices(run)
+        out = sorted(set(range(len(task.train_labels))) - set(trained))
+        assert len(out) == len(measured.test_labels) == 2  # a quarter of each class
+        assert measured.test_labels == tuple(task.train_labels[index] for index in out)
+        for picture, index in zip(measured.test, out, strict=True):
+            assert torch.equal(picture, task.train.plain(index))
+
+
+def test_a_search_of_single_pictures_is_refused(task: Task) -> None:
+    with pytest.raises(RecipeError, match="has a single picture to train on"):
+        plan_search(design(task, shares=[Share(shots=1)]), 0.2)
+    assert plan_search(design(task, shares=[Share(shots=1)], methods=("fine-tune",)), 0.2) == []
+
+
+@pytest.mark.parametrize("options", [{"methods": ("GTA+TransMix",)}, {"hyper": "mixed"}])
+def test_pictures_in_pairs_need_an_even_batch(task: Task, options: dict[str, Any]) -> None:
+    odd = replace(HYPER, batch_size=5, mixing=Mixing(mixup=0.8) if "hyper" in options else Mixing())
+    lams = {"GTA+TransMix": (1.0,), "L2-SP": (0.1,), "GTA": (1.0,)}
+    with pytest.raises(RecipeError, match="mixes pictures in pairs: --batch-size 5 has to be even"):
+        plan(design(task, **{**options, "hyper": odd, "lams": lams}))
+
+
+def test_a_list_of_files_is_a_share(task: Task) -> None:
+    listed = replace(task, lists={"mine": (5, 0, 3)})
+    (run,) = [
+        run
+        for run in plan(design(listed, shares=[Share(files="mine")], methods=("fine-tune",), seeds=[0]))
+        if run.configuration.method != SOURCE
+    ]
+    assert training_indices(run) == [0, 3, 5]
+    assert "mine" in run.configuration.folder
+    with pytest.raises(RecipeError, match="indexed has no list yours"):
+        plan(design(listed, shares=[Share(files="yours")]))
+
+
+def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> None:
+    hyper = replace(HYPER, steps=5)
+    small = design(task, methods=("GTA",), lams={"GTA": (1.0,)}, seeds=[0], hyper=hyper, measure_every=2)
+    runs = plan(small)
+
+    def executed(*, keeps_models: bool) -> tuple[str, Any]:
+        console = Console(record=True, file=io.StringIO())
+        with Progress(console) as progress:
+            reports = execute(
+                runs,
+                tmp_path,
+                accelerator=Accelerator(cpu=True),
+                workers=0,
+                progress=progress,
+                keeps_models=keeps_models,
+            )
+        return console.export_text(), reports
+
+    _, reports = executed(keeps_models=False)
+    again, kept = executed(keeps_models=True)
+    assert "1 runs to do, 1 finished before" in again  # the source has nothing to keep
+    assert [report.metrics for report in kept] == [report.metrics for report in reports]
+    assert "0 runs to do" in executed(keeps_models=True)[0]
+
+    model = stored_model(runs[1], tmp_path).eval()
+    right = model(task.normalised(task.test)).argmax(1) == torch.tensor(task.test_labels)
+    assert 100 * float(right.float().mean()) == pytest.approx(kept[1].metrics["top1"])
+    measured = {entry["step"]: entry["top1"] for entry in kept[1].log if "top1" in entry}
+    assert list(measured) == [1, 3, 4]
+    assert measured[4] == kept[1].metrics["top1"]
+    assert kept[1].log[-1]["object_share/0"] == kept[1].metrics["object_share"][0]
+    per_class = kept[1].metrics["per_class"]
+    assert list(per_class) == list(task.classes)
+    assert sum(per_class.values()) / len(per_class) == pytest.approx(kept[1].metrics["class_mean"])
+
+    (tmp_path / runs[1].configuration.folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(RecipeError, match=r"model\.safetensors is broken"):
+        stored_model(runs[1], tmp_path)
