@@ -73,11 +73,12 @@ def measured(
 ) -> tuple[list[Run], list[Report], list[Choice]]:
     """Return the runs of `design` and their reports, each cell at its best λ, and how that was found."""
     found: list[Choice] = []
-    if options.select == "validation":
-        search = plan_search(design, options.hold_out)
-        found = choices(job.execute(search, progress)) if search else []
-    runs = plan(design, chosen(found))
-    reports = job.execute(runs, progress, keeps_models=keeps_models)
+    with job.connected():
+        if options.select == "validation":
+            search = plan_search(design, options.hold_out)
+            found = choices(job.execute(search, progress)) if search else []
+        runs = plan(design, chosen(found))
+        reports = job.execute(runs, progress, keeps_models=keeps_models)
     if options.select == "test":
         found = choices(reports)
         kept = only_chosen(reports, found)

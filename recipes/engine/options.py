@@ -77,6 +77,14 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         default="imagenet",
         help="mean and deviation of the input",
     )
+    spread = options.add_argument_group("several runs at once, on Ray")
+    executor = "where runs are computed: one after the other here, or several at once on GPUs or machines"
+    spread.add_argument("--executor", choices=("local", "ray"), default="local", help=executor)
+    cluster = "HOST:PORT of a cluster, or auto; without: this machine alone"
+    spread.add_argument("--address", help=cluster)
+    spread.add_argument("--cpus-per-run", type=positive, metavar="N", help="below 1, several share one (1)")
+    spread.add_argument("--gpus-per-run", type=not_negative, metavar="N", help="as the CPUs (0)")
+    spread.add_argument("--retries", type=at_least_0, help="of a run that lost its process (3)")
     told = "also tell the log of each run to tensorboard, wandb or another of accelerate's trackers"
     add("--log-with", nargs="+", choices=TRACKERS, default=(), metavar="TRACKER", help=told)
     add("--out", type=Path, help="folder of runs and tables; tables with one folder share their runs")

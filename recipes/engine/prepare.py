@@ -6,6 +6,7 @@ import math
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from engine.paper import DATA_SETS
 from engine.plan import Design, Run
 from engine.processes import count, on_main, refuse_other_than_ddp, share
 from engine.progress import Progress
+from engine.ray_cluster import RayOptions, cluster
+from engine.ray_executor import execute_on_ray
 from engine.runs import Report, prepare_out
 from engine.settings import PAPER, PHOTOS, Settings, quick
 from engine.sources import (
@@ -76,9 +79,24 @@ class Job:
     accelerator: Accelerator
     workers: int
     trackers: Sequence[str] = ()
+    ray: RayOptions | None = None
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Return what holds a connection to Ray over several calls of `execute`, if the runs go there."""
+        return nullcontext() if self.ray is None else cluster(self.ray)
 
     def execute(self, runs: Sequence[Run], progress: Progress, *, keeps_models: bool = False) -> list[Report]:
         """Return the reports of `runs`, after running those that are not finished."""
+        if self.ray is not None:
+            return execute_on_ray(
+                runs,
+                self.out,
+                options=self.ray,
+                workers=self.workers,
+                progress=progress,
+                keeps_models=keeps_models,
+                trackers=self.trackers,
+            )
         return execute(
             runs,
             self.out,
@@ -117,7 +135,9 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     if lists:
         shares = [Share(files=lists_name(lists))]
     check_trackers(options.log_with)
-    accelerator = make_accelerator(options)
+    ray = ray_options(options)
+    # With Ray it is the nodes that need the device.
+    accelerator = make_accelerator(Namespace(**{**vars(options), "device": "auto"}) if ray else options)
     check_batch(settings.hyper, methods)
     say_what_is_missing(options, folders, progress, sources=table.sources)
     out: Path = options.out or Path("runs") / ("demo" if is_demo else options.preset or "-".join(folders))
@@ -151,8 +171,27 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
         precision=options.precision,
         measure_every=measured,
     )
-    workers = options.workers if options.workers is not None else workers_for(accelerator, is_demo=is_demo)
-    return Job(title, design, out, accelerator, workers, options.log_with)
+    workers = options.workers
+    if workers is None:
+        has_gpu = ray.gpus > 0 if ray else accelerator.device.type != "cpu"
+        workers = workers_for(has_gpu=has_gpu and not is_demo)
+    return Job(title, design, out, accelerator, workers, options.log_with, ray)
+
+
+def ray_options(options: Namespace) -> RayOptions | None:
+    """Return what the options say of Ray, or None where runs are computed here.
+
+    Raises:
+        RecipeError: They speak of Ray, and do not choose it, or they cannot be meant.
+    """
+    names = {"address": "address", "cpus_per_run": "cpus", "gpus_per_run": "gpus", "retries": "retries"}
+    given = {names[name]: value for name in names if (value := getattr(options, name)) is not None}
+    if options.executor == "ray":
+        return RayOptions(device=options.device, precision=options.precision, **given)
+    if given:
+        told = listed(f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None)
+        raise RecipeError(f"{told} only with --executor ray")
+    return None
 
 
 def settings_of(options: Namespace, *, is_demo: bool) -> Settings:
@@ -224,8 +263,6 @@ def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
         )
 
 
-def workers_for(accelerator: Accelerator, *, is_demo: bool) -> int:
-    """On the CPU, readers would take the cores from the training."""
-    if is_demo or accelerator.device.type == "cpu":
-        return 0
-    return min(8, max(1, (os.cpu_count() or 1) // count()))
+def workers_for(*, has_gpu: bool) -> int:
+    """Return how many processes read pictures for a run: on the CPU they would take the cores from it."""
+    return min(8, max(1, (os.cpu_count() or 1) // count())) if has_gpu else 0

@@ -35,7 +35,7 @@ def execute(
     together do each run together.
     """
     distinct = {run.configuration.folder: run for run in runs}
-    reports = on_main(lambda: _finished(distinct, out, keeps_models=keeps_models))
+    reports = on_main(lambda: finished_runs(distinct, out, keeps_models=keeps_models))
     pending = [run for folder, run in distinct.items() if folder not in reports]
     progress.begin(sum(run.cost for run in pending), num_runs=len(pending), num_finished=len(reports))
     for wait in (False, True):
@@ -65,7 +65,7 @@ def execute(
     return [reports[run.configuration.folder] for run in runs]
 
 
-def _finished(runs: Mapping[str, Run], out: Path, *, keeps_models: bool) -> dict[str, Report]:
+def finished_runs(runs: Mapping[str, Run], out: Path, *, keeps_models: bool) -> dict[str, Report]:
     """Return the reports of the runs that are finished, by folder."""
     found = {folder: finished(run, out, keeps_model=keeps_models) for folder, run in runs.items()}
     reports = {folder: report for folder, report in found.items() if report is not None}
