@@ -82,27 +82,30 @@ def source_checkpoint(
         steps: of pre-training.
         progress: called after each step with the number of steps done and of all steps.
     """
-    path = cache / f"demo-source-{_fingerprint(steps)}.safetensors"
-    if path.exists():
-        return path
-    weights = save(_pretrain(steps, progress).state_dict())
-    cache.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=cache, prefix=f"{path.stem}-", suffix=".tmp")
+    path = cache / f"demo-source-{fingerprint(SOURCE, steps)}.safetensors"
+    if not path.exists():
+        write_whole(path, save(_pretrain(steps, progress).state_dict()))
+    return path
+
+
+def fingerprint(settings: SourceSettings, steps: int) -> str:
+    """Return a hash of the settings and of a few pictures, in which every number of the world shows."""
+    told = (steps, sorted(asdict(settings).items()), sorted(ARCHITECTURE.items()))
+    pictures = world.draw_source(64, seed=settings.seed)
+    return hashlib.sha256(repr(told).encode() + pictures.images.numpy().tobytes()).hexdigest()[:12]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears only when it is complete; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(weights)
+            file.write(content)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
         raise
-    return path
-
-
-def _fingerprint(steps: int) -> str:
-    """Return a hash of the settings and of a few pictures, in which every number of the world shows."""
-    settings = (steps, sorted(asdict(SOURCE).items()), sorted(ARCHITECTURE.items()))
-    pictures = world.draw_source(64, seed=SOURCE.seed)
-    return hashlib.sha256(repr(settings).encode() + pictures.images.numpy().tobytes()).hexdigest()[:12]
 
 
 def _pretrain(steps: int, progress: Callable[[int, int], None] | None) -> nn.Module:
@@ -110,13 +113,7 @@ def _pretrain(steps: int, progress: Callable[[int, int], None] | None) -> nn.Mod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SOURCE.seed)
         model = create_model(world.NUM_SOURCE_CLASSES)
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    rest = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases and norms
-    groups = [{"params": weights, "weight_decay": SOURCE.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=SOURCE.lr, total_steps=steps, pct_start=SOURCE.warmup
-    )
+    optimizer, schedule = optimisation(model, SOURCE, steps)
     for step in range(steps):
         pictures = world.draw_source(SOURCE.batch_size, seed=step)
         loss = F.cross_entropy(model(normalised(pictures.images)), pictures.labels)
@@ -128,6 +125,22 @@ def _pretrain(steps: int, progress: Callable[[int, int], None] | None) -> nn.Mod
         if progress is not None:
             progress(step + 1, steps)
     return model
+
+
+def optimisation(
+    model: nn.Module, settings: SourceSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Return AdamW, which decays matrices only, and its schedule: up in the warm-up, then down to nothing."""
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    rest = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases and norms
+    groups = [
+        {"params": weights, "weight_decay": settings.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=settings.lr, total_steps=steps, pct_start=settings.warmup
+    )
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -87,9 +88,9 @@ def drawn_start(
         with lock(cache, wait=True):  # a second process waits for the first one's source
             if label in ("", "SL"):
                 return demo.source_checkpoint(cache, progress=on_step, **steps)
-            from engine.selfsup import self_supervised_checkpoint
+            from engine.selfsup import Method, self_supervised_checkpoint
 
-            method = "iBOT" if label == "SSL" else label
+            method = cast(Method, "iBOT" if label == "SSL" else label)  # which is checked there
             return self_supervised_checkpoint(cache, method, progress=on_step, **steps)
 
     path = on_main(pre_trained)

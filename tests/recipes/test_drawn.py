@@ -8,8 +8,8 @@ import torch
 
 from engine import demo, world
 from engine.cli import run_table
-from engine.prepare import Table
 from engine.drawn import SETTINGS, Drawn, drawn_start, drawn_task
+from engine.prepare import Table
 from engine.settings import GUIDED
 from engine.weights import read_weights
 
@@ -52,9 +52,8 @@ def test_start_is_the_source_with_a_new_head(tmp_path: Path) -> None:
 def test_demo_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--steps", "1", "--seeds", "0", "--rates", "0.15", "--device", "cpu"]
     methods = ("fine-tune", "GTA")
-    assert (
-        run_table(Table("table3", methods=methods), description="", argv=[*few, "--out", str(tmp_path / "out")]) == 0
-    )
+    few += ["--out", str(tmp_path / "out")]
+    assert run_table(Table("table3", methods=methods), description="", argv=few) == 0
     for text in (capsys.readouterr().out, (tmp_path / "out" / "table3.md").read_text()):
         assert "drawn pictures of a small world, not the paper's data sets" in text
         assert "compare the gains" in text
