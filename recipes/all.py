@@ -11,6 +11,7 @@ iBOT's or the first. What cannot be made of what is given is left out, and said.
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.everything import run_all
 
@@ -29,5 +30,11 @@ SCRIPTS = (
     "steps",
 )
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run all scripts on the command line's options, or `argv`, and return the exit code."""
+    return run_all(SCRIPTS, description=__doc__, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_all(SCRIPTS, description=__doc__))
+    sys.exit(main())

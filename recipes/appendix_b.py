@@ -7,11 +7,18 @@ As figure 1, whose models it shares where --out is the same, with twelve picture
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.looking import run_figure
 from engine.prepare import Table
 
 TABLE = Table("appendix_b", methods=("fine-tune", "GTA"))
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_figure(TABLE, description=__doc__, num_pictures=12, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_figure(TABLE, description=__doc__, num_pictures=12))
+    sys.exit(main())

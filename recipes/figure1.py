@@ -9,11 +9,18 @@ set, in its order, or by --pictures. The models are kept in --out: a second figu
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.looking import run_figure
 from engine.prepare import Table
 
 TABLE = Table("figure1", methods=("fine-tune", "GTA"))
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_figure(TABLE, description=__doc__, num_pictures=6, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_figure(TABLE, description=__doc__, num_pictures=6))
+    sys.exit(main())

@@ -9,11 +9,18 @@ known. Pictures are taken evenly, or by --pictures. The models are those of figu
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.prepare import Table
 from engine.segmenting import run_segmentation_figure
 
 TABLE = Table("figure3", methods=("fine-tune", "GTA"))
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_segmentation_figure(TABLE, description=__doc__, num_pictures=6, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_segmentation_figure(TABLE, description=__doc__, num_pictures=6))
+    sys.exit(main())

@@ -12,6 +12,7 @@ the three readings of Eq. (5)'s normalisation stand beside each other.
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.cli import run_table
 from engine.curves import draw_lams
@@ -19,5 +20,11 @@ from engine.prepare import Table
 
 TABLE = Table("figure4", methods=("fine-tune", "GTA"), searches=True, select="none")
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_table(TABLE, description=__doc__, draw=draw_lams, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_table(TABLE, description=__doc__, draw=draw_lams))
+    sys.exit(main())

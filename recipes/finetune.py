@@ -133,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             pictures = drawn_pictures(out, progress) if is_demo else photographs(options, settings, progress)
             check_block(pictures, options.block)
             workers = (
-                workers_for(accelerator, is_demo=is_demo) if options.workers is None else options.workers
+                workers_for(has_gpu=accelerator.device.type != "cpu" and not is_demo)
+                if options.workers is None
+                else options.workers
             )
 
             def planned(methods: Sequence[str], lams: Sequence[float], hold_out: float = 0.0) -> list[Run]:

@@ -9,6 +9,7 @@ happens on the way there, at ten moments of each run or every --measure-every st
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.cli import run_table
 from engine.curves import draw_steps
@@ -16,5 +17,11 @@ from engine.prepare import Table
 
 TABLE = Table("steps", methods=("fine-tune", "GTA"), measures=10)
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_table(TABLE, description=__doc__, draw=draw_steps, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_table(TABLE, description=__doc__, draw=draw_steps))
+    sys.exit(main())

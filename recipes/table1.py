@@ -28,7 +28,7 @@ from engine.processes import on_main
 from engine.runs import prepare_out, write_atomically
 
 
-def table1(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Count what `--data` names, write the table into `--out`, and return the exit code."""
     options = argparse.ArgumentParser(
         "table1", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -88,4 +88,4 @@ def look(name: str, place: Path, fetch: bool, say: Callable[[str], None]) -> Cou
 
 
 if __name__ == "__main__":
-    sys.exit(table1())
+    sys.exit(main())

@@ -10,11 +10,18 @@ or outlines are known. The models are those of the first of --rates or --shots.
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.prepare import Table
 from engine.segmenting import run_segmentation_table
 
 TABLE = Table("table4", methods=("fine-tune", "GTA"))
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_segmentation_table(TABLE, description=__doc__, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_segmentation_table(TABLE, description=__doc__))
+    sys.exit(main())

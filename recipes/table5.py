@@ -9,11 +9,18 @@ weighted by where the class token looks.
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.cli import run_table
 from engine.prepare import Table
 
 TABLE = Table("table5", methods=("fine-tune", "fine-tune+TransMix", "GTA", "GTA+TransMix"))
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_table(TABLE, description=__doc__, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_table(TABLE, description=__doc__))
+    sys.exit(main())

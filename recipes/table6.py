@@ -8,11 +8,18 @@ The demo's sources are its supervised one and one that is pre-trained by iBOT.
 """
 
 import sys
+from collections.abc import Sequence
 
 from engine.cli import run_table
 from engine.prepare import Table
 
 TABLE = Table("table6", methods=("fine-tune", "GTA"), sources=("SL", "SSL"), searches=True)
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script on the command line's options, or `argv`, and return its exit code."""
+    return run_table(TABLE, description=__doc__, argv=argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_table(TABLE, description=__doc__))
+    sys.exit(main())

@@ -82,7 +82,7 @@ def draw_segmentation(
 
 def _outline(axes: Axes, mask: Tensor) -> None:
     """Draw the border of a mask, white on black, closed where the mask ends with the picture."""
-    if not mask.any():
+    if not mask.any():  # matplotlib 3.8 warns of a contour without lines
         return
     size = mask.shape[-1]
     place = torch.arange(-1, size + 1).numpy()

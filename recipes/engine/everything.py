@@ -1,12 +1,13 @@
-"""All scripts, each a process of its own, with the options that it can use, and the page of their results."""
+"""All scripts, each with the options that it can use, and the page of their results."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-import subprocess
 import sys
 import time
+import traceback
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from engine.errors import RecipeError
 from engine.progress import duration
 from engine.runs import prepare_out, write_atomically
 
-RECIPES = Path(__file__).resolve().parent.parent
+INTERRUPTED = 130
+"""The exit code of a script that was stopped by its user."""
 
 SOURCES: Mapping[str, tuple[str, ...]] = {"table6": ("SL", "SSL"), "table_a": ("DINO", "iBOT")}
 """The labels of the scripts that compare several sources."""
@@ -59,9 +61,9 @@ def run_all(scripts: Sequence[str], *, description: str, argv: Sequence[str] | N
             command = [*given, *(passed if script != "table1" else []), "--out", str(out)]
             console.rule(f"{script}.py {' '.join(command)}")
             began = time.monotonic()
-            code = subprocess.run([sys.executable, str(RECIPES / f"{script}.py"), *command]).returncode
-            if code < 0 or code == 130:
-                return 130
+            code = _code(script, command)
+            if code == INTERRUPTED:
+                return code
             failed |= code != 0
             spent = duration(time.monotonic() - began)
             told[script] = f"`python recipes/{script}.py {' '.join(command)}`, {spent}"
@@ -72,6 +74,16 @@ def run_all(scripts: Sequence[str], *, description: str, argv: Sequence[str] | N
         console.print(f"{script}: {text}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {out / 'all.md'}", markup=False, soft_wrap=True)
     return 2 if failed else 0
+
+
+def _code(script: str, arguments: Sequence[str]) -> int:
+    """Return the exit code of a script; an error that it did not expect stops no other script."""
+    try:
+        code: int = importlib.import_module(script).main(arguments)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return code
 
 
 def arguments_of(

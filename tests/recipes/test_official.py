@@ -10,11 +10,11 @@ from small_data import MODEL
 from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars, VOCSegmentation
 
 from engine.cli import run_table
-from engine.prepare import Table
 from engine.data import Sample, read_folder
 from engine.errors import RecipeError
 from engine.official.voc import VOC, read_voc, voc_mask
 from engine.photos import photo_task
+from engine.prepare import Table
 
 CLASSES = {
     "CUB": ("001.Black_footed_Albatross", "002.Laysan_Albatross"),

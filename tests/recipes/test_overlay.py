@@ -13,7 +13,7 @@ from engine.data import read_folder
 from engine.overlay import DARKNESS, attention_maps, lit
 from engine.photos import photo_task
 from engine.weights import load_model
-from figure1 import figure1
+from figure1 import main as figure1
 
 
 def test_maps_are_the_attention_that_the_model_pays(indexed: Path, state: dict[str, torch.Tensor]) -> None:

@@ -27,10 +27,10 @@ from engine.checkpoint import NAME, Checkpoints
 from engine.data import read_folder
 from engine.errors import RecipeError
 from engine.photos import Photos, photo_task
-from engine.progress import Progress
-from engine.runs import Report, load_report, lock
 from engine.plan import Design, Run, Start, plan
+from engine.progress import Progress
 from engine.run import checkpoints_of, machine, trained_model
+from engine.runs import Report, load_report, lock
 from engine.study import execute
 from engine.subset import Share
 from engine.task import Batches

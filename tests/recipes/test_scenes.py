@@ -74,6 +74,14 @@ def test_at_its_own_size_a_mask_is_the_owner_s(tmp_path: Path) -> None:
     assert torch.equal(scenes.decided[0], decided)
 
 
+def test_picture_is_blended(tmp_path: Path) -> None:
+    numbers = np.zeros((96, 96), dtype=np.uint8)
+    lines = np.zeros((96, 96, 3), dtype=np.uint8)
+    lines[:, ::2] = 255
+    scenes = voc_scenes([one_picture(tmp_path, numbers, lines)], size=16)
+    assert 90 < scenes.pictures.min() <= scenes.pictures.max() < 165
+
+
 def test_classes_are_not_blended(tmp_path: Path) -> None:
     numbers = np.full((50, 30), 4, dtype=np.uint8)
     numbers[:, 15:] = 20

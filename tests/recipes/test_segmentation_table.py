@@ -86,6 +86,7 @@ def test_text_on_other_pictures() -> None:
     said = "\n".join(notes(segmentation_rows("demo", few, block=3)))
     assert "5 of 7 pictures: 2 without any object are not counted." in said
     assert "which are other pictures: compare the gains" in said
+    assert "share of the attention" not in said
     (_, row) = segmentation_rows("demo", few, block=3)
     assert (row.paper, row.paper_gain, row.is_paper_data) == (None, None, False)
 

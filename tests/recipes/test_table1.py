@@ -10,7 +10,7 @@ import engine.counts
 import engine.official
 from engine.counts import read_paper_counts
 from engine.official import LAYOUTS
-from table1 import table1
+from table1 import main as table1
 
 
 def run(*arguments: str | Path) -> int:
