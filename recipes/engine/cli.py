@@ -19,7 +19,7 @@ from engine.prepare import Job, Table, prepare
 from engine.processes import OtherProcessError, connect, count, disconnect, fail, follow, is_main, on_main
 from engine.progress import Progress
 from engine.runs import Report, write_atomically
-from engine.table import Row, as_csv, as_markdown, as_rich, notes, rows
+from engine.table import Row, as_csv, as_markdown, as_rich, mixed, notes, rows
 from vitreg import VitregError
 
 Drawing = Callable[[Sequence[Row], Sequence[Report], str], bytes]
@@ -56,7 +56,7 @@ def _show(
     labels = {start.fingerprint: start.label for start in job.design.starts}
     body = rows(reports, read_paper_table(name), labels)
     by = "held-out training pictures" if select == "validation" else "the test pictures"
-    below = [*notes(body), *said(found, labels, by)]
+    below = [*notes(body), *said(found, labels, by), *mixed(reports)]
     console.print(f"\n{job.title}", style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(as_rich(body))
     for note in below:

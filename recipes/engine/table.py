@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from rich.box import HORIZONTALS
 from rich.table import Table
 
+from engine.errors import listed
 from engine.methods import SOURCE
 from engine.paper import BASELINE, PaperTable
 from engine.runs import Report
@@ -158,6 +159,18 @@ def notes(table: Sequence[Row]) -> list[str]:
             "a head's attention there, best head of each picture."
         )
     return said
+
+
+def mixed(reports: Iterable[Report]) -> list[str]:
+    """Return a warning if the runs of a table come from different devices, threads or versions."""
+    found: dict[str, set[str]] = {}
+    for report in reports:
+        machine = {**report.machine, **report.machine.get("versions", {})}
+        for name, value in machine.items():
+            if name != "versions":
+                found.setdefault(name, set()).add(str(value))
+    told = [f"{name} {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
+    return [f"warning: not all runs were computed alike: {listed(told)}"] if told else []
 
 
 def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

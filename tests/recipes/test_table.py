@@ -13,7 +13,7 @@ from engine.paper import PaperTable, read_paper_table
 from engine.plot import draw
 from engine.runs import Configuration, Report
 from engine.subset import Share
-from engine.table import Row, as_csv, as_markdown, as_rich, cells, notes, rows
+from engine.table import Row, as_csv, as_markdown, as_rich, cells, mixed, notes, rows
 from engine.train import Hyperparameters
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
@@ -106,6 +106,15 @@ def test_sources_stand_beside_each_other_and_beside_the_paper_s() -> None:
     assert [row.gain for row in table[2:]] == [0.0, 5.0, 0.0, 5.0]
     assert "source" in cells(table)[0]
     assert draw(table, [], "t") != draw(table[2:4], [], "t")
+
+
+def test_runs_of_different_machines_are_told() -> None:
+    machine = {"device": "cpu", "threads": 2, "versions": {"torch": "2.6", "timm": "1.0.20"}}
+    other = {"device": "cpu", "threads": 1, "versions": {"torch": "2.11", "timm": "1.0.20"}}
+    made = [dataclasses.replace(one, machine=machine) for one in reports()]
+    assert mixed(made) == []
+    (warning,) = mixed([*made, dataclasses.replace(made[0], machine=other)])
+    assert warning == "warning: not all runs were computed alike: threads 1 and 2, torch 2.11 and 2.6"
 
 
 def test_other_data_stands_beside_the_mean_of_the_papers() -> None:
