@@ -11,7 +11,7 @@ known. Pictures are taken evenly, or by --pictures. The models are those of figu
 import sys
 from collections.abc import Sequence
 
-from engine.prepare import Table
+from engine.job import Table
 from engine.segmenting import run_segmentation_figure
 
 TABLE = Table("figure3", methods=("fine-tune", "GTA"))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from engine.cli import run_table
 from engine.curves import draw_lams
-from engine.prepare import Table
+from engine.job import Table
 
 TABLE = Table("figure4", methods=("fine-tune", "GTA"), searches=True, select="none")
 

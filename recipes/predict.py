@@ -29,6 +29,7 @@ from engine.predict import (
     readable,
 )
 from engine.prepare import make_accelerator
+from engine.processes import on_main
 from engine.progress import Progress
 from engine.runs import prepare_out, write_atomically
 
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = f"{len(paths)} pictures predicted; written: {options.out}: {written}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
 
-    return exit_code(predict)
+    return exit_code(lambda console: on_main(lambda: predict(console)))
 
 
 if __name__ == "__main__":

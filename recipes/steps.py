@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from engine.cli import run_table
 from engine.curves import draw_steps
-from engine.prepare import Table
+from engine.job import Table
 
 TABLE = Table("steps", methods=("fine-tune", "GTA"), measures=10)
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.cli import run_table
-from engine.prepare import Table
+from engine.job import Table
 
 METHODS = ("fine-tune", "L2-SP", "BSS", "attention-only", "ffn-only", "GTA")
 TABLE = Table("table2", methods=METHODS, searches=True, rates=(0.15, 0.3, 0.5, 1.0), demo_seeds=(0, 1))

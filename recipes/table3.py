@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.cli import run_table
-from engine.prepare import Table
+from engine.job import Table
 
 TABLE = Table("table3", methods=("fine-tune", "block-output", "msa-output", "GTA"))
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.cli import run_table
-from engine.prepare import Table
+from engine.job import Table
 
 TABLE = Table("table5", methods=("fine-tune", "fine-tune+TransMix", "GTA", "GTA+TransMix"))
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from engine.cli import run_table
-from engine.prepare import Table
+from engine.job import Table
 
 TABLE = Table("table6", methods=("fine-tune", "GTA"), sources=("SL", "SSL"), searches=True)
 

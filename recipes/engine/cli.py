@@ -11,11 +11,12 @@ from rich.console import Console
 
 from engine.choose import Choice, choices, chosen, only_chosen, said
 from engine.errors import RecipeError
+from engine.job import Job, Table
 from engine.options import parser
 from engine.paper import read_paper_table
 from engine.plan import Design, Run, plan, plan_search
 from engine.plot import draw as draw_points
-from engine.prepare import Job, Table, prepare
+from engine.prepare import prepare
 from engine.processes import OtherProcessError, connect, count, disconnect, fail, follow, is_main, on_main
 from engine.progress import Progress
 from engine.runs import Report, write_atomically

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from engine.cli import exit_code
+from engine.job import Job, Table
 from engine.models import Models, chosen_pictures, figure_parser, title, trained
 from engine.overlay import attention_maps, draw_overlays, object_block
-from engine.prepare import Job, Table
 from engine.processes import on_main
 from engine.progress import Progress
 from engine.run import stored_model

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import vitreg
 from engine.cli import measured
 from engine.errors import RecipeError
+from engine.job import Job, Table
 from engine.methods import SOURCE
 from engine.options import parser
 from engine.plan import Run, Start
-from engine.prepare import Job, Table, prepare
+from engine.prepare import prepare
 from engine.progress import Progress
 from engine.task import Task
 

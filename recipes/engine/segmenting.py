@@ -15,11 +15,11 @@ from engine.attention import MASS
 from engine.cli import exit_code
 from engine.draw_segmentation import draw_segmentation
 from engine.errors import RecipeError
+from engine.job import Job, Table
 from engine.models import Models, chosen_pictures, figure_parser, title, trained
 from engine.official import unpacked
 from engine.official.voc import VOC, read_voc
 from engine.options import rate
-from engine.prepare import Job, Table
 from engine.processes import on_main
 from engine.progress import Progress
 from engine.run import stored_model

@@ -7,8 +7,8 @@ import torch
 from small_data import MODEL, write_picture
 
 from engine.cli import run_table
+from engine.job import Table
 from engine.options import parse_lams
-from engine.prepare import Table
 
 METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
 

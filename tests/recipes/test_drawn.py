@@ -9,7 +9,7 @@ import torch
 from engine import demo, world
 from engine.cli import run_table
 from engine.drawn import SETTINGS, Drawn, drawn_start, drawn_task
-from engine.prepare import Table
+from engine.job import Table
 from engine.settings import GUIDED
 from engine.weights import read_weights
 

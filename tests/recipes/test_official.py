@@ -12,9 +12,9 @@ from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars, VOCS
 from engine.cli import run_table
 from engine.data import Sample, read_folder
 from engine.errors import RecipeError
+from engine.job import Table
 from engine.official.voc import VOC, read_voc, voc_mask
 from engine.photos import photo_task
-from engine.prepare import Table
 
 CLASSES = {
     "CUB": ("001.Black_footed_Albatross", "002.Laysan_Albatross"),
