@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from engine.cli import run_table
 from engine.job import Table
 
-TABLE = Table("table6", methods=("fine-tune", "GTA"), sources=("SL", "SSL"), searches=True)
+TABLE = Table("table6", methods=("fine-tune", "GTA"), sources=("SL", "SSL"), searches=True, demo_seeds=(0, 1))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

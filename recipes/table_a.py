@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from engine.cli import run_table
 from engine.job import Table
 
-TABLE = Table("table_a", methods=("fine-tune", "GTA"), sources=("DINO", "iBOT"), searches=True)
+TABLE = Table(
+    "table_a", methods=("fine-tune", "GTA"), sources=("DINO", "iBOT"), searches=True, demo_seeds=(0, 1)
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
