@@ -2,7 +2,7 @@
 
 Options are those of the tables, given on to each; tables in one --out share their runs. The tables of
 several sources need a file for each: --weights SSL=FILE SL=FILE DINO=FILE iBOT=FILE, of which the others take
-iBOT's or the first. What cannot be made of what is given is left out, and said.
+iBOT's, SSL's or the first. What cannot be made of what is given is left out, and said.
 
     python recipes/all.py                       (the demo, about half an hour on two cores)
     python recipes/all.py --quick               (a few steps of everything, to see that it works)

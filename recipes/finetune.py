@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     add("--drop-path", type=below_one, help="stochastic depth")
     add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
     norm = "mean and deviation of the input: ImageNet's, or those that timm notes for the model"
-    add("--normalise", choices=("imagenet", "model"), default="imagenet", help=norm)
+    add("--normalise", choices=("imagenet", "model"), help=norm)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision")
     add("--workers", type=at_least_0, help="processes that read pictures; the figures do not depend on it")

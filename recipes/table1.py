@@ -26,6 +26,7 @@ from engine.official.voc import VOC, read_voc
 from engine.options import named_places
 from engine.processes import on_main
 from engine.runs import prepare_out, write_atomically
+from engine.sources import data_root
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         def say(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        folders = {name: Path(place) for name, place in named_places(chosen.data).items()}
+        cache = chosen.out.resolve().parent / "cache"
+        places = named_places(chosen.data)
+        folders = {name: data_root(place, cache, say=say) for name, place in places.items()}
         if not folders:
             for layout in LAYOUTS:
                 say(f"--data {layout.name}=DIR  {layout.advice}")

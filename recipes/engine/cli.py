@@ -6,6 +6,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -56,8 +57,7 @@ def _show(
     """Print the table and write it beside its runs."""
     labels = {start.fingerprint: start.label for start in job.design.starts}
     body = rows(reports, read_paper_table(name), labels)
-    by = "held-out training pictures" if select == "validation" else "the test pictures"
-    below = [*notes(body), *said(found, labels, by), *mixed(reports)]
+    below = [*notes(body), *told(job, reports, found, select)]
     console.print(f"\n{job.title}", style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(as_rich(body))
     for note in below:
@@ -69,16 +69,34 @@ def _show(
     console.print(written, markup=False, soft_wrap=True)
 
 
+def told(job: Job, reports: Sequence[Report], found: Sequence[Choice], select: str) -> list[str]:
+    """Return what has to be said of the runs: how λ was found, and whether they were computed alike."""
+    labels = {start.fingerprint: start.label for start in job.design.starts}
+    by = "held-out training pictures" if select == "validation" else "the test pictures"
+    return [*job.notes, *said(found, labels, by), *mixed(reports)]
+
+
 def measured(
-    job: Job, design: Design, options: Namespace, progress: Progress, *, keeps_models: bool = False
+    job: Job,
+    design: Design,
+    options: Namespace,
+    progress: Progress,
+    *,
+    seeds: Sequence[int] | None = None,
+    keeps_models: bool = False,
 ) -> tuple[list[Run], list[Report], list[Choice]]:
-    """Return the runs of `design` and their reports, each cell at its best λ, and how that was found."""
+    """Return the runs of `design` and their reports, each cell at its best λ, and how that was found.
+
+    λ is chosen by all seeds of the design, also where only the runs of some `seeds` are wanted.
+    """
+    wanted = design if seeds is None else replace(design, seeds=seeds)
+    plan(wanted)  # so that what cannot be used is found before the search
     found: list[Choice] = []
     with job.connected():
         if options.select == "validation":
             search = plan_search(design, options.hold_out)
             found = choices(job.execute(search, progress)) if search else []
-        runs = plan(design, chosen(found))
+        runs = plan(wanted, chosen(found))
         reports = job.execute(runs, progress, keeps_models=keeps_models)
     if options.select == "test":
         found = choices(reports)

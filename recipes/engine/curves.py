@@ -154,7 +154,7 @@ def _png(figure: Figure, title: str) -> bytes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
     file = BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()

@@ -11,8 +11,10 @@ import traceback
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 
 from engine.errors import RecipeError
 from engine.progress import duration
@@ -21,18 +23,35 @@ from engine.runs import prepare_out, write_atomically
 INTERRUPTED = 130
 """The exit code of a script that was stopped by its user."""
 
+REFUSED = 2
+"""The exit code of a script that cannot use its input."""
+
+
+class Told(NamedTuple):
+    """What is said of a script, when it began, and its exit code, or None if it was not called."""
+
+    text: str
+    began: float = 0.0
+    code: int | None = None
+
+
 SOURCES: Mapping[str, tuple[str, ...]] = {"table6": ("SL", "SSL"), "table_a": ("DINO", "iBOT")}
 """The labels of the scripts that compare several sources."""
 
+_LABELS = {label.lower(): label for labels in SOURCES.values() for label in labels}
+
 FIRST = ("iBOT", "SSL")
-"""The labels of the source that the other scripts take, if it is there."""
+"""The labels of the source that the other scripts take, if it is there; else they take the first."""
+
+KEEPING = ("figure1", "figure3", "table4", "appendix_b")
+"""The scripts that need trained models, and come first: the others then find those runs finished."""
 
 SEGMENTS = ("table4", "figure3")
 """The scripts that look at the outlines of objects: in PASCAL VOC if it is given."""
 
 
 def run_all(scripts: Sequence[str], *, description: str, argv: Sequence[str] | None = None) -> int:
-    """Run the scripts, write `all.md` into `--out`, and return 0, or 2 if one of them failed."""
+    """Run the scripts, write `all.md` into `--out`, and return 0, 1 if one failed, or 2 if none could run."""
     options = ArgumentParser(
         "all", description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -51,29 +70,33 @@ def run_all(scripts: Sequence[str], *, description: str, argv: Sequence[str] | N
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    told: dict[str, str] = {}
-    failed = False
-    for script in known.only:
+    told: dict[str, Told] = {}
+    for script in sorted(known.only, key=lambda script: script not in KEEPING):
         given, why_not = arguments_of(script, known.weights, known.data, known.voc)
         if why_not:
-            told[script] = f"left out: {why_not}"
-        else:
-            command = [*given, *(passed if script != "table1" else []), "--out", str(out)]
-            console.rule(f"{script}.py {' '.join(command)}")
-            began = time.monotonic()
-            code = _code(script, command)
-            if code == INTERRUPTED:
-                return code
-            failed |= code != 0
-            spent = duration(time.monotonic() - began)
-            told[script] = f"`python recipes/{script}.py {' '.join(command)}`, {spent}"
-            if code:
-                told[script] += f", failed with exit code {code}"
+            told[script] = Told(f"left out: {why_not}")
+            continue
+        command = [*given, *(passed if script != "table1" else []), "--out", str(out)]
+        console.rule(escape(f"{script}.py {' '.join(command)}"))
+        began, clock = time.time(), time.monotonic()
+        code = _code(script, command)
+        if code == INTERRUPTED:
+            return code
+        text = f"`python recipes/{script}.py {' '.join(command)}`, {duration(time.monotonic() - clock)}"
+        if code == REFUSED:
+            text += "; left out: it cannot use what is given, as it says above"
+        elif code:
+            text += f"; failed with exit code {code}"
+        told[script] = Told(text, began, code)
+    told = {script: told[script] for script in scripts if script in told}
     write_atomically(out / "all.md", page(out, told))
-    for script, text in told.items():
-        console.print(f"{script}: {text}", markup=False, highlight=False, soft_wrap=True)
+    for script, one in told.items():
+        console.print(f"{script}: {one.text}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"written: {out / 'all.md'}", markup=False, soft_wrap=True)
-    return 2 if failed else 0
+    codes = [one.code for one in told.values()]
+    if any(code not in (None, 0, REFUSED) for code in codes):
+        return 1
+    return 0 if 0 in codes else REFUSED
 
 
 def _code(script: str, arguments: Sequence[str]) -> int:
@@ -97,28 +120,34 @@ def arguments_of(
         given += ["--voc", voc]
     if not weights:
         return given, ""
-    labelled = {label: text for text in weights for label, _, place in [text.partition("=")] if place}
+    places: dict[str, str] = {}
+    for text in weights:
+        label, _, place = text.partition("=")
+        if place and label.lower() in _LABELS:
+            places[_LABELS[label.lower()]] = place
+        else:
+            places.setdefault("", text)
     if script in SOURCES:
-        missing = [label for label in SOURCES[script] if label not in labelled]
+        missing = [label for label in SOURCES[script] if label not in places]
         if missing:
             return given, f"no --weights {' '.join(f'{label}=FILE' for label in missing)}"
-        return [*given, "--weights", *(labelled[label] for label in SOURCES[script])], ""
-    label = next((label for label in FIRST if label in labelled), None)
-    text = labelled[label] if label else weights[0]
-    return [*given, "--weights", text.partition("=")[2] if text in labelled.values() else text], ""
+        return [*given, "--weights", *(f"{label}={places[label]}" for label in SOURCES[script])], ""
+    first = next((label for label in FIRST if label in places), next(iter(places)))
+    return [*given, "--weights", places[first]], ""
 
 
-def page(out: Path, told: Mapping[str, str]) -> str:
-    """Return the page: of each script what was run, its table and its pictures."""
+def page(out: Path, told: Mapping[str, Told]) -> str:
+    """Return the page: of each script what was run, its table and the pictures that it has drawn."""
     lines = ["# All tables and figures", ""]
-    for script, text in told.items():
-        lines += [f"## {script}", "", text, ""]
-        if "left out" in text or "failed" in text:
+    for script, one in told.items():
+        lines += [f"## {script}", "", one.text, ""]
+        if one.code != 0:
             continue
         if (out / f"{script}.md").exists():
             # The table brings its own heading, one level too high for this page.
             lines += [re.sub(r"^### ", "", (out / f"{script}.md").read_text(), count=1), ""]
-        pictures = sorted(path.name for path in out.glob(f"{script}*.png"))
+        drawn = [*out.glob(f"{script}.png"), *out.glob(f"{script}-*.png")]
+        pictures = sorted(path.name for path in drawn if path.stat().st_mtime >= one.began - 1)
         lines += [f"![{script}]({name})" for name in pictures]
         lines.append("")
     return "\n".join(lines)

@@ -70,7 +70,7 @@ def photographs(options: Namespace, settings: Settings, progress: Progress) -> P
             f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out to measure on, "
             f"{len(folder.train)} are trained on"
         )
-    statistics = input_statistics(options.normalise, settings)
+    statistics = input_statistics(options.normalise, settings, progress)
     task = folder_task(folder, options.data.resolve().name, settings, statistics, progress)
     inside = [s.path.is_relative_to(folder.root) for s in folder.test]
     names = tuple(

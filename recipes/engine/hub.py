@@ -214,7 +214,8 @@ def fetch(url: str, folder: Path) -> Path:
             _download(url, file)
             os.fsync(file.fileno())
         expected = _SUM.search(name)
-        if expected and not file_hash(Path(part)).startswith(expected[1]):
+        # A date is no sum: one without a letter is too seldom to be refused for.
+        if expected and not expected[1].isdecimal() and not file_hash(Path(part)).startswith(expected[1]):
             raise RecipeError(f"{url} did not arrive whole: its sha256 does not begin with {expected[1]}")
         os.chmod(part, 0o644)
         os.replace(part, path)

@@ -44,7 +44,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Job:
-    """What a command line asks for, planned and checked, and where its runs go."""
+    """What a command line asks for, checked, and where its runs go; `notes` belong below its results."""
 
     title: str
     design: Design
@@ -53,6 +53,7 @@ class Job:
     workers: int
     trackers: Sequence[str] = ()
     ray: RayOptions | None = None
+    notes: Sequence[str] = ()
 
     def connected(self) -> AbstractContextManager[None]:
         """Return what holds a connection to Ray over several calls of `execute`, if the runs go there."""

@@ -24,7 +24,7 @@ def run_figure(
     """Draw where the models of a figure's script look, a file for each data set, and return the exit code."""
 
     def script(console: Console) -> None:
-        options = figure_parser(table.name, description).parse_args(argv)
+        options = figure_parser(table.name, description, table.select).parse_args(argv)
         with Progress(console) as progress:
 
             def check(task: Task) -> None:
@@ -32,6 +32,8 @@ def run_figure(
 
             job, found = trained(table, options, progress, check=check)
             written = on_main(lambda: [_written(models, job, options, num_pictures) for models in found])
+        for note in job.notes:
+            console.print(note, markup=False, highlight=False)
         console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
 
     return exit_code(script)
@@ -50,5 +52,7 @@ def _drawn(models: Models, job: Job, options: Namespace, num_pictures: int) -> b
         model = stored_model(run, job.out)
         if block is None:  # the source's, which comes first
             block = object_block(model, task, accelerator=job.accelerator)
-        maps[title(run)] = attention_maps(model, task, indices, block, accelerator=job.accelerator)
+        maps[title(run, models.runs)] = attention_maps(
+            model, task, indices, block, accelerator=job.accelerator
+        )
     return draw_overlays(task.test[indices], maps, block=block)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import vitreg
-from engine.cli import measured
+from engine.cli import measured, told
 from engine.errors import RecipeError
 from engine.job import Job, Table
 from engine.methods import SOURCE
@@ -31,9 +31,10 @@ class Models:
     runs: tuple[Run, ...]
 
 
-def figure_parser(name: str, description: str) -> ArgumentParser:
+def figure_parser(name: str, description: str, select: str) -> ArgumentParser:
     """Return the table scripts' parser with the options of a figure."""
     options = parser(name, description)
+    options.set_defaults(select=select)
     options.add_argument("--pictures", nargs="+", type=int, metavar="INDEX", help="by their place, from 0")
     options.add_argument("--block", type=int, help="whose attention is looked at, from 0")
     return options
@@ -49,6 +50,8 @@ def trained(
 ) -> tuple[Job, list[Models]]:
     """Return the models of the first share, and of the first seed or all, trained, by data set and source.
 
+    λ is chosen by all seeds. The job's notes say how, and what else has to be said of the runs.
+
     Raises:
         RecipeError: As `prepare`, there is no such picture or block, or `check` of a data set raises it; all
             of it before any training.
@@ -61,8 +64,8 @@ def trained(
     for task in job.design.tasks:
         check(task)
     seeds = job.design.seeds if all_seeds else job.design.seeds[:1]
-    design = replace(job.design, shares=job.design.shares[:1], seeds=seeds)
-    runs, *_ = measured(job, design, options, progress, keeps_models=True)
+    design = replace(job.design, shares=job.design.shares[:1])
+    runs, reports, chosen = measured(job, design, options, progress, seeds=seeds, keeps_models=True)
     found = []
     for task, start in itertools.product(design.tasks, design.starts):
         own = [run for run in runs if run.task is task and run.start is start]
@@ -70,7 +73,7 @@ def trained(
         parts = [table.name, task.name if len(design.tasks) > 1 else "", start.label]
         name = "-".join(filter(None, parts))
         found.append(Models(name, task, start, (source_of(fitted[0]), *fitted)))
-    return job, found
+    return replace(job, notes=told(job, reports, chosen, options.select)), found
 
 
 def source_of(run: Run) -> Run:
@@ -80,10 +83,11 @@ def source_of(run: Run) -> Run:
     return replace(run, configuration=bare)
 
 
-def title(run: Run) -> str:
-    """Return what was done to the model, in words."""
+def title(run: Run, runs: Sequence[Run]) -> str:
+    """Return what was done to a model, in words; with λ where `runs` has the method with several."""
     c = run.configuration
-    return TITLES.get(c.method, c.method if c.lam is None else f"{c.method} λ={c.lam:g}")
+    lams = {other.configuration.lam for other in runs if other.configuration.method == c.method}
+    return TITLES.get(c.method, c.method) + (f" λ={c.lam:g}" if len(lams) > 1 and c.lam is not None else "")
 
 
 def chosen_pictures(total: int, wanted: Sequence[int] | None, count: int) -> list[int]:

@@ -64,7 +64,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     )
     add("--select", choices=("validation", "test", "none"), default="validation", help=selects)
     held = "share of each class's training pictures that is held out to choose by (0.2)"
-    add("--hold-out", type=below_one, default=0.2, metavar="RATE", help=held)
+    add("--hold-out", type=part, default=0.2, metavar="RATE", help=held)
     measured = "measure accuracy and attention every N steps too, for the curves in each report"
     add("--measure-every", type=at_least_0, metavar="N", help=measured)
     add("--seeds", nargs="+", type=at_least_0, metavar="SEED", help="one run each: 0 1 2")
@@ -74,7 +74,6 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add(
         "--normalise",
         choices=("imagenet", "model"),
-        default="imagenet",
         help="mean and deviation of the input",
     )
     spread = options.add_argument_group("several runs at once, on Ray")
@@ -194,4 +193,5 @@ at_least_0 = _checked("whole number", int, lambda value: value >= 0)
 rate = _checked("rate (above 0, at most 1)", float, lambda value: 0 < value <= 1)
 positive = _checked("number above 0", float, lambda value: value > 0)
 not_negative = _checked("number of at least 0", float, lambda value: value >= 0)
+part = _checked("share (above 0, below 1)", float, lambda value: 0 < value < 1)
 below_one = _checked("share (at least 0, below 1)", float, lambda value: 0 <= value < 1)

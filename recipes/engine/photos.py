@@ -105,7 +105,7 @@ def photo_task(
             picture.
     """
     total = len(folder.train) + len(folder.test)
-    digest = hashlib.sha256(repr((mean, std)).encode())
+    digest = hashlib.sha256(repr((mean, std, folder.classes)).encode())
     train = Photos(folder.train, size=size, augment=augment, mean=mean)
     for index, opened in enumerate(_parallel(_open, folder.train)):
         train.keep(index, opened.picture)

@@ -120,6 +120,8 @@ def plan_search(design: Design, hold_out: float) -> list[Run]:
     Raises:
         RecipeError: As `plan`, or a class has only one training picture.
     """
+    if not 0 < hold_out < 1:
+        raise RecipeError(f"a share between 0 and 1 has to be held out to choose by, found {hold_out:g}")
     several = [method for method in design.methods if len(_lams(design, method)) > 1]
     search = replace(design, methods=several, hold_out=hold_out, measure_every=0)
     return [run for run in plan(search) if run.configuration.method != SOURCE]

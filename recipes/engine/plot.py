@@ -58,7 +58,7 @@ def draw(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
     file = BytesIO()
     # Neither date nor version in the file: the same runs give the same bytes.
     figure.savefig(file, format="png", metadata={"Software": None})

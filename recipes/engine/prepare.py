@@ -39,7 +39,9 @@ CHOSEN = ("steps", "batch_size", "lr", "weight_decay", "warmup_epochs", "smoothi
 """The options that are a run's hyper-parameters."""
 
 OTHER = ("size", "model", "augment")
-ONLY_PHOTOS = ("weights", "model", "size", "augment", "preset")
+SETTLED = "the demo's λ = 100 was chosen on its own test pictures, so that the gains are a little too high."
+
+ONLY_PHOTOS = ("weights", "model", "size", "augment", "drop_path", "normalise", "preset")
 
 
 def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
@@ -57,12 +59,15 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     methods = check_methods(options.methods or table.methods)
     guided = list(filter(is_guided, methods))
     lams = {method: METHODS[method].grid for method in guided}
+    known: dict[str, tuple[float, ...] | None] = {}
     if not table.searches:
         known = {method: settings.lams.get(method.removesuffix("+TransMix")) for method in guided}
         lams |= {method: tried for method, tried in known.items() if tried}
     if options.quick:
         lams = {method: tried[:2] for method, tried in lams.items()}
-    lams |= parse_lams(options.lam or [], methods)
+    given = parse_lams(options.lam or [], methods)
+    notes = [SETTLED] if is_demo and any(m in known and m not in given for m in guided) else []
+    lams |= given
     shares = parse_shares(options.rates, options.shots, settings.rates)
     folders = named_places(options.data or [])
     lists = named_lists(options.subset, list(folders)) if options.subset else {}
@@ -74,7 +79,8 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     accelerator = make_accelerator(Namespace(**{**vars(options), "device": "auto"}) if ray else options)
     check_batch(settings.hyper, methods)
     say_what_is_missing(options, folders, progress, sources=table.sources)
-    out: Path = options.out or Path("runs") / ("demo" if is_demo else options.preset or "-".join(folders))
+    kind = "demo" if is_demo else options.preset or "-".join(folders)
+    out: Path = options.out or Path("runs") / (f"{kind}-quick" if options.quick else kind)
     on_main(lambda: prepare_out(out))
     if is_demo:
         task, starts = drawn_sources(out, table.sources, progress, is_quick=options.quick)
@@ -82,7 +88,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
         title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
         starts = photographed_starts(labelled_weights(options.weights, table.sources), settings)
-        statistics = input_statistics(options.normalise, settings)
+        statistics = input_statistics(options.normalise, settings, progress)
         cache = out.resolve().parent / "cache"
         tasks = photographed_tasks(folders, settings, statistics, progress, cache=cache, lists=lists)
         training = f"{settings.hyper.steps} steps of {settings.hyper.batch_size} pictures"
@@ -109,7 +115,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     if workers is None:
         has_gpu = ray.gpus > 0 if ray else accelerator.device.type != "cpu"
         workers = workers_for(has_gpu=has_gpu and not is_demo)
-    return Job(title, design, out, accelerator, workers, options.log_with, ray)
+    return Job(title, design, out, accelerator, workers, options.log_with, ray, notes)
 
 
 def ray_options(options: Namespace) -> RayOptions | None:
@@ -131,7 +137,9 @@ def ray_options(options: Namespace) -> RayOptions | None:
 def settings_of(options: Namespace, *, is_demo: bool) -> Settings:
     """Return the defaults of the demo, of photographs or of the paper, with what the options change."""
     if is_demo:
-        given = [f"--{option}" for option in ONLY_PHOTOS if getattr(options, option) is not None]
+        given = [
+            f"--{option.replace('_', '-')}" for option in ONLY_PHOTOS if getattr(options, option) is not None
+        ]
         if given:
             raise RecipeError(f"{listed(given)} only with --data: the demo has its own model and pictures")
         from engine.drawn import SETTINGS  # only the demo needs the drawn world

@@ -57,8 +57,8 @@ def segmentation_jaccard(
     given = range(depth) if layers == "all" else [layers] if isinstance(layers, int) else layers
     blocks = sorted(int(block) % depth for block in given)
     names = ("jaccard", "mean_attention", "foreground")
-    means = {name: [MeanMetric().to(device) for _ in blocks] for name in names}
-    whole, num_pictures = MeanMetric().to(device), 0
+    means = {name: [MeanMetric(sync_on_compute=False).to(device) for _ in blocks] for name in names}
+    whole, num_pictures = MeanMetric(sync_on_compute=False).to(device), 0
     for start in range(0, total, BATCH_SIZE):
         some = scenes.at(range(start, min(start + BATCH_SIZE, total)))
         rows = _attention(model, some, layers, accelerator)

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.box import HORIZONTALS
+from rich.markup import escape
 from rich.table import Table
 
 from engine.errors import RecipeError, listed
@@ -179,17 +180,17 @@ def as_rich(table: Sequence[SegmentationRow]) -> Table:
     for name in names:
         drawn.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
     for texts in body:
-        drawn.add_row(*texts)
+        drawn.add_row(*map(escape, texts))
     return drawn
 
 
-def as_markdown(table: Sequence[SegmentationRow], title: str) -> str:
-    """Return the table as GitHub's Markdown, with its notes."""
+def as_markdown(table: Sequence[SegmentationRow], title: str, below: Sequence[str]) -> str:
+    """Return the table as GitHub's Markdown, with what is to be said below it."""
     names, body = _cells(table)
     lines = [f"### {title}", "", "| " + " | ".join(names) + " |"]
     lines.append("|" + "|".join("---" if name in _LEFT else "--:" for name in names) + "|")
     lines += ["| " + " | ".join(texts) + " |" for texts in body]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes(table)), ""])
+    return "\n".join([*lines, "", *(f"- {note}" for note in below), ""])
 
 
 def as_csv(table: Sequence[SegmentationRow]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -80,14 +80,24 @@ def photographed_starts(weights: dict[str, str], settings: Settings) -> list[Sta
     return starts
 
 
-def input_statistics(normalise: str, settings: Settings) -> Statistics:
-    """Return ImageNet's mean and deviation, or for `model` those that timm notes for the settings' model."""
-    if normalise == "imagenet":
-        return Statistics(IMAGENET_MEAN, IMAGENET_STD)
+def input_statistics(normalise: str | None, settings: Settings, progress: Progress) -> Statistics:
+    """Return ImageNet's mean and deviation, or for `model` those that timm notes for the settings' model.
+
+    Where nobody chose and timm notes others, it is said.
+    """
     fixed = timm.data.resolve_model_data_config(
         empty_model(settings.model or "", num_classes=2, size=settings.size)
     )
-    return Statistics(tuple(fixed["mean"]), tuple(fixed["std"]))
+    noted = Statistics(tuple(fixed["mean"]), tuple(fixed["std"]))
+    if normalise == "model":
+        return noted
+    imagenet = Statistics(IMAGENET_MEAN, IMAGENET_STD)
+    if normalise is None and noted != imagenet:
+        progress.say(
+            f"pictures are normalised as ImageNet's; timm notes a mean of {noted.mean} and a deviation of "
+            f"{noted.std} for {settings.model}: if your weights are timm's, add --normalise model"
+        )
+    return imagenet
 
 
 def folder_task(
@@ -126,15 +136,19 @@ def photographed_tasks(
     """
     described: dict[str, tuple[Folder, tuple[int, ...]]] = {}
     for name, place in places.items():
-        hub = parse_hub_data(place)
-        root = Path(place) if hub is None else hub_folder(hub, cache, say=progress.say)
-        folder = read_folder(root, name=name, say=progress.say)
+        folder = read_folder(data_root(place, cache, say=progress.say), name=name, say=progress.say)
         described[name] = folder, tuple(read_subset_list(lists[name], folder) if lists else ())
     tasks = []
     for name, (folder, indices) in described.items():
         task = folder_task(folder, name, settings, statistics, progress)
         tasks.append(replace(task, lists={lists_name(lists): indices}) if lists else task)
     return tasks
+
+
+def data_root(place: str, cache: Path, *, say: Callable[[str], None]) -> Path:
+    """Return the folder or archive of a data set; one of a hub is fetched into `cache`, once."""
+    hub = parse_hub_data(place)
+    return Path(place) if hub is None else hub_folder(hub, cache, say=say)
 
 
 def lists_name(lists: Mapping[str, Path]) -> str:

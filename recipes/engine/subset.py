@@ -46,13 +46,18 @@ def subset(task: Task, share: Share, *, seed: int) -> list[int]:
     """Return the sorted indices of the training pictures that `share` takes.
 
     Raises:
-        RecipeError: As `stratified`, or the task has no such list of files.
+        RecipeError: As `stratified`, or the task has no such list of files, or it leaves a class empty.
     """
     if share.files is None:
         return stratified(task.train_labels, share, seed=seed, classes=task.classes)
     if share.files not in task.lists:
         raise RecipeError(f"{task.name} has no list {share.files} (lists: {listed(task.lists) or 'none'})")
-    return sorted(task.lists[share.files])
+    chosen = sorted(task.lists[share.files])
+    found = {task.train_labels[index] for index in chosen}
+    empty = [name for label, name in enumerate(task.classes) if label not in found]
+    if empty:
+        raise RecipeError(f"the list of {task.name} names no picture of class {listed(empty)}; add some")
+    return chosen
 
 
 def stratified(labels: Sequence[int], share: Share, *, seed: int, classes: Sequence[str]) -> list[int]:
@@ -94,7 +99,7 @@ def split(
         if len(members) < 2:
             raise RecipeError(
                 f"class {name} has a single picture to train on: none can be held out to choose or measure "
-                "by; add more"
+                "by; add more, or in a table fix λ by --lam METHOD=λ or show all by --select none"
             )
         count = min(max(1, round(rate * len(members))), len(members) - 1)
         order = np.random.default_rng([seed, label, 1]).permutation(len(members))

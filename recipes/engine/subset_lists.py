@@ -50,7 +50,8 @@ def read_subset_list(path: Path, folder: Folder) -> list[int]:
                 f"{path}, line {number}: {name} is the picture of line {first[index]} again; remove one"
             )
         first[index] = number
-    _check_labels(path, lines, [folder.train[index].label for index in first], folder.classes)
+    labels = [folder.train[index].label for index in first]
+    _check_labels(path, lines, labels, folder.classes)
     return sorted(first)
 
 

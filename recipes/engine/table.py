@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from statistics import fmean, stdev
 
 from rich.box import HORIZONTALS
+from rich.markup import escape
 from rich.table import Table
 
 from engine.errors import listed
@@ -221,7 +222,7 @@ def as_rich(table: Sequence[Row]) -> Table:
     for row, texts, following in zip(table, body, [*table[1:], None], strict=True):
         group = (row.data, row.share, row.source)
         ends = following is None or group != (following.data, following.share, following.source)
-        drawn.add_row(*(texts[place] for place in shown), end_section=ends)
+        drawn.add_row(*(escape(texts[place]) for place in shown), end_section=ends)
     return drawn
 
 

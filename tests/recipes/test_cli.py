@@ -123,6 +123,15 @@ def no_such_augmentation(data: Path, given: list[str | Path], tmp_path: Path) ->
     given += ["--augment", "quite-a-lot"]
 
 
+def nothing_held_out(data: Path, given: list[str | Path], tmp_path: Path) -> None:
+    given += ["--hold-out", "0"]
+
+
+def odd_batch_of_a_method_without_lam(data: Path, given: list[str | Path], tmp_path: Path) -> None:
+    given[given.index("--batch-size") + 1] = "3"
+    given += ["--methods", "GTA", "fine-tune+TransMix", "--lam", "GTA=1", "GTA=10"]
+
+
 def one_name_twice(data: Path, given: list[str | Path], tmp_path: Path) -> None:
     given[1:2] = [f"a={data}", f"a={data}"]
 
@@ -152,6 +161,8 @@ def one_name_twice(data: Path, given: list[str | Path], tmp_path: Path) -> None:
         (unknown_option, "unrecognized arguments"),
         (no_such_augmentation, "quite-a-lot"),
         (one_name_twice, "each name once"),
+        (nothing_held_out, "invalid share (above 0, below 1)"),
+        (odd_batch_of_a_method_without_lam, "--batch-size 3 has to be even"),
     ],
 )
 def test_bad_input_is_one_line_before_any_training(

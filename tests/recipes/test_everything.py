@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from engine import everything
-from engine.everything import arguments_of, page, run_all
+from engine.everything import Told, arguments_of, page, run_all
 
 RECIPES = Path(everything.__file__).resolve().parent.parent
 SCRIPTS = ("table1", "table3", "table4", "table6", "table_a")
@@ -19,6 +20,8 @@ SCRIPTS = ("table1", "table3", "table4", "table6", "table_a")
         ("table3", ["a.pth"], ["--weights", "a.pth"], ""),
         ("table3", ["SL=a", "iBOT=b"], ["--weights", "b"], ""),
         ("table3", ["SL=a", "DINO=b"], ["--weights", "a"], ""),
+        ("table3", ["sl=a", "ibot=b"], ["--weights", "b"], ""),
+        ("table3", ["runs/lr=0.1/w.pth"], ["--weights", "runs/lr=0.1/w.pth"], ""),
         ("table6", ["SSL=a", "SL=b"], ["--weights", "SL=b", "SSL=a"], ""),
         ("table6", ["SL=b"], [], "no --weights SSL=FILE"),
         ("table_a", ["a.pth"], [], "no --weights DINO=FILE iBOT=FILE"),
@@ -52,18 +55,44 @@ def test_one_that_fails_stops_no_other(
 
     monkeypatch.setattr(importlib, "import_module", script)
     (tmp_path / "table4.png").write_bytes(b"")
+    (tmp_path / "table4-CUB.png").write_bytes(b"")
+    os.utime(tmp_path / "table4-CUB.png", (1, 1))  # of an earlier command, with other data
     code = run_all(SCRIPTS, description="", argv=["--out", str(tmp_path), "--seeds", "0", "--weights", "w"])
-    assert code == 2
-    assert [name for name, _ in ran] == ["table3", "table4"]
-    assert ran[0][1] == ["--weights", "w", "--seeds", "0", "--out", str(tmp_path)]
+    assert code == 1
+    assert [name for name, _ in ran] == ["table4", "table3"]
+    assert ran[1][1] == ["--weights", "w", "--seeds", "0", "--out", str(tmp_path)]
     written = (tmp_path / "all.md").read_text()
     assert "failed with exit code 1" in written
     assert "the table of table3" not in written
     assert "\nthe table of table4" in written
     assert "![table4](table4.png)" in written
+    assert "table4-CUB.png" not in written
+    assert written.index("## table3") < written.index("## table4")
     shown = capsys.readouterr()
     assert "left out: no --weights SL=FILE SSL=FILE" in shown.out
     assert "nobody expected this" in shown.err
+
+
+@pytest.mark.parametrize(("codes", "expected"), [((2, 2), 2), ((2, 0), 0), ((0, 0), 0), ((1, 0), 1)])
+def test_what_cannot_be_made_is_left_out(
+    codes: tuple[int, int],
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    returned = dict(zip(("table4", "table3"), codes, strict=True))
+    monkeypatch.setattr(
+        importlib, "import_module", lambda name: SimpleNamespace(main=lambda argv: returned[name])
+    )
+    options = ["--out", str(tmp_path), "--only", "table3", "table4"]
+    assert run_all(SCRIPTS, description="", argv=options) == expected
+    assert ("left out: it cannot use what is given" in capsys.readouterr().out) == (2 in codes)
+
+
+def test_labels_are_those_of_the_tables() -> None:
+    for script, labels in everything.SOURCES.items():
+        assert importlib.import_module(script).TABLE.sources == labels
 
 
 def test_an_interrupt_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,4 +116,6 @@ def test_the_scripts_are_there() -> None:
 
 
 def test_a_page_without_anything(tmp_path: Path) -> None:
-    assert page(tmp_path, {"table1": "left out: no data"}).count("\n") == 5
+    (tmp_path / "table1.md").write_text("an old table")
+    written = page(tmp_path, {"table1": Told("left out: no data")})
+    assert written == "# All tables and figures\n\n## table1\n\nleft out: no data\n"

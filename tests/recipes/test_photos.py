@@ -152,11 +152,11 @@ def test_fingerprint_follows_the_turn(class_folders: Path, monkeypatch: pytest.M
     assert len({upright, turned, task(class_folders).fingerprint}) == 3
 
 
-def test_fingerprint_of_upright_pictures_is_as_it_ever_was(class_folders: Path) -> None:
+def test_fingerprint_is_of_content_classes_and_normalisation(class_folders: Path) -> None:
     # Stored runs are found by it.
     folder = read_folder(class_folders)
     made = photo_task(folder, name="birds", size=32, augment=AUGMENT)
-    digest = hashlib.sha256(repr((made.mean, made.std)).encode())
+    digest = hashlib.sha256(repr((made.mean, made.std, folder.classes)).encode())
     for split, samples in (("train", folder.train), ("test", folder.test)):
         for sample in samples:
             content = hashlib.sha256(sample.path.read_bytes()).hexdigest()

@@ -83,6 +83,12 @@ def test_a_search_sees_no_test_picture(task: Task) -> None:
             assert torch.equal(picture, task.train.plain(index))
 
 
+@pytest.mark.parametrize("hold_out", [0.0, 1.0])
+def test_a_search_holds_something_out(task: Task, hold_out: float) -> None:
+    with pytest.raises(RecipeError, match="a share between 0 and 1 has to be held out"):
+        plan_search(design(task), hold_out)
+
+
 def test_a_search_of_single_pictures_is_refused(task: Task) -> None:
     with pytest.raises(RecipeError, match="has a single picture to train on"):
         plan_search(design(task, shares=[Share(shots=1)]), 0.2)
@@ -106,6 +112,8 @@ def test_a_list_of_files_is_a_share(task: Task) -> None:
     ]
     assert training_indices(run) == [0, 3, 5]
     assert "mine" in run.configuration.folder
+    with pytest.raises(RecipeError, match="names no picture of class 10 lives; add some"):
+        plan(design(replace(task, lists={"mine": (0, 3)}), shares=[Share(files="mine")]))
     with pytest.raises(RecipeError, match="indexed has no list yours"):
         plan(design(listed, shares=[Share(files="yours")]))
 

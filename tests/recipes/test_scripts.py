@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from small_data import MODEL
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -71,6 +72,20 @@ def test_each_script_on_photographs(
     arguments = [*options, "--steps", "2", "--batch-size", "4", "--device", "cpu", "--out", str(out)]
     assert module.main(arguments) == 0
     written(script, out)
+
+
+def test_several_lams_are_several_models(
+    indexed: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(indexed), "--weights", str(weights), "--model", MODEL, "--size", "32", "--quick"]
+    options += ["--steps", "2", "--batch-size", "4", "--device", "cpu", "--out", str(tmp_path / "out")]
+    options += ["--select", "none", "--lam", "GTA=1", "GTA=10", "--methods", "GTA"]
+    for script in ("table4", "figure1"):
+        assert importlib.import_module(script).main(options) == 0
+    rows = (tmp_path / "out" / "table4.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1:3] for row in rows] == [["source", "1"], ["GTA λ=1", "1"], ["GTA λ=10", "1"]]
+    with Image.open(tmp_path / "out" / "figure1.png") as picture:
+        assert picture.height > 3.5 * picture.width / 6  # the pictures, the source and both models
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -72,7 +72,8 @@ def test_rows() -> None:
 
 
 def test_text_on_voc() -> None:
-    text = as_markdown(list(table().values()), "table4")
+    rows = list(table().values())
+    text = as_markdown(rows, "table4", notes(rows))
     assert "| VOC | fine-tune | 2 | 11 | 0.360 ± 0.028 | -0.040 | 0.367 | -0.019 | 0.180 | 0.370 |" in text
     assert "| VOC | source |  | 11 | 0.400 |  | 0.386 |  | 0.200 | 0.410 |" in text
     assert "hold 60 % of the [CLS] attention of its best head in block 11" in text
