@@ -184,7 +184,8 @@ def _wanted(options: Namespace) -> tuple[str, float | None]:
         raise RecipeError("--search chooses method and λ itself; narrow it by --methods and --lams instead")
     if not options.search and (options.methods is not None or options.lams is not None):
         raise RecipeError("--methods and --lams are the search's: add --search, or use --method and --lam")
-    options.methods, options.lams = options.methods or SEARCHED[0], options.lams or SEARCHED[1]
+    options.methods = check_methods(options.methods or SEARCHED[0])
+    options.lams = options.lams or SEARCHED[1]
     (method,) = check_methods((options.method or DEFAULT[0],))
     if not is_guided(method) and options.lam is not None:
         raise RecipeError(f"--lam {options.lam:g}: {method} has no λ")

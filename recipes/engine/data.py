@@ -123,9 +123,6 @@ def _from_index(root: Path) -> Folder:
     label_index = {label: index for index, label in enumerate(labels)}
     name_column = next((name for name in ("class", "breed") if name in columns), "label")
     classes = {row["label"]: row[name_column] for row in rows}
-    twice = [name for name, count in Counter(classes.values()).items() if count > 1]
-    if twice:
-        raise RecipeError(f"{root / 'index.csv'}: two labels have the class name {listed(twice)}")
     splits: dict[str, list[Sample]] = {name: [] for name in (*_TRAIN, *_TEST)}
     seen: set[Path] = set()
     for row in rows:
@@ -140,6 +137,9 @@ def _from_index(root: Path) -> Folder:
         seen.add(path)
         trimap = _locate(root, row["trimap"], where) if row.get("trimap") else None
         splits[row["split"]].append(Sample(path, label_index[row["label"]], _box(row, where), trimap))
+    twice = [name for name, count in Counter(classes.values()).items() if count > 1]
+    if twice:
+        raise RecipeError(f"{root / 'index.csv'}: two labels have the class name {listed(twice)}")
     # Where there is a test split, a validation split beside it is left alone, so that the test figures stay
     # honest.
     test = splits["test"] or splits["val"]

@@ -75,3 +75,10 @@ def test_class_of_the_test_split_alone_is_named(class_folders: Path) -> None:
     write_picture(class_folders / "test" / "dodo" / "0.png", seed=0)
     with pytest.raises(RecipeError, match="no training picture for class dodo"):
         read_folder(class_folders)
+
+
+def test_two_labels_of_one_name_are_refused(indexed: Path) -> None:
+    index = indexed / "index.csv"
+    index.write_text(index.read_text().replace(",10 lives,", ",9 lives,"))
+    with pytest.raises(RecipeError, match="two labels have the class name 9 lives"):
+        read_folder(indexed)

@@ -395,7 +395,7 @@ def test_error_of_a_run_ends_the_table(
 
 @pytest.mark.slow
 def test_interrupted_table_goes_on(options: RayOptions, indexed: Path, weights: Path, tmp_path: Path) -> None:
-    runs = planned(indexed, weights, seeds=(3, 4), steps=60)
+    runs = planned(indexed, weights, seeds=(3, 4), steps=200)
     out = tmp_path / "out"
 
     def interrupt() -> None:
@@ -408,7 +408,7 @@ def test_interrupted_table_goes_on(options: RayOptions, indexed: Path, weights: 
             on_ray(runs, out, options, every=0.05)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert not list(out.glob("*/DONE"))
+    assert len(list(out.glob("*/DONE"))) < len(runs)
     assert all(is_free(out / run.configuration.folder) for run in runs)
     reports = on_ray(runs, out, options)
     assert sum(report.continued for report in reports) >= 1
@@ -504,4 +504,6 @@ def test_cluster_of_this_machine(
             assert ray.is_initialized()
         assert ray.is_initialized()
     assert not ray.is_initialized()
-    assert capfd.readouterr() == ("", "")
+    # Ray's own process may still speak of a worker that an earlier test has killed.
+    said = [line for text in capfd.readouterr() for line in text.splitlines()]
+    assert [line for line in said if "(raylet)" not in line] == []

@@ -261,8 +261,9 @@ def server(weights: Path) -> Iterator[SimpleNamespace]:
         "/a/checkpoint.safetensors": content,
         "/b/checkpoint.safetensors": b"another model's",
         f"/vit-{digest[:8]}.safetensors": content,
-        "/vit-01234567.safetensors": content,
+        "/vit-0123abcd.safetensors": content,
         "/vit-16.safetensors": content,
+        "/vit-20230815.safetensors": content,
     }
     handler = type("Handler", (Server,), {"files": files, "asked": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as served:
@@ -292,7 +293,7 @@ def test_files_of_one_name_are_kept_apart(server: SimpleNamespace, tmp_path: Pat
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("vit-01234567.safetensors", "its sha256 does not begin with 01234567"),
+        ("vit-0123abcd.safetensors", "its sha256 does not begin with 0123abcd"),
         ("a/checkpoint.safetensors?short", r"(\d+) of \d+ bytes arrived"),
         ("nothing.pth", "404"),
         ("", "names no file"),
@@ -307,7 +308,7 @@ def test_what_does_not_arrive_whole_is_not_kept(
 
 
 def test_sum_in_the_name_is_checked_and_a_number_is_none(server: SimpleNamespace, tmp_path: Path) -> None:
-    for name in (f"vit-{server.digest[:8]}.safetensors", "vit-16.safetensors"):
+    for name in (f"vit-{server.digest[:8]}.safetensors", "vit-16.safetensors", "vit-20230815.safetensors"):
         assert fetch(f"{server.address}/{name}", tmp_path).read_bytes() == server.content
 
 
