@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from rich.box import HORIZONTALS
 from rich.table import Table
@@ -14,6 +13,7 @@ from engine.data import Folder
 from engine.errors import RecipeError
 from engine.paper import PAPER
 from engine.subset import Share, stratified
+from engine.text import csv_of, markdown
 
 RATES = (0.15, 0.3, 0.5, 1.0)
 
@@ -130,21 +130,10 @@ def as_rich(rows: Sequence[Counts]) -> Table:
 def as_markdown(rows: Sequence[Counts], left_out: Sequence[str]) -> str:
     """Return the table as GitHub's Markdown, with what differs and what is left out."""
     names, body = _cells(rows)
-    lines = [
-        "### table1: the data sets as found, beside the paper's counts",
-        "",
-        "| " + " | ".join(names) + " |",
-    ]
-    lines.append("|" + "|".join("---" if name in ("data", "object") else "--:" for name in names) + "|")
-    lines += ["| " + " | ".join(texts) + " |" for texts in body]
-    return "\n".join([*lines, "", *(f"- {text}" for text in (*notes(rows), *left_out)), ""])
+    title = "table1: the data sets as found, beside the paper's counts"
+    return markdown(names, body, words=("data", "object"), title=title, below=[*notes(rows), *left_out])
 
 
 def as_csv(rows: Sequence[Counts]) -> str:
     """Return the table as CSV, one column per field of `Counts`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(Counts)]
-    writer.writerow(names)
-    writer.writerows([["" if (v := getattr(row, name)) is None else v for name in names] for row in rows])
-    return text.getvalue()
+    return csv_of(Counts, rows)

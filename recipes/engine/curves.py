@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from io import BytesIO
 from statistics import fmean, stdev
 from typing import TypeVar
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from engine.methods import SOURCE
 from engine.paper import BASELINE
-from engine.plot import LOOKS
+from engine.plot import LOOKS, as_png
 from engine.runs import Report
 from engine.subset import Share
 from engine.table import Row, object_block
@@ -58,7 +57,7 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
             axes.set_xscale("log")
             axes.set_xlabel("λ")
             axes.set_title(_heading(data, source, heading), fontsize=10, loc="left")
-    return _png(figure, title)
+    return as_png(figure, title)
 
 
 def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
@@ -82,7 +81,7 @@ def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> by
             line[1].set_title(heading, fontsize=10, loc="left")
         for axes in line:
             axes.set_xlabel("training steps")
-    return _png(figure, title)
+    return as_png(figure, title)
 
 
 def _steps(axes: Axes, reports: Iterable[Report], name: str, scale: float) -> None:
@@ -145,16 +144,3 @@ def _heading(data: str, source: str, what: str) -> str:
 
 def _cycle(values: Sequence[T], count: int) -> list[T]:
     return [values[place % len(values)] for place in range(count)]
-
-
-def _png(figure: Figure, title: str) -> bytes:
-    handles = {
-        label: handle
-        for axes in figure.axes
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(title.replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
-    file = BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()

@@ -52,13 +52,18 @@ def draw(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
                 line[1].axhline(
                     row.object_share, color="0.35", linestyle="--", linewidth=1.2, label="before training"
                 )
+    return as_png(figure, title)
+
+
+def as_png(figure: Figure, title: str) -> bytes:
+    """Return a figure as a PNG file, with a title and one legend of all its panels, beside them."""
     handles = {
         label: handle
-        for axes in grid.flat
+        for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(title.replace("$", r"\$"), fontsize=11, x=0.01, ha="left")
+    figure.suptitle(title.replace("$", r"\$"), fontsize=11, x=0.01, ha="left")  # no formula
     file = BytesIO()
     # Neither date nor version in the file: the same runs give the same bytes.
     figure.savefig(file, format="png", metadata={"Software": None})

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
@@ -17,6 +16,7 @@ from engine.errors import RecipeError, listed
 from engine.methods import SOURCE
 from engine.official.voc import VOC
 from engine.paper import PAPER
+from engine.text import csv_of, markdown
 
 PRE_TRAINED = "pre-trained (SSL)"
 """What the paper calls the model before any training."""
@@ -187,17 +187,9 @@ def as_rich(table: Sequence[SegmentationRow]) -> Table:
 def as_markdown(table: Sequence[SegmentationRow], title: str, below: Sequence[str]) -> str:
     """Return the table as GitHub's Markdown, with what is to be said below it."""
     names, body = _cells(table)
-    lines = [f"### {title}", "", "| " + " | ".join(names) + " |"]
-    lines.append("|" + "|".join("---" if name in _LEFT else "--:" for name in names) + "|")
-    lines += ["| " + " | ".join(texts) + " |" for texts in body]
-    return "\n".join([*lines, "", *(f"- {note}" for note in below), ""])
+    return markdown(names, body, words=_LEFT, title=title, below=below)
 
 
 def as_csv(table: Sequence[SegmentationRow]) -> str:
     """Return the table as CSV, unrounded, one column per field of `SegmentationRow`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(SegmentationRow)]
-    writer.writerow(names)
-    writer.writerows([["" if (v := getattr(row, name)) is None else v for name in names] for row in table])
-    return text.getvalue()
+    return csv_of(SegmentationRow, table)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from rich.box import HORIZONTALS
@@ -17,6 +15,7 @@ from engine.methods import SOURCE
 from engine.paper import BASELINE, PaperTable
 from engine.runs import Report
 from engine.subset import Share
+from engine.text import csv_of, markdown
 
 _LEFT = ("data", "source", "trained on", "method")  # columns of words; the others are numbers
 
@@ -229,19 +228,9 @@ def as_rich(table: Sequence[Row]) -> Table:
 def as_markdown(table: Sequence[Row], title: str, below: Sequence[str]) -> str:
     """Return the table as GitHub's Markdown, with what is to be said below it."""
     names, body = cells(table)
-    lines = [f"### {title}", "", "| " + " | ".join(names) + " |"]
-    lines.append("|" + "|".join("---" if name in _LEFT else "--:" for name in names) + "|")
-    lines += ["| " + " | ".join(text) + " |" for text in body]
-    return "\n".join([*lines, "", *(f"- {note}" for note in below), ""])
+    return markdown(names, body, words=_LEFT, title=title, below=below)
 
 
 def as_csv(table: Sequence[Row]) -> str:
     """Return the table as CSV, unrounded, one column per field of `Row`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(Row)]
-    writer.writerow(names)
-    writer.writerows(
-        [["" if (value := getattr(row, name)) is None else value for name in names] for row in table]
-    )
-    return text.getvalue()
+    return csv_of(Row, table)
