@@ -44,7 +44,9 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
                     at = sorted(
                         (r.lam, getattr(r, value), getattr(r, deviation) or 0.0)
                         for r in own
-                        if (r.share, r.method) == (share, method) and r.lam and getattr(r, value) is not None
+                        if (r.share, r.method) == (share, method)
+                        and r.lam is not None
+                        and getattr(r, value) is not None
                     )
                     if at:
                         _curve(
@@ -54,7 +56,11 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
                     if (row.share, row.method) == (share, BASELINE) and getattr(row, value) is not None:
                         label = f"{BASELINE}, {share}"
                         axes.axhline(getattr(row, value), color="black", linestyle=style, label=label)
-            axes.set_xscale("log")
+            lams = {row.lam for row in own if row.lam is not None}
+            if 0 in lams:  # which a logarithm does not show
+                axes.set_xscale("symlog", linthresh=min(lams - {0}, default=1))
+            else:
+                axes.set_xscale("log")
             axes.set_xlabel("λ")
             axes.set_title(_heading(data, source, heading), fontsize=10, loc="left")
     return as_png(figure, title)

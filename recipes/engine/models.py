@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import vitreg
@@ -83,11 +83,11 @@ def source_of(run: Run) -> Run:
     return replace(run, configuration=bare)
 
 
-def title(run: Run, runs: Sequence[Run]) -> str:
-    """Return what was done to a model, in words; with λ where `runs` has the method with several."""
+def title(run: Run, runs: Sequence[Run], names: Mapping[str, str] = TITLES) -> str:
+    """Return the method as `names` has it, with λ where `runs` has the method with several."""
     c = run.configuration
     lams = {other.configuration.lam for other in runs if other.configuration.method == c.method}
-    return TITLES.get(c.method, c.method) + (f" λ={c.lam:g}" if len(lams) > 1 and c.lam is not None else "")
+    return names.get(c.method, c.method) + (f" λ={c.lam:g}" if len(lams) > 1 and c.lam is not None else "")
 
 
 def chosen_pictures(total: int, wanted: Sequence[int] | None, count: int) -> list[int]:

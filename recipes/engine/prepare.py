@@ -66,13 +66,23 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     if options.quick:
         lams = {method: tried[:2] for method, tried in lams.items()}
     given = parse_lams(options.lam or [], methods)
-    notes = [SETTLED] if is_demo and any(m in known and m not in given for m in guided) else []
+    notes = [SETTLED] if is_demo and any(known.get(m) and m not in given for m in guided) else []
+    unused = [method for method in given if method not in guided]
+    if unused:
+        progress.say(f"--lam of {listed(unused)} is not used: {table.name} has no such row here")
     lams |= given
     shares = parse_shares(options.rates, options.shots, settings.rates)
     folders = named_places(options.data or [])
     lists = named_lists(options.subset, list(folders)) if options.subset else {}
     if lists:
         shares = [Share(files=lists_name(lists))]
+    measured = options.measure_every
+    if measured is None:
+        measured = math.ceil(settings.hyper.steps / table.measures) if table.measures else 0
+    if table.measures and not measured:
+        raise RecipeError(
+            f"--measure-every 0: {table.name} shows what is measured on the way, give 1 or more"
+        )
     check_trackers(options.log_with)
     ray = ray_options(options)
     # With Ray it is the nodes that need the device.
@@ -96,9 +106,6 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     if options.quick:
         title += " (--quick: the figures mean nothing)"
     progress.say(title)
-    measured = options.measure_every
-    if measured is None:
-        measured = math.ceil(settings.hyper.steps / table.measures) if table.measures else 0
     design = Design(
         tasks,
         starts,

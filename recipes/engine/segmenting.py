@@ -20,7 +20,6 @@ from engine.models import Models, chosen_pictures, figure_parser, title, trained
 from engine.official import unpacked
 from engine.official.voc import VOC, read_voc
 from engine.options import rate
-from engine.plan import Run
 from engine.processes import on_main
 from engine.progress import Progress
 from engine.run import stored_model
@@ -159,19 +158,12 @@ def _rows(
                 mass=options.mass,
                 layers=block,
             )
-            found.setdefault(_method(run, models.runs), []).append(result)
+            found.setdefault(title(run, models.runs, {}), []).append(result)
             update(number + 1, len(models.runs))
     rows = segmentation_rows(scenes.name, found, block=block)
     if scenes.name == VOC.name:
         rows = [replace(row, data=f"{VOC.name}, after {models.task.name}") for row in rows]
     return rows
-
-
-def _method(run: Run, runs: Sequence[Run]) -> str:
-    """Return the run's method, with λ where `runs` has it with several."""
-    c = run.configuration
-    lams = {other.configuration.lam for other in runs if other.configuration.method == c.method}
-    return f"{c.method} λ={c.lam:g}" if len(lams) > 1 and c.lam is not None else c.method
 
 
 def _drawn(

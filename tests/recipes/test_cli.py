@@ -232,5 +232,13 @@ def test_one_broken_picture_among_two_data_sets(
     assert "9.jpg" in refused(capsys, run(*given))
 
 
+def test_a_lam_that_no_row_uses_is_said(
+    indexed: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*arguments(indexed, weights, tmp_path / "out"), "--methods", "fine-tune", "--lam", "L2-SP=3"]
+    assert run(*given) == 0
+    assert "--lam of L2-SP is not used: table3 has no such row here" in capsys.readouterr().out
+
+
 def test_a_lam_that_is_given_twice_is_one_row() -> None:
     assert parse_lams(["10", "GTA=10", "1"], METHODS)["GTA"] == (10.0, 1.0)

@@ -61,6 +61,12 @@ def test_accuracy_and_attention_against_lam(drawn: dict[str, Any]) -> None:
     assert drawn["fine-tune, 15 %"][:2] == pytest.approx([41.0, 41.0])
 
 
+def test_no_lam_is_left_out(drawn: dict[str, Any]) -> None:
+    made = [*REPORTS, report("GTA", 0.0, 41.0)]
+    assert draw_lams(rows(made, NO_PAPER), made, "title").startswith(b"\x89PNG")
+    assert drawn["GTA, 15 %"][0][0] == (0.0, 0.1, 1.0, 10.0)
+
+
 def test_accuracy_and_attention_against_steps(drawn: dict[str, Any]) -> None:
     assert draw_steps(rows(REPORTS, NO_PAPER), REPORTS, "title").startswith(b"\x89PNG")
     accuracy, attention = drawn["fine-tune, 15 %"]

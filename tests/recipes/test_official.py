@@ -4,8 +4,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from official_data import BOX, MAKERS, NEEDS_SCIPY, make_aircraft, make_cars, make_cub, make_pet, make_voc
+from PIL import Image
 from small_data import MODEL
 from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars, VOCSegmentation
 
@@ -13,7 +15,7 @@ from engine.cli import run_table
 from engine.data import Sample, read_folder
 from engine.errors import RecipeError
 from engine.job import Table
-from engine.official.voc import VOC, read_voc, voc_mask
+from engine.official.voc import VOC, read_voc
 from engine.photos import photo_task
 
 CLASSES = {
@@ -86,7 +88,9 @@ def test_voc_is_pictures_with_masks(tmp_path: Path) -> None:
     assert [str(picture.path) for picture in pictures] == theirs.images
     assert [str(picture.classes) for picture in pictures] == theirs.masks
     for path in (pictures[0].classes, pictures[0].objects):
-        on_object, decided = voc_mask(path)
+        numbers = np.array(Image.open(path))
+        decided = numbers != 255
+        on_object = decided & (numbers != 0)
         assert on_object.shape == (40, 48)
         assert on_object.sum() == 20 * 24
         assert on_object[6:30, 8:28].all()
@@ -102,9 +106,6 @@ def test_voc_with_a_broken_mask_or_in_another_folder_is_named(tmp_path: Path) ->
     with pytest.raises(RecipeError, match=r"is not PASCAL VOC 2012\. .*ImageSets/Segmentation/val\.txt"):
         read_voc(tmp_path)
     pictures = read_voc(make_voc(tmp_path))
-    pictures[1].classes.write_bytes(b"\x89PNG")
-    with pytest.raises(RecipeError, match=f"corrupt mask .*{pictures[1].classes.name}"):
-        voc_mask(pictures[1].classes)
     pictures[1].path.unlink()
     with pytest.raises(RecipeError, match=f"1 of the 9 .* the first is .*{pictures[1].path.name}"):
         read_voc(tmp_path)

@@ -11,7 +11,7 @@ from PIL import Image
 from small_data import write_picture
 
 from engine.errors import RecipeError
-from engine.official.voc import MaskedPicture, read_voc, voc_mask
+from engine.official.voc import MaskedPicture, read_voc
 from engine.scenes import Scenes, task_scenes, voc_scenes
 from engine.task import Task
 
@@ -69,9 +69,8 @@ def test_at_its_own_size_a_mask_is_the_owner_s(tmp_path: Path) -> None:
     one = one_picture(tmp_path, numbers)
     scenes = voc_scenes([one], size=24)
     assert torch.equal(scenes.objects[0], torch.from_numpy(numbers))
-    on_object, decided = voc_mask(one.classes)
-    assert torch.equal(scenes.masks[0], on_object)
-    assert torch.equal(scenes.decided[0], decided)
+    assert torch.equal(scenes.decided[0], torch.from_numpy(numbers != 255))
+    assert torch.equal(scenes.masks[0], torch.from_numpy((numbers != 255) & (numbers != 0)))
 
 
 def test_picture_is_blended(tmp_path: Path) -> None:

@@ -14,19 +14,7 @@ from PIL import Image
 from small_data import MODEL
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-SCRIPTS = (
-    "table2",
-    "table3",
-    "table4",
-    "table5",
-    "table6",
-    "table_a",
-    "figure1",
-    "figure3",
-    "figure4",
-    "appendix_b",
-    "steps",
-)
+SCRIPTS = [script for script in importlib.import_module("all").SCRIPTS if script != "table1"]
 PICTURES = ("figure1", "figure3", "appendix_b")
 
 
@@ -86,6 +74,11 @@ def test_several_lams_are_several_models(
     assert [row.split(",")[1:3] for row in rows] == [["source", "1"], ["GTA λ=1", "1"], ["GTA λ=10", "1"]]
     with Image.open(tmp_path / "out" / "figure1.png") as picture:
         assert picture.height > 3.5 * picture.width / 6  # the pictures, the source and both models
+
+
+def test_steps_have_to_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert importlib.import_module("steps").main(["--measure-every", "0", "--out", str(tmp_path)]) == 2
+    assert "--measure-every 0: steps shows what is measured" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
 from engine.archives import Archive
 from engine.data import Folder
 from engine.errors import RecipeError
 from engine.official.layout import Layout
-
-_UNDECIDED = 255
 
 
 @dataclass(frozen=True)
@@ -47,18 +40,6 @@ def read_voc(root: Path) -> tuple[MaskedPicture, ...]:
     )
     VOC.need_pictures([path for one in pictures for path in (one.path, one.classes, one.objects)])
     return pictures
-
-
-def voc_mask(path: Path) -> tuple[Tensor, Tensor]:
-    """Return two bool [height, width] of a mask's file: on any object, and not on its undecided outline."""
-    try:
-        with Image.open(path) as picture:
-            numbers = torch.from_numpy(np.array(picture))
-    except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
-        raise RecipeError(f"corrupt mask {path}: {type(error).__name__}: {error}. {VOC.advice}") from error
-    if numbers.ndim != 2:
-        VOC.refuse(path, "a mask with a palette", f"{numbers.ndim} dimensions")
-    return (numbers != 0) & (numbers != _UNDECIDED), numbers != _UNDECIDED
 
 
 def _no_classes(root: Path) -> Folder:
