@@ -22,6 +22,8 @@ FLOORS = {
     "layers": 0,
     "functional": 1,
     "hooks": 1,
+    "row_files": 1,
+    "row_cache": 1,
     "families": 2,
     "extractors": 3,
     "penalties": 3,
@@ -31,6 +33,7 @@ FLOORS = {
     "source_pass": 3,
     "adapters": 3,
     "source": 3,
+    "cached_source": 3,
     "parameters": 3,
     "targets": 3,
     "alignment": 4,
@@ -38,7 +41,7 @@ FLOORS = {
     "attachment": 4,
     "__init__": 5,
 }
-LEAVES = {"freeze", "describe", "plot"}
+LEAVES = {"freeze", "describe", "plot", "views"}
 """Beside the tower: they look at the floors up to 3, and only the package itself imports them."""
 
 GUESTS = {"integrations"}

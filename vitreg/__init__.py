@@ -3,6 +3,7 @@
 from vitreg.adapters import BaseSource
 from vitreg.attachment import Attachment, attach
 from vitreg.augment import TransMix
+from vitreg.cached_source import CachedSource
 from vitreg.describe import Description, describe
 from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError, VitregError
 from vitreg.extractors import list_extractors, register_extractor
@@ -22,6 +23,7 @@ from vitreg.penalties import (
 from vitreg.source import FrozenSource
 from vitreg.trace import Trace, trace
 from vitreg.types import AttentionReading, Block, Probe, Tap, Tower
+from vitreg.views import Views
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ __all__ = [
     "BaseSource",
     "Block",
     "BlockParts",
+    "CachedSource",
     "Description",
     "FeatureGuide",
     "Freeze",
@@ -50,6 +53,7 @@ __all__ = [
     "Trace",
     "TransMix",
     "UnsupportedModelError",
+    "Views",
     "VitregError",
     "__version__",
     "attach",

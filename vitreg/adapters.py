@@ -13,7 +13,7 @@ from vitreg.errors import ArgumentError
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
 from vitreg.source_pass import run_source
-from vitreg.types import Tower
+from vitreg.types import Tower, ViewNumbers
 
 
 class BaseSource:
@@ -53,7 +53,13 @@ class BaseSource:
         """Do nothing: it is the model."""
 
     def read(
-        self, reader: Reader, images: Tensor, autocast: Autocast | None, *, resize: bool = False
+        self,
+        reader: Reader,
+        images: Tensor,
+        autocast: Autocast | None,
+        *,
+        resize: bool = False,
+        views: ViewNumbers | None = None,
     ) -> None:
         """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
 

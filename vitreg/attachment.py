@@ -19,7 +19,7 @@ from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_la
 from vitreg.readings import Readings
 from vitreg.source import FrozenSource, Source, check_source, make_source
 from vitreg.targets import Target, resolve_target
-from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Reduction, Tower
+from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Reduction, Tower, ViewNumbers
 
 _attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 """The names of the penalties that are attached to each tower now."""
@@ -36,6 +36,7 @@ def attach(
     reduction: Reduction | None = None,
     align: Align | None = None,
     heads: Heads | None = None,
+    every: int = 1,
 ) -> Attachment:
     """Attach penalties to a Vision Transformer and return the attachment.
 
@@ -58,6 +59,8 @@ def attach(
         reduction: the squared distance's normalisation.
         align: "resample" for a source with another patch or image size.
         heads: "mean" for a source with another number of attention heads.
+        every: take the penalty on every k-th step only, k times as strong, so that its sum over the steps is
+            the same on average; the other steps cost nothing.
 
     Raises:
         ArgumentError: an argument of a wrong type or value, an unknown name, a compiled model, or a penalty
@@ -67,6 +70,8 @@ def attach(
     """
     if lam is not None:
         check_lam(lam)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ArgumentError(f"every must be a whole number of at least 1, got {every!r}.")
     given = {"layers": layers, "query": query, "reduction": reduction, "align": align, "heads": heads}
     options = {name: value for name, value in given.items() if value is not None}
     penalties = resolve_target(target, options, keeps_lam=lam is None)
@@ -81,7 +86,7 @@ def attach(
     check_source(source)
     needs_source = any(penalty.needs_source for penalty in penalties.values())
     kept = make_source(source, model, tower, may_differ(penalties.values())) if needs_source else None
-    return Attachment(model, tower, kept, penalties, lam)
+    return Attachment(model, tower, kept, penalties, lam, every)
 
 
 class Attachment:
@@ -93,7 +98,6 @@ class Attachment:
     Attributes:
         source: the source, or None if no penalty looks at one.
         penalties: the penalties by name.
-        step: how many penalties have been taken; what a `lam` that is a function receives.
     """
 
     def __init__(
@@ -103,11 +107,12 @@ class Attachment:
         source: Source | None,
         penalties: dict[str, Penalty],
         lam: Lam,
+        every: int,
     ) -> None:
         self.source = source
         self.penalties = penalties
-        self.step = 0
         self._lam = lam
+        self._every = every
         self._model = model
         self._tower = tower
         self._terms: dict[str, Tensor] = {}
@@ -115,18 +120,32 @@ class Attachment:
         self._parameter_values()  # a source of other shapes is an error now, not at the first step
         on_readings = {n: p for n, p in penalties.items() if isinstance(p, ReadingPenalty)}
         self._readings = Readings(tower, source, on_readings)
+        self.step = 0
         names = _attached.setdefault(tower.module, set())
         names |= set(penalties)
         self._finalizer = weakref.finalize(self, _detach, self._readings, names, set(penalties))
 
-    def penalty(self, step: int | None = None) -> Tensor:
+    @property
+    def step(self) -> int:
+        """How many penalties have been taken; what a `lam` that is a function receives. Set it to resume."""
+        return self._step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._step = step
+        self._readings.read_next(step % self._every == 0)
+
+    def penalty(self, step: int | None = None, *, views: ViewNumbers | None = None) -> Tensor:
         """Return the weighted sum of the penalties of the last forward pass, a float32 scalar.
 
         The source runs now, on the images that the model's last pass saw and under its autocast, no further
-        than the deepest value that is read. A penalty on parameters alone needs no forward pass.
+        than the deepest value that is read. A penalty on parameters alone needs no forward pass. With
+        `every=k`, k - 1 of k steps return zero and look at nothing.
 
         Args:
             step: what a `lam` that is a function receives; by default the number of penalties taken so far.
+            views: the numbers of the views that the batch holds, on the CPU, one an image: for a
+                `CachedSource`, which needs them; no other source looks at them.
 
         Raises:
             StateError: no training forward pass since the last penalty, or the attachment was removed, or
@@ -136,9 +155,12 @@ class Attachment:
         if not self._finalizer.alive:
             raise StateError("This attachment was removed; attach again to take a penalty.")
         step = self.step if step is None else step
-        values = {**self._readings.values(), **self._parameter_values()}
+        if self.step % self._every:
+            self.step += 1
+            return torch.zeros((), device=next(self._tower.module.parameters()).device)
+        values = {**self._readings.values(views), **self._parameter_values()}
         total = torch.zeros((), device=next(iter(values.values())).device)
-        scale = lam_at(self._lam, step)
+        scale = self._every * lam_at(self._lam, step)
         for name, penalty in self.penalties.items():
             if values[name].dim() != 0:
                 raise ArgumentError(
@@ -173,6 +195,7 @@ class Attachment:
         lines = [
             f"Attachment to {type(tower.module).__name__}{place}, {len(tower.blocks)} blocks, "
             f"{'attached' if self._finalizer.alive else 'removed'}, step {self.step}, lam={self._lam}"
+            + (f", every {self._every} steps" if self._every > 1 else "")
         ]
         for name, penalty in self.penalties.items():
             what = "reads parameters"

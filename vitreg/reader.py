@@ -109,6 +109,12 @@ class Reader:
                 return name
         return None
 
+    def recall(self, values: Iterable[Tensor], images: Tensor) -> None:
+        """Stand as after a pass on `images` that read `values`, in the order of the slots."""
+        self.values = dict(zip(self.slots, values, strict=True))
+        self.images = images
+        self.skipped = None
+
     def clear(self, reason: str) -> None:
         """Forget the last pass; `reason` ends the sentence that says why there is none."""
         self.values.clear()

@@ -12,7 +12,7 @@ from vitreg.errors import MismatchError, StateError
 from vitreg.penalties import ReadingPenalty
 from vitreg.reader import Key, Reader
 from vitreg.source import Source
-from vitreg.types import Tower
+from vitreg.types import Tower, ViewNumbers
 
 
 class Readings:
@@ -49,8 +49,10 @@ class Readings:
             self.remove()
             raise
 
-    def values(self) -> dict[str, Tensor]:
+    def values(self, views: ViewNumbers | None) -> dict[str, Tensor]:
         """Return each penalty's unweighted value in the last forward pass, and forget the pass.
+
+        `views` are the numbers of its pictures, for a source that remembers them.
 
         Raises:
             StateError: no training forward pass since the last call, or nothing that is read is trained.
@@ -83,11 +85,17 @@ class Readings:
                         "model's tokens, and the source sees all of them."
                     )
                 resize = any(p.align == "resample" for p in self._penalties.values() if p.needs_source)
+                images, autocast = reader.images, reader.autocast
                 self._source.follow(self._tower.module)
-                self._source.read(self._source_reader, reader.images, reader.autocast, resize=resize)
+                self._source.read(self._source_reader, images, autocast, resize=resize, views=views)
             return {name: self._value(name, penalty, reader) for name, penalty in self._penalties.items()}
         finally:
             self._clear("its penalty was taken already; run the model again")
+
+    def read_next(self, wanted: bool) -> None:
+        """Say whether the next forward pass is read."""
+        if self._target_reader is not None:
+            self._target_reader.enabled = wanted
 
     def remove(self) -> None:
         """Remove the hooks and forget the last pass."""

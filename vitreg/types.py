@@ -36,6 +36,9 @@ Reduction: TypeAlias = Literal["mean", "sum_layers", "sum"]
 Lam: TypeAlias = "float | Callable[[int], float]"
 """A weight: a number, or a function of the step (the number of penalties taken so far)."""
 
+ViewNumbers: TypeAlias = "Tensor | Sequence[int]"
+"""The numbers of the views that a batch of pictures holds, one a picture, see `vitreg.CachedSource`."""
+
 Row: TypeAlias = Callable[[Tensor, int], Tensor]
 """Reduces the token dimension `dim` of a tensor to the one query of interest."""
 

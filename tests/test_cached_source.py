@@ -1,0 +1,379 @@
+"""A source that remembers: the values of the live one, and no pass for what it has seen."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vitreg
+from small_models import Factory
+
+SIZE = 12
+
+
+@pytest.fixture
+def pair(vit: Factory, perturb: Callable[[nn.Module], None]) -> tuple[nn.Module, nn.Module]:
+    """Return a model and the source that it has moved away from."""
+    source = vit()
+    model = copy.deepcopy(source).train()
+    perturb(model)
+    return model, source
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return torch.randn(SIZE, 3, 32, 32)
+
+
+def penalty(
+    model: nn.Module,
+    source: nn.Module | vitreg.FrozenSource,
+    images: Tensor,
+    views: object = None,
+    target: object = "attn_logits",
+    **options: object,
+) -> Tensor:
+    with vitreg.attach(model, source, target, **options) as attachment:
+        model(images)
+        return attachment.penalty(views=views)
+
+
+class Passes:
+    """Counts the source's passes and the pictures in them."""
+
+    def __init__(self, source: vitreg.FrozenSource) -> None:
+        self.sizes: list[int] = []
+        source.tower.stem.register_forward_pre_hook(lambda module, args: self.sizes.append(len(args[0])))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("target", ["attn_logits", "attn_probs", "msa_output", "block_output", "features"])
+def test_value_and_gradient_are_those_of_the_live_source(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, target: str, on_disk: bool, tmp_path: Path
+) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE, path=tmp_path if on_disk else None)
+    parameters = [p for name, p in model.named_parameters() if name.startswith("blocks.0.attn")]
+    for places in ([3, 1, 7, 2], [3, 1, 7, 2]):  # read, then recalled
+        live = penalty(model, source, pictures[places], target=target)
+        ours = penalty(model, cached, pictures[places], places, target)
+        assert torch.equal(ours, live)
+        expected = torch.autograd.grad(live, parameters)
+        assert all(map(torch.equal, torch.autograd.grad(ours, parameters), expected))
+    mixed = [2, 11, 3, 5]  # two known, two new
+    assert torch.allclose(
+        penalty(model, cached, pictures[mixed], mixed, target),
+        penalty(model, source, pictures[mixed], target=target),
+        rtol=1e-5,
+    )
+
+
+def test_only_views_that_are_new_are_run(pair: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE)
+    passes = Passes(cached)
+    for places in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 4, 4], [4, 0, 1, 2]):
+        penalty(model, cached, pictures[places], torch.tensor(places))
+    assert passes.sizes == [4, 2]
+
+
+def test_attachments_share_what_is_remembered_and_keep_apart_what_differs(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE)
+    passes = Passes(cached)
+    places = [0, 1, 2, 3]
+    for _ in range(2):
+        for layers in ("all", 1):
+            value = penalty(model, cached, pictures[places], places, layers=layers)
+            assert torch.equal(value, penalty(model, source, pictures[places], layers=layers))
+    assert len(passes.sizes) == 2
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = penalty(model, cached, pictures[places], places)
+        assert torch.equal(mixed, penalty(model, source, pictures[places]))
+    assert len(passes.sizes) == 3
+
+
+def test_another_attachments_source_can_be_remembered(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    model, source = pair
+    with vitreg.attach(model, source, "block_output") as attachment:
+        cached = vitreg.CachedSource(attachment.source, SIZE)
+    assert cached.tower is attachment.source.tower
+    places = [5, 6, 7, 8]
+    assert torch.equal(
+        penalty(model, cached, pictures[places], places), penalty(model, source, pictures[places])
+    )
+
+
+def test_weights_can_be_compared_with_it_too(pair: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE)
+    both = ["attn_logits", "l2sp"]
+    places = [0, 1, 2, 3]
+    assert torch.equal(
+        penalty(model, cached, pictures[places], places, both),
+        penalty(model, source, pictures[places], None, both),
+    )
+    assert penalty(model, cached, pictures[:4], None, "l2sp") > 0  # no view is read
+
+
+def test_a_source_of_another_size_is_remembered_too(vit: Factory, pictures: Tensor) -> None:
+    source, model = vit(img_size=64), vit().train()
+    cached = vitreg.CachedSource(source, SIZE)
+    places = [0, 1, 2, 3]
+    live = penalty(model, source, pictures[places], align="resample")
+    for _ in range(2):
+        assert torch.equal(penalty(model, cached, pictures[places], places, align="resample"), live)
+
+
+def test_half_precision_is_near_and_half_the_size(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    places = [0, 1, 2, 3]
+    live = penalty(model, source, pictures[places])
+    for dtype in (torch.float16, torch.float32):
+        cached = vitreg.CachedSource(source, SIZE, path=tmp_path / str(dtype), dtype=dtype)
+        assert torch.allclose(penalty(model, cached, pictures[places], places), live, rtol=1e-2)
+    half, full = (next((tmp_path / str(d)).glob("*/values.npy")) for d in (torch.float16, torch.float32))
+    assert np.load(full).nbytes == 2 * np.load(half).nbytes == SIZE * 3 * 2 * 16 * 4
+
+
+def test_double_precision_has_to_be_asked_for(pair: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    model, source = (m.double() for m in pair)
+    places = [0, 1, 2, 3]
+    options = {"target": "block_output"}
+    with pytest.raises(vitreg.MismatchError, match=r"dtype=torch\.float64"):
+        penalty(model, vitreg.CachedSource(source, SIZE), pictures[places].double(), places, **options)
+    cached = vitreg.CachedSource(source, SIZE, dtype=torch.float64)
+    assert torch.equal(
+        penalty(model, cached, pictures[places].double(), places, **options),
+        penalty(model, source, pictures[places].double(), **options),
+    )
+
+
+def test_values_beyond_half_precision_are_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    model, source = pair
+    with torch.no_grad():
+        source.blocks[0].attn.qkv.weight.mul_(1e4)
+    with pytest.raises(vitreg.ArgumentError, match="finite"):
+        penalty(model, vitreg.CachedSource(source, SIZE, dtype=torch.float16), pictures[:4], range(4))
+
+
+def test_another_picture_under_a_known_number_is_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE)
+    penalty(model, cached, pictures[:4], range(4))
+    for changed in (pictures[[0, 1, 2, 4]], pictures[:4].flip(-1), pictures[:4] + 0.01):
+        with pytest.raises(vitreg.StateError, match="not the picture"):
+            penalty(model, cached, changed, range(4))
+
+
+@pytest.mark.parametrize(
+    ("views", "error", "message"),
+    [
+        (None, vitreg.StateError, "penalty\\(views=numbers\\)"),
+        ([0, 1, 2], vitreg.ArgumentError, "Expected 4 whole numbers"),
+        ([0, 1, 2, SIZE], vitreg.ArgumentError, f"from 0 to {SIZE - 1}"),
+        ([0, 1, 2, -1], vitreg.ArgumentError, "found -1"),
+        (torch.rand(4), vitreg.ArgumentError, "whole numbers"),
+        (3, vitreg.ArgumentError, "whole numbers"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, views: object, error: type[Exception], message: str
+) -> None:
+    model, source = pair
+    with pytest.raises(error, match=message):
+        penalty(model, vitreg.CachedSource(source, SIZE), pictures[:4], views)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size"),
+        ({"size": True}, "size"),
+        ({"dtype": torch.bfloat16}, "dtype"),
+        ({"path": 3}, "path"),
+    ],
+)
+def test_options_that_cannot_be_meant(vit: Factory, options: dict[str, object], message: str) -> None:
+    with pytest.raises(vitreg.ArgumentError, match=message):
+        vitreg.CachedSource(vit(), **{"size": 4, **options})
+
+
+def test_a_source_that_cannot_be_remembered(vit: Factory) -> None:
+    with pytest.raises(vitreg.ArgumentError, match="module or an attachment's source"):
+        vitreg.CachedSource("base", 4)
+
+
+def test_what_does_not_fit_into_memory_is_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    with pytest.raises(vitreg.ArgumentError, match="path=FOLDER"):
+        penalty(model, vitreg.CachedSource(source, SIZE, limit=1000), pictures[:4], range(4))
+    penalty(model, vitreg.CachedSource(source, SIZE, limit=1000, path=tmp_path), pictures[:4], range(4))
+
+
+def test_a_compiled_model_has_a_remembered_source(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE)
+    with vitreg.attach(model, cached) as attachment:
+        compiled = torch.compile(model, backend="eager")
+        for _ in range(2):
+            compiled(pictures[:4])
+            ours = attachment.penalty(views=range(4))
+    assert torch.equal(ours, penalty(model, source, pictures[:4]))
+
+
+# On disk
+
+
+def test_what_is_remembered_outlives_the_process(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    torch.save({"pair": pair, "pictures": pictures[:4]}, tmp_path / "saved.pt")
+    program = (
+        "import sys, torch, vitreg\n"
+        "saved = torch.load(sys.argv[1] + '/saved.pt', weights_only=False)\n"
+        "model, source = saved['pair']\n"
+        "cached = vitreg.CachedSource(source, 12, path=sys.argv[1] + '/cache')\n"
+        "with vitreg.attach(model, cached) as attachment:\n"
+        "    model(saved['pictures'])\n"
+        "    print(attachment.penalty(views=range(4)).item())\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    cached = vitreg.CachedSource(source, SIZE, path=tmp_path / "cache")
+    passes = Passes(cached)
+    value = penalty(model, cached, pictures[:4], range(4))
+    assert passes.sizes == []
+    assert value.item() == pytest.approx(float(told.stdout), rel=1e-6)
+
+
+def test_two_sources_that_are_open_at_once_see_each_others_views(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    one, other = (vitreg.CachedSource(source, SIZE, path=tmp_path) for _ in range(2))
+    passes = Passes(other)
+    penalty(model, other, pictures[:2], range(2))
+    penalty(model, one, pictures[:4], range(4))
+    penalty(model, other, pictures[:4], range(4))
+    assert passes.sizes == [2]
+
+
+def test_another_source_or_size_has_another_folder(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    other = copy.deepcopy(source)
+    with torch.no_grad():
+        other.blocks[0].attn.qkv.weight[0, 0] += 0.1
+    headed = copy.deepcopy(source)
+    headed.reset_classifier(7)  # the head is not read
+    for each, size in ((source, SIZE), (other, SIZE), (source, SIZE + 1), (headed, SIZE)):
+        penalty(model, vitreg.CachedSource(each, size, path=tmp_path), pictures[:4], range(4))
+    folders = list(tmp_path.iterdir())
+    assert len(folders) == 3
+    assert {json.loads((f / "facts.json").read_text())["size"] for f in folders} == {SIZE, SIZE + 1}
+
+
+def test_a_damaged_row_is_read_again(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    live = penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
+    (path,) = tmp_path.glob("*/values.npy")
+    values = np.load(path, mmap_mode="r+")
+    values[2, 5] += 1
+    values.flush()
+    cached = vitreg.CachedSource(source, SIZE, path=tmp_path)
+    passes = Passes(cached)
+    with pytest.warns(UserWarning, match=r"Row 2 .* damaged"):
+        again = penalty(model, cached, pictures[:4], range(4))
+    assert passes.sizes == [1]
+    assert torch.allclose(again, live, rtol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
+
+
+@pytest.mark.parametrize("name", ["values.npy", "prints.npy", "checks.npy", "facts.json"])
+@pytest.mark.parametrize("damage", ["shorter", "gone", "other"])
+def test_a_damaged_folder_is_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path, name: str, damage: str
+) -> None:
+    model, source = pair
+    penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
+    (path,) = tmp_path.glob(f"*/{name}")
+    if damage == "shorter":
+        path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "gone":
+        path.unlink()
+    elif name == "facts.json":
+        path.write_text("{}")
+    else:
+        np.save(path, np.zeros((3, 3), np.float32))
+    with pytest.raises(vitreg.StateError, match="Delete it, or choose another path"):
+        penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
+
+
+def test_a_path_that_cannot_be_written_is_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    (tmp_path / "file").write_text("")
+    with pytest.raises(vitreg.StateError, match="choose another path"):
+        penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path / "file"), pictures[:4], range(4))
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE, path=tmp_path)
+    penalty(model, cached, pictures[:2], range(2))
+    opened = Path.open
+
+    def full(self: Path, mode: str = "r", *args: object, **options: object) -> object:
+        if "+" in mode:
+            raise OSError(28, "No space left on device")
+        return opened(self, mode, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        with pytest.raises(vitreg.StateError, match="No space left"):
+            penalty(model, cached, pictures[2:4], [2, 3])
+    passes = Passes(cached)
+    penalty(model, cached, pictures[:4], range(4))  # what could not be written is not taken for known
+    assert passes.sizes == [2]

@@ -1,0 +1,72 @@
+"""A source that runs in lower precision than the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vitreg
+from small_models import Factory
+
+
+@pytest.fixture
+def pair(vit: Factory, perturb: Callable[[nn.Module], None]) -> tuple[nn.Module, nn.Module]:
+    source = vit()
+    model = copy.deepcopy(source).train()
+    perturb(model)
+    return model, source
+
+
+def penalty(
+    model: nn.Module, source: nn.Module | vitreg.FrozenSource, images: Tensor, **options: object
+) -> Tensor:
+    with vitreg.attach(model, source) as attachment:
+        model(images)
+        return attachment.penalty(**options)
+
+
+def test_it_reads_nearly_the_same(pair: tuple[nn.Module, nn.Module], images: Tensor) -> None:
+    model, source = pair
+    full, low = (
+        penalty(model, vitreg.FrozenSource(source, autocast=dtype), images)
+        for dtype in (None, torch.bfloat16)
+    )
+    assert low != full
+    assert low.item() == pytest.approx(full.item(), rel=0.05)
+    assert low.dtype == torch.float32
+
+
+def test_the_source_alone_is_in_low_precision(pair: tuple[nn.Module, nn.Module], images: Tensor) -> None:
+    model, source = pair
+    seen: dict[str, torch.dtype] = {}
+    frozen = vitreg.FrozenSource(source, autocast=torch.bfloat16)
+    for name, module in (("model", model), ("source", frozen.tower.module)):
+        module.blocks[0].mlp.fc1.register_forward_hook(
+            lambda *args, name=name: seen.__setitem__(name, args[2].dtype)
+        )
+    value = penalty(model, frozen, images)
+    value.backward()
+    assert seen == {"model": torch.float32, "source": torch.bfloat16}
+    assert next(frozen.tower.module.parameters()).dtype == torch.float32
+    assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_what_is_remembered_is_in_low_precision_too(
+    pair: tuple[nn.Module, nn.Module], images: Tensor
+) -> None:
+    model, source = pair
+    low = vitreg.FrozenSource(source, autocast=torch.bfloat16)
+    expected = penalty(model, low, images)
+    cached = vitreg.CachedSource(low, 4)
+    for _ in range(2):
+        assert torch.equal(penalty(model, cached, images, views=range(4)), expected)
+
+
+@pytest.mark.parametrize("autocast", [torch.float32, "bf16", True])
+def test_only_lower_precisions(vit: Factory, autocast: object) -> None:
+    with pytest.raises(vitreg.ArgumentError, match="autocast"):
+        vitreg.FrozenSource(vit(), autocast=autocast)

@@ -1,0 +1,219 @@
+"""A source that reads each view of a picture once and remembers what it read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError
+from vitreg.functional.precision import Autocast
+from vitreg.reader import Reader
+from vitreg.row_cache import PRINT_LENGTH, RowCache, prints_of
+from vitreg.row_files import facts_in, unusable
+from vitreg.source import FrozenSource, image_size
+from vitreg.types import ViewNumbers
+
+TOLERANCE = 1e-3
+"""By how much a picture may differ from the one that is remembered: rounding on another device."""
+
+
+class CachedSource(FrozenSource):
+    """A frozen source that runs once on each view of a picture, and remembers what a penalty reads there.
+
+    In few-shot training a picture is seen thousands of times. Let each have a finite number of augmented
+    views (`vitreg.Views`), tell the penalty which of them a batch holds, and the source runs only for those
+    that it has not seen:
+
+        views = vitreg.Views(dataset, num_views=16)
+        source = vitreg.CachedSource(pretrained, size=views.size)
+        attachment = vitreg.attach(model, source)
+        for images, labels, numbers in DataLoader(views, batch_size=64, shuffle=True):
+            loss = F.cross_entropy(model(images), labels) + attachment.penalty(views=numbers)
+
+    The values are those of the frozen source: kept as they were read, up to the rounding of `dtype` and of
+    matrix products in a batch of another size. Attachments may share it; what differs in blocks, extractor,
+    image size, autocast or device is remembered apart. A few pixels of each view are remembered too, and
+    compared each time: a view that is not the picture it was is an error (on a GPU, where looking would hold
+    up the training, a device-side assertion).
+
+    Args:
+        source: the pre-trained model, or the source of an attachment, which is shared.
+        size: how many views there are; they have the numbers 0 … size - 1.
+        path: a folder of memory-mapped files for what is remembered, shared with other processes and later
+            ones; by default it is kept in memory, on the images' device.
+        dtype: how it is kept; float16 halves the space, and rounds logits to 3 digits.
+        limit: how much may be kept in memory, in bytes.
+
+    Raises:
+        ArgumentError: a size below 1, or a type that is no floating-point type of NumPy.
+    """
+
+    def __init__(
+        self,
+        source: nn.Module | FrozenSource,
+        size: int,
+        *,
+        path: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        limit: int = 4 * 2**30,
+    ) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ArgumentError(f"size must be the number of views, at least 1, got {size!r}.")
+        if dtype not in (torch.float16, torch.float32, torch.float64):
+            raise ArgumentError(f"dtype must be torch.float16, float32 or float64, got {dtype!r}.")
+        if path is not None and not isinstance(path, str | Path):
+            raise ArgumentError(f"path must be a folder, got {path!r}.")
+        if isinstance(source, FrozenSource):
+            self.tower, self.autocast = source.tower, source.autocast
+            self._is_rounded = source._is_rounded
+        elif isinstance(source, nn.Module):
+            super().__init__(source)
+        else:
+            raise ArgumentError(
+                f"source must be a module or an attachment's source, got {type(source).__name__}."
+            )
+        self.size = size
+        self.path = None if path is None else Path(path)
+        self.dtype = dtype
+        self.limit = limit
+        self._remembered: dict[tuple[Any, ...], RowCache] = {}
+
+    @torch.compiler.disable
+    def read(
+        self,
+        reader: Reader,
+        images: Tensor,
+        autocast: Autocast | None,
+        *,
+        resize: bool = False,
+        views: ViewNumbers | None = None,
+    ) -> None:
+        """Recall for `reader` what it reads of the views with these numbers; run on those not seen before.
+
+        Raises:
+            ArgumentError: numbers out of range, or not one for each image; or it does not fit.
+            StateError: no numbers, or a view is not the picture that it was.
+            UnsupportedModelError: the model changes the images before its stem, or what is read is not one
+                value for each image.
+            MismatchError: what is read is more precise than what is kept.
+        """
+        numbers = self._checked(views, images)
+        weights = next(self.tower.module.parameters()).dtype
+        precision = self.precision(autocast)
+        mixed = precision[1] if precision is not None and precision[0] else None
+        key = (reader.slots, tuple(images.shape[1:]), resize, mixed, weights, images.device.type)
+        cache = self._remembered.get(key) or self._opened(key)
+        missing = list(range(len(numbers))) if cache is None else cache.missing(numbers)
+        prints = prints_of(images)
+        if missing:
+            places = torch.tensor(missing).to(images.device)
+            part = images if len(missing) == len(images) else images[places]
+            super().read(reader, part, autocast, resize=resize)
+            values = [reader.values[slot].detach() for slot in reader.slots]
+            cache = cache or self._made(key, values, part)
+            cache.put([numbers[place] for place in missing], prints[places], values)
+        assert cache is not None
+        self._remembered[key] = cache
+        known, values = cache.get(numbers, images.device)
+        _check_same_pictures(known, prints)
+        size = image_size(self.tower) if resize else None
+        # Of the images only the size matters from here on.
+        reader.recall(values, images if size is None else images[..., :1, :1].expand(-1, -1, *size))
+
+    def _checked(self, views: ViewNumbers | None, images: Tensor) -> list[int]:
+        """Return the numbers of the views, one an image."""
+        if views is None:
+            raise StateError(
+                "A CachedSource has to know which views a batch holds, found no numbers: "
+                "penalty(views=numbers), one a picture, as vitreg.Views delivers them."
+            )
+        if not isinstance(views, Tensor | Sequence):
+            raise ArgumentError(f"Expected whole numbers as views, found {type(views).__name__}.")
+        numbers: list[int] = views.tolist() if isinstance(views, Tensor) else list(views)
+        if len(numbers) != len(images) or not all(type(number) is int for number in numbers):
+            raise ArgumentError(f"Expected {len(images)} whole numbers as views, found {views!r}.")
+        outside = [number for number in numbers if not 0 <= number < self.size]
+        if outside:
+            raise ArgumentError(
+                f"Expected views from 0 to {self.size - 1} (size={self.size}), found {outside[0]}."
+            )
+        return numbers
+
+    def _opened(self, key: tuple[Any, ...]) -> RowCache | None:
+        """Return what other runs remember of `key` in a folder, or None if there is nothing."""
+        folder = self._folder(key)
+        if folder is None or not folder.exists():
+            return None
+        shapes = facts_in(folder).get("shapes")
+        if not isinstance(shapes, list):
+            raise unusable(folder, ValueError("its facts name no shapes"))
+        return RowCache(self.size, shapes, self.dtype, torch.device("cpu"), folder=folder)
+
+    def _made(self, key: tuple[Any, ...], values: Sequence[Tensor], images: Tensor) -> RowCache:
+        """Return a new cache for values such as these of `images`."""
+        for (name, _, index), value in zip(key[0], values, strict=True):
+            if value.dim() < 1 or len(value) != len(images):
+                raise UnsupportedModelError(
+                    f"Expected {name} of block {index} to have one value an image, [{len(images)}, …], found "
+                    f"{list(value.shape)}, which cannot be remembered. Use the source as it is."
+                )
+            if value.dtype == torch.float64 and self.dtype == torch.float32:
+                raise MismatchError(
+                    f"Expected {name} in float32, in which it is kept, found float64. Use "
+                    "CachedSource(dtype=torch.float64)."
+                )
+        shapes = [tuple(value.shape[1:]) for value in values]
+        folder = self._folder(key)
+        needed = self.size * (sum(map(prod, shapes)) * self.dtype.itemsize + 4 * PRINT_LENGTH)
+        if folder is None and needed > self.limit:
+            raise ArgumentError(
+                f"{self.size} views need {needed / 2**30:.2g} GiB, more than the limit of "
+                f"{self.limit / 2**30:.2g} GiB. Use path=FOLDER, dtype=torch.float16, fewer views, or a "
+                "larger limit."
+            )
+        return RowCache(self.size, shapes, self.dtype, images.device, folder=folder, facts=self._facts(key))
+
+    def _folder(self, key: tuple[Any, ...]) -> Path | None:
+        """Return the folder for `key`: another one for whatever may change what is read."""
+        if self.path is None:
+            return None
+        facts = json.dumps(self._facts(key), sort_keys=True).encode()
+        return self.path / f"{type(self.tower.module).__name__}-{hashlib.sha256(facts).hexdigest()[:16]}"
+
+    def _facts(self, key: tuple[Any, ...]) -> dict[str, Any]:
+        names = ("values", "image", "resize", "autocast", "weights", "device")
+        facts = dict(zip(names, (key[0], *map(str, key[1:])), strict=True))
+        return {**facts, "source": self._digest, "size": self.size, "dtype": str(self.dtype), "format": 1}
+
+    @cached_property
+    def _digest(self) -> str:
+        """What tells the weights of this source from others'; the head is never read."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.tower.module.state_dict().items()):
+            if not any(name.startswith(f"{head}.") for head in self.tower.heads):
+                digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _check_same_pictures(known: Tensor, seen: Tensor) -> None:
+    """Raise `StateError` unless the pictures are those that are remembered."""
+    is_same = torch.isclose(known, seen, rtol=TOLERANCE, atol=TOLERANCE).all()
+    message = "A view is not the picture that is remembered under its number"
+    if is_same.device.type != "cpu":  # no transfer in the training loop
+        torch._assert_async(is_same, message)
+    elif not is_same:
+        differing = (known - seen).abs().amax(1) > TOLERANCE
+        raise StateError(
+            f"{message} ({int(differing.sum())} of {len(seen)}). Expected the same augmentation of the same "
+            "picture each time: draw views by vitreg.Views, mix no pictures, and use another path for other "
+            "pictures or another augmentation."
+        )
