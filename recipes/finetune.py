@@ -64,7 +64,7 @@ from engine.prepare import check_batch, make_accelerator, say_what_is_missing, s
 from engine.processes import entered, on_main
 from engine.progress import Progress
 from engine.result import WRITTEN, write_result
-from engine.run import checkpoints_of, machine, measured_task, trained_model
+from engine.run import checkpoints_of, machine, measured_task, readings_in, trained_model
 from engine.runs import Report, load_report, lock, prepare_out, store_report, write_atomically
 from engine.study import execute
 from engine.subset import Share
@@ -104,6 +104,13 @@ def parser() -> argparse.ArgumentParser:
     add("--smoothing", type=below_one, help="label smoothing")
     add("--drop-path", type=below_one, help="stochastic depth")
     add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
+    add(
+        "--views",
+        type=at_least_0,
+        metavar="K",
+        help="augment each picture in K ways only (0: anew each time)",
+    )
+    add("--every", type=whole, metavar="K", help="take the penalty on every K-th step, K times as strong (1)")
     norm = "mean and deviation of the input: ImageNet's, or those that timm notes for the model"
     add("--normalise", choices=("imagenet", "model"), help=norm)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
@@ -211,6 +218,7 @@ def _fitted(
             workers=workers,
             on_step=lambda: update(next(done), steps),
             checkpoints=checkpoints,
+            readings=readings_in(out, run),
         )
         on_main(lambda: write_atomically(path, model_file(model, replace(pictures.card, run=folder))))
         shares = probabilities(model, run.task, accelerator=accelerator)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitreg
-from engine.methods import METHODS, target_of
+from engine.methods import METHODS, reads_source, target_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,17 @@ TRANSMIX = Mixing(mixup=0.8, cutmix=1.0, switch=0.8)
 class Applied:
     """Method `method` on `model`, from its construction until `undo`, or as a context manager.
 
+    Args:
+        model: the model, which is also the source.
+        method: a name of `METHODS`.
+        lam: its λ, if it has one.
+        num_classes: of the task.
+        mixing: how pictures are mixed, whatever the method.
+        smoothing: of the labels.
+        every: the penalty is taken on every so many steps.
+        views: how many views of pictures there are in all; 0 if each is new, and the source reads it anew.
+        readings: the folder in which is kept what the source reads of a view.
+
     Attributes:
         attachment: what computes the penalty, or None without one.
     """
@@ -49,6 +61,9 @@ class Applied:
         num_classes: int,
         mixing: Mixing | None = None,
         smoothing: float = 0.0,
+        every: int = 1,
+        views: int = 0,
+        readings: Path | None = None,
     ) -> None:
         self.smoothing = smoothing
         self.attachment: vitreg.Attachment | None = None
@@ -61,7 +76,10 @@ class Applied:
             ):  # first, as a penalty on the weights leaves out those that are frozen
                 undo.enter_context(vitreg.freeze(model, chosen.trains))
             if target is not None:
-                self.attachment = vitreg.attach(model, None, target=target)
+                # A mixed picture is none of the views.
+                is_kept = views and reads_source(target) and not mixing and not chosen.transmix
+                source = vitreg.CachedSource(model, views, path=readings) if is_kept else None
+                self.attachment = vitreg.attach(model, source, target=target, every=every)
                 undo.callback(self.attachment.remove)
             if chosen.transmix:
                 used = mixing or TRANSMIX
@@ -99,9 +117,9 @@ class Applied:
         smoothing = 0.0 if self._mixup is not None else self.smoothing  # it has smoothed them itself
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
-    def penalty(self) -> Tensor | float:
-        """Return the weighted penalty of the last forward pass."""
-        return 0.0 if self.attachment is None else self.attachment.penalty()
+    def penalty(self, views: Tensor | None = None) -> Tensor | float:
+        """Return the weighted penalty of the last forward pass, on the views with these numbers."""
+        return 0.0 if self.attachment is None else self.attachment.penalty(views=views)
 
     @property
     def terms(self) -> dict[str, Tensor]:

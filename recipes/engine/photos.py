@@ -17,8 +17,9 @@ from torch import Tensor
 
 from engine.data import Folder, Sample
 from engine.errors import RecipeError
-from engine.task import IMAGENET_MEAN, IMAGENET_STD, Task, random_numbers
+from engine.task import IMAGENET_MEAN, IMAGENET_STD, Task
 from engine.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
+from vitreg.views import random_numbers
 
 MEMORY_LIMIT = 2 * 2**30
 """Bytes of training pictures kept in memory; beyond it they are read each time (same pixels, slower)."""

@@ -35,7 +35,17 @@ from engine.subset import Share
 from engine.track import check_trackers
 from engine.train import Hyperparameters
 
-CHOSEN = ("steps", "batch_size", "lr", "weight_decay", "warmup_epochs", "smoothing", "drop_path")
+CHOSEN = (
+    "steps",
+    "batch_size",
+    "lr",
+    "weight_decay",
+    "warmup_epochs",
+    "smoothing",
+    "drop_path",
+    "views",
+    "every",
+)
 """The options that are a run's hyper-parameters."""
 
 OTHER = ("size", "model", "augment")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -70,6 +72,7 @@ def complete(
             on_step=lambda: progress.advance(pictures),
             on_entry=tell,
             checkpoints=checkpoints,
+            readings=readings_in(out, run),
         )
     task = measured_task(run)
     metrics = evaluate(
@@ -121,6 +124,13 @@ def checkpoints_of(
     return Checkpoints(folder, owner, say=lambda text: progress.say(f"{run.title}: {text}"), every=every)
 
 
+def readings_in(out: Path, run: Run) -> Path:
+    """Return where in `out` is kept what sources read of the views of a run's pictures, for all runs."""
+    c = run.configuration
+    pictures = json.dumps([c.data_fingerprint, c.size, c.augment])
+    return out / "readings" / f"{c.data}-{hashlib.sha256(pictures.encode()).hexdigest()[:10]}"
+
+
 def training_indices(run: Run) -> list[int]:
     """Return the indices of the pictures that `run` trains on."""
     return _parted(run)[0]
@@ -149,8 +159,12 @@ def trained_model(
     on_step: Callable[[], None] = lambda: None,
     on_entry: Callable[[Entry], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
+    readings: Path | None = None,
 ) -> tuple[nn.Module, list[Entry]]:
-    """Return the run's model, trained, and the training's log; the source is returned as it is."""
+    """Return the run's model, trained, and the training's log; the source is returned as it is.
+
+    What a source reads of a finite number of views is kept in the folder `readings`, in memory without one.
+    """
     c, task = run.configuration, run.task
     # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
     set_seed(c.seed)
@@ -175,6 +189,7 @@ def trained_model(
         on_step=on_step,
         on_entry=on_entry,
         checkpoints=checkpoints,
+        readings=readings,
     )
     return model, log
 

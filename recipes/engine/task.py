@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from vitreg.views import random_numbers as random_numbers
+from vitreg.views import view_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -67,8 +68,12 @@ class Task:
         return (pictures.float() / 255 - mean) / std
 
 
-Draw = tuple[int, int]
-"""The index of a picture, and the seed of its augmentation."""
+class Draw(NamedTuple):
+    """A picture by its index, the seed of its augmentation, and its view's number, or -1 if all are new."""
+
+    picture: int
+    seed: int
+    view: int = -1
 
 
 class Batches:
@@ -76,17 +81,26 @@ class Batches:
 
     A batch larger than the subset repeats pictures, with other augmentations: nothing is ever dropped, and a
     batch is always full. What is drawn depends on the seed and the step alone, not on the number of worker
-    processes, nor on `first`, the step to begin with.
+    processes, nor on `first`, the step to begin with. Each picture is augmented anew, or, with `views`, in
+    one of so many ways, which are the same at every seed.
     """
 
     def __init__(
-        self, indices: Sequence[int], *, batch_size: int, steps: int, seed: int, first: int = 0
+        self,
+        indices: Sequence[int],
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        first: int = 0,
+        views: int = 0,
     ) -> None:
         self.indices = list(indices)
         self.batch_size = batch_size
         self.steps = steps
         self.seed = seed
         self.first = first
+        self.views = views
 
     def __len__(self) -> int:
         return self.steps - self.first
@@ -101,33 +115,21 @@ class Batches:
             if step < self.first:
                 continue
             seeds = np.random.SeedSequence([self.seed, 2, step]).generate_state(self.batch_size)
-            yield list(zip(batch, (int(seed) for seed in seeds), strict=True))
+            yield [self._draw(index, int(seed)) for index, seed in zip(batch, seeds, strict=True)]
+
+    def _draw(self, index: int, seed: int) -> Draw:
+        if not self.views:
+            return Draw(index, seed)
+        number = index * self.views + seed % self.views
+        return Draw(index, view_seed(0, number), number)
 
 
-class Draws(Dataset[tuple[Tensor, int]]):
-    """The dataset that turns a draw into a picture and its label; for use with `Batches`."""
+class Draws(Dataset[tuple[Tensor, int, int]]):
+    """The dataset that turns a draw into a picture, its label and its view; for use with `Batches`."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int]:
-        index, seed = draw
-        return self.task.train.picture(index, seed=seed), self.task.train_labels[index]
-
-
-@contextmanager
-def random_numbers(seed: int) -> Iterator[None]:
-    """Seed Python's, NumPy's and torch's CPU generators inside, and leave them as they were afterwards.
-
-    timm's RandAugment draws from the first two, torchvision from the third.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
+        picture = self.task.train.picture(draw.picture, seed=draw.seed)
+        return picture, self.task.train_labels[draw.picture], draw.view

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -32,7 +33,13 @@ LOGGED_STEPS = 20
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """How a run is optimised; the same for every method."""
+    """How a run is optimised; the same for every method.
+
+    Attributes:
+        views: in how many ways each picture is augmented, each of which a source reads once; 0 for anew each
+            time.
+        every: the penalty is taken on every so many steps, and as much stronger.
+    """
 
     steps: int
     batch_size: int
@@ -42,6 +49,8 @@ class Hyperparameters:
     smoothing: float = 0.0
     drop_path: float = 0.0
     mixing: Mixing = field(default_factory=Mixing)
+    views: int = 0
+    every: int = 1
 
 
 Entry = dict[str, float]
@@ -77,6 +86,7 @@ def train(
     lam: float | None = None,
     workers: int = 0,
     measure: Measurement | None = None,
+    readings: Path | None = None,
     on_step: Callable[[], None] = lambda: None,
     on_entry: Callable[[Entry], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
@@ -86,7 +96,8 @@ def train(
     The source of a method is the model as it comes in, and nothing of the method stays on it afterwards. With
     `checkpoints` the training goes on from the last one, to the same weights and log as if it had never been
     interrupted; `on_step` and `on_entry` are told of the steps and the entries before it, too. `measure` adds
-    what it measures to the log, now and then and after the last step.
+    what it measures to the log, now and then and after the last step. What a source reads of a finite number
+    of views is kept in the folder `readings`.
 
     Several processes train one model: each takes an equal slice of every batch, and the log has the means
     over them, so that weights and log are those of one process up to rounding. This does not hold where
@@ -105,6 +116,9 @@ def train(
         num_classes=len(task.classes),
         mixing=hyper.mixing,
         smoothing=hyper.smoothing,
+        every=hyper.every,
+        views=hyper.views * len(task.train_labels),
+        readings=readings,
     ) as applied:
         optimizer = create_optimizer_v2(model, opt="adamw", lr=hyper.lr, weight_decay=hyper.weight_decay)
         schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
@@ -119,18 +133,23 @@ def train(
         for entry in training.log:
             on_entry(entry)
         batches = Batches(
-            indices, batch_size=hyper.batch_size, steps=hyper.steps, seed=seed, first=training.step
+            indices,
+            batch_size=hyper.batch_size,
+            steps=hyper.steps,
+            seed=seed,
+            first=training.step,
+            views=hyper.views,
         )
         with parallel(model, accelerator) as replica:
             for drawn in _loader(task, batches, accelerator=accelerator, workers=workers):
                 step = training.step
                 schedule.step_update(step)
-                pictures, labels = map(on_device, drawn)
+                pictures, labels = map(on_device, drawn[:2])
                 pictures, labels = applied.mixed(task.normalised(pictures), labels)
                 with accelerator.autocast():
                     logits = replica(pictures)
                 loss = applied.loss(logits, labels)
-                objective = loss + applied.penalty()
+                objective = loss + applied.penalty(drawn[2])
                 optimizer.zero_grad()
                 accelerator.backward(objective)
                 optimizer.step()
@@ -176,7 +195,7 @@ def _schedule(
 
 def _loader(
     task: Task, batches: Batches, *, accelerator: Accelerator, workers: int
-) -> DataLoader[tuple[Tensor, int]]:
+) -> DataLoader[tuple[Tensor, int, int]]:
     return DataLoader(
         Draws(task),
         batch_sampler=Slices(batches),

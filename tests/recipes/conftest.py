@@ -8,6 +8,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 from small_data import MODEL, SIZE, write_index, write_picture
+from small_runs import planned, write_pictures
+
+from engine.plan import Run
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +58,17 @@ def weights(state: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("weights") / "source.safetensors"
     save_file(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the small runs' pictures."""
+    root = tmp_path_factory.mktemp("resume")
+    write_pictures(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pair(data: Path) -> dict[str, Run]:
+    """Return the small runs by their method."""
+    return {run.configuration.method: run for run in planned(data)}

@@ -14,78 +14,29 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import timm
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from small_data import MODEL, SIZE, write_index, write_picture
+from small_data import MODEL
+from small_runs import HYPER, METHODS, create, planned
 from torch import Tensor
 
 from engine import checkpoint, runs
 from engine import run as run_module
 from engine.checkpoint import NAME, Checkpoints
-from engine.data import read_folder
 from engine.errors import RecipeError
-from engine.photos import Photos, photo_task
-from engine.plan import Design, Run, Start, plan
+from engine.photos import Photos
+from engine.plan import Run, Start
 from engine.progress import Progress
 from engine.run import checkpoints_of, machine, trained_model
 from engine.runs import Report, load_report, lock
 from engine.study import execute
-from engine.subset import Share
 from engine.task import Batches
-from engine.train import Hyperparameters
 
-AUGMENT = "rand-m9-mstd0.5-inc1"
-# With a drop path of 0.5 every step depends on the random numbers drawn in it.
-HYPER = Hyperparameters(
-    steps=8, batch_size=4, lr=1e-3, weight_decay=0.05, warmup_epochs=1, smoothing=0.1, drop_path=0.5
-)
 EVERY = 2
 """Steps between two checkpoints: the tests' clock counts steps."""
 
-METHODS = ("fine-tune", "GTA")
-
 Weights = dict[str, Tensor]
-
-
-def create(num_classes: int, drop_path: float) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        model = timm.create_model(MODEL, num_classes=0, img_size=SIZE, drop_path_rate=drop_path)
-    model.reset_classifier(num_classes)  # the new head is drawn from the run's own seed
-    return model
-
-
-def planned(data: Path, methods: tuple[str, ...] = METHODS) -> list[Run]:
-    task = photo_task(read_folder(data), name="indexed", size=SIZE, augment=AUGMENT)
-    design = Design(
-        [replace(task, test_masks=None)],
-        [Start(MODEL, "seven", create)],
-        methods=methods,
-        lams={"GTA": (10.0,)},
-        shares=[Share(rate=1.0)],
-        seeds=[3],
-        hyper=HYPER,
-        augment=AUGMENT,
-    )
-    return plan(design)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("resume")
-    rows = []
-    for label, number in itertools.product(range(2), range(6)):
-        write_picture(root / f"{label}{number}.png", seed=50 * label + number)
-        rows.append([f"{label}{number}.png", str(label), "train" if number < 4 else "test"])
-    write_index(root, rows, ["path", "label", "split"])
-    return root
-
-
-@pytest.fixture(scope="session")
-def pair(data: Path) -> dict[str, Run]:
-    return {run.configuration.method: run for run in planned(data)}
 
 
 class StoppedError(Exception):

@@ -6,20 +6,21 @@ from collections import Counter
 import numpy as np
 import torch
 
-from engine.task import Batches, random_numbers
+from engine.task import Batches
+from vitreg.views import random_numbers
 
 
 def test_batch_larger_than_the_subset_repeats_and_drops_nothing() -> None:
     batches = list(Batches([4, 7, 9], batch_size=8, steps=6, seed=0))
     assert [len(batch) for batch in batches] == [8] * 6
-    counts = Counter(index for batch in batches for index, _ in batch)
+    counts = Counter(index for batch in batches for index, *_ in batch)
     assert counts == {4: 16, 7: 16, 9: 16}  # 48 draws are 16 whole passes
     seeds = [seed for batch in batches for _, seed in batch]
     assert len(set(seeds)) == len(seeds)  # a repeated picture is augmented anew
 
 
 def test_each_pass_takes_every_picture_once() -> None:
-    drawn = [index for batch in Batches(range(10), batch_size=4, steps=5, seed=1) for index, _ in batch]
+    drawn = [index for batch in Batches(range(10), batch_size=4, steps=5, seed=1) for index, *_ in batch]
     assert sorted(drawn[:10]) == sorted(drawn[10:]) == list(range(10))
     assert drawn[:10] != drawn[10:]
 

@@ -1,0 +1,57 @@
+"""Two small runs, of fine-tuning and of GTA, that take a second each."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+import torch
+from small_data import MODEL, SIZE, write_index, write_picture
+
+from engine.data import read_folder
+from engine.photos import photo_task
+from engine.plan import Design, Run, Start, plan
+from engine.subset import Share
+from engine.train import Hyperparameters
+
+AUGMENT = "rand-m9-mstd0.5-inc1"
+# With a drop path of 0.5 every step depends on the random numbers drawn in it.
+HYPER = Hyperparameters(
+    steps=8, batch_size=4, lr=1e-3, weight_decay=0.05, warmup_epochs=1, smoothing=0.1, drop_path=0.5
+)
+
+METHODS = ("fine-tune", "GTA")
+
+
+def create(num_classes: int, drop_path: float) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = timm.create_model(MODEL, num_classes=0, img_size=SIZE, drop_path_rate=drop_path)
+    model.reset_classifier(num_classes)  # the new head is drawn from the run's own seed
+    return model
+
+
+def planned(data: Path, methods: tuple[str, ...] = METHODS) -> list[Run]:
+    task = photo_task(read_folder(data), name="indexed", size=SIZE, augment=AUGMENT)
+    design = Design(
+        [replace(task, test_masks=None)],
+        [Start(MODEL, "seven", create)],
+        methods=methods,
+        lams={"GTA": (10.0,)},
+        shares=[Share(rate=1.0)],
+        seeds=[3],
+        hyper=HYPER,
+        augment=AUGMENT,
+    )
+    return plan(design)
+
+
+def write_pictures(root: Path) -> None:
+    """Write two classes of six pictures, four of them to train on."""
+    rows = []
+    for label, number in itertools.product(range(2), range(6)):
+        write_picture(root / f"{label}{number}.png", seed=50 * label + number)
+        rows.append([f"{label}{number}.png", str(label), "train" if number < 4 else "test"])
+    write_index(root, rows, ["path", "label", "split"])
