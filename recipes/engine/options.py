@@ -54,6 +54,8 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     views = "augment each picture in K ways only; the source then reads each once (0: anew each time)"
     add("--views", type=at_least_0, metavar="K", help=views)
     add("--every", type=whole, metavar="K", help="take the penalty on every K-th step, K times as strong (1)")
+    where = "augment on the CPU, or on the device, from pictures kept in its memory (cpu)"
+    add("--augment-on", choices=("cpu", "device"), help=where)
     add("--methods", nargs="+", metavar="METHOD", help="rows of the table")
     add(
         "--lam",

@@ -70,16 +70,19 @@ class Photos:
             self.kept[index] = reduced
             self.bytes_kept += 3 * reduced.width * reduced.height
 
+    def reduced(self, index: int) -> Image.Image:
+        """Return picture `index` as it is kept, opened anew where there was no room."""
+        return self.kept.get(index) or self._reduced(_open(self.samples[index]).picture)
+
     def picture(self, index: int, *, seed: int) -> Tensor:
         """Return picture `index`, augmented, as uint8 [3, size, size]."""
-        picture = self.kept.get(index) or self._reduced(_open(self.samples[index]).picture)
+        picture = self.reduced(index)
         with random_numbers(seed):
             return self.transform(picture)
 
     def plain(self, index: int) -> Tensor:
         """Return picture `index` as a test picture is seen, from the reduced one: uint8 [3, size, size]."""
-        picture = self.kept.get(index) or self._reduced(_open(self.samples[index]).picture)
-        return evaluation_transform(self.size)(picture, None)[0]
+        return evaluation_transform(self.size)(self.reduced(index), None)[0]
 
     def _reduced(self, picture: Image.Image) -> Image.Image:
         scale = 2 * self.size / min(picture.size)

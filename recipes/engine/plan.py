@@ -10,6 +10,7 @@ from torch import nn
 
 import vitreg
 from engine.applied import Applied
+from engine.device_photos import check_on_device
 from engine.errors import RecipeError
 from engine.methods import METHODS, SOURCE, is_guided
 from engine.runs import Configuration
@@ -172,6 +173,8 @@ def _check(design: Design, task: Task, start: Start) -> None:
         taken = subset(task, share, seed=seed)
         if design.hold_out and design.methods:
             split(taken, task.train_labels, design.hold_out, seed=seed, classes=task.classes)
+    if design.hyper.augment_on == "device":
+        check_on_device(task)
     model = start.create(len(task.classes), 0.0)
     if task.test_masks is not None:
         with vitreg.trace(model, "attn_probs"):  # what the evaluation reads

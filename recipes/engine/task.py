@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vitreg.views import random_numbers as random_numbers
 from vitreg.views import view_seed
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

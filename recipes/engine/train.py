@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from engine.applied import Applied, Mixing
+from engine.device_photos import drawn_on_device
 from engine.errors import RecipeError
 from engine.processes import Slices, mean, parallel, vary_random_numbers
 from engine.task import Batches, Draws, Task
@@ -39,6 +40,7 @@ class Hyperparameters:
         views: in how many ways each picture is augmented, each of which a source reads once; 0 for anew each
             time.
         every: the penalty is taken on every so many steps, and as much stronger.
+        augment_on: where pictures are cropped and augmented; the two differ in the last levels of a pixel.
     """
 
     steps: int
@@ -51,6 +53,7 @@ class Hyperparameters:
     mixing: Mixing = field(default_factory=Mixing)
     views: int = 0
     every: int = 1
+    augment_on: Literal["cpu", "device"] = "cpu"
 
 
 Entry = dict[str, float]
@@ -141,7 +144,7 @@ def train(
             views=hyper.views,
         )
         with parallel(model, accelerator) as replica:
-            for drawn in _loader(task, batches, accelerator=accelerator, workers=workers):
+            for drawn in loader(task, batches, hyper, accelerator=accelerator, workers=workers):
                 step = training.step
                 schedule.step_update(step)
                 pictures, labels = map(on_device, drawn[:2])
@@ -193,9 +196,12 @@ def _schedule(
     )
 
 
-def _loader(
-    task: Task, batches: Batches, *, accelerator: Accelerator, workers: int
-) -> DataLoader[tuple[Tensor, int, int]]:
+def loader(
+    task: Task, batches: Batches, hyper: Hyperparameters, *, accelerator: Accelerator, workers: int
+) -> Iterable[Sequence[Tensor]]:
+    """Return pictures uint8 [b, 3, size, size], labels [b] and views [b] of the batches, one by one."""
+    if hyper.augment_on == "device":
+        return drawn_on_device(task, Slices(batches), accelerator.device)
     return DataLoader(
         Draws(task),
         batch_sampler=Slices(batches),
