@@ -123,6 +123,7 @@ class Attachment:
         self.step = 0
         names = _attached.setdefault(tower.module, set())
         names |= set(penalties)
+        self._is_attached = True  # apart from the finalizer, which torch.compile cannot look into
         self._finalizer = weakref.finalize(self, _detach, self._readings, names, set(penalties))
 
     @property
@@ -152,7 +153,7 @@ class Attachment:
                 nothing that is read is being trained.
             MismatchError: model and source read different shapes, as with dropped patches.
         """
-        if not self._finalizer.alive:
+        if not self._is_attached:
             raise StateError("This attachment was removed; attach again to take a penalty.")
         step = self.step if step is None else step
         if self.step % self._every:
@@ -179,6 +180,7 @@ class Attachment:
 
     def remove(self) -> None:
         """Take the hooks off the model and forget the last pass; calling it again does nothing."""
+        self._is_attached = False
         self._finalizer()
 
     def __enter__(self) -> Attachment:
@@ -194,7 +196,7 @@ class Attachment:
         place = f" at {tower.name!r}" if tower.name else ""
         lines = [
             f"Attachment to {type(tower.module).__name__}{place}, {len(tower.blocks)} blocks, "
-            f"{'attached' if self._finalizer.alive else 'removed'}, step {self.step}, lam={self._lam}"
+            f"{'attached' if self._is_attached else 'removed'}, step {self.step}, lam={self._lam}"
             + (f", every {self._every} steps" if self._every > 1 else "")
         ]
         for name, penalty in self.penalties.items():

@@ -14,7 +14,7 @@ from vitreg.adapters import BaseSource
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower, towers
 from vitreg.functional.precision import Autocast
-from vitreg.reader import Reader
+from vitreg.reader import Reader, Slot
 from vitreg.source_pass import run_source
 from vitreg.types import Tower, ViewNumbers
 
@@ -88,7 +88,13 @@ class FrozenSource:
         """
         if resize:
             images = _resized(images, image_size(self.tower))
-        run_source(reader, images, self.precision(autocast))
+        parts = images.chunk(2) if len(images) >= 2 * _enough(images) else (images,)
+        read: list[dict[Slot, Tensor]] = []
+        for part in parts:
+            run_source(reader, part, self.precision(autocast))
+            read.append(dict(reader.values))
+        if len(parts) > 1:
+            reader.recall([torch.cat([values[slot] for values in read]) for slot in reader.slots], images)
 
     def precision(self, autocast: Autocast | None) -> Autocast | None:
         """Return the autocast of the source's pass, where that of the model's is `autocast`."""
@@ -140,6 +146,15 @@ def make_source(
         return FrozenSource(model)
     check_match(tower, find_tower(source), may_differ)
     return FrozenSource(source)
+
+
+def _enough(images: Tensor) -> int:
+    """Return how many images keep the device busy.
+
+    Of twice as many, halves are read one after the other: it takes as long, and what the source computes on
+    the way, which lies in memory beside all that the model keeps for its backward pass, is half as much.
+    """
+    return 4 if images.device.type == "cpu" else 64
 
 
 def image_size(tower: Tower) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,25 +25,54 @@ def half_squared_norm(tensors: Sequence[Tensor], origins: Sequence[Tensor] | Non
     return value
 
 
-class _HalfSquaredNorm(torch.autograd.Function):
-    """The norm with its gradient written out: the shift itself, where autograd would compute it anew.
+CHUNK = 2**20
+"""How many weights are held at once beside the parameters, unless one alone has more."""
 
-    That is 5 passes over the weights in place of 9, of which a step of L2-SP consists.
-    """
+
+class _HalfSquaredNorm(torch.autograd.Function):
+    """The norm with its gradient written out: it is the shift itself, which autograd would compute by way
+    of the norms, with all shifts in memory."""
 
     @staticmethod
     def forward(ctx: Any, num_tensors: int, *tensors: Tensor) -> Tensor:
-        shifts = [tensor.float() for tensor in tensors[:num_tensors]]
-        origins = [tensor.float() for tensor in tensors[num_tensors:]]
-        if origins:
-            shifts = list(torch._foreach_sub(shifts, origins))
-        ctx.save_for_backward(*shifts)
-        ctx.dtypes = [tensor.dtype for tensor in tensors[:num_tensors]]
-        return torch.stack(list(torch._foreach_norm(shifts))).square().sum() / 2
+        ctx.num_tensors = num_tensors
+        ctx.save_for_backward(*tensors)
+        norms = [
+            norm
+            for chunk in _chunks(tensors, num_tensors)
+            for norm in torch._foreach_norm(_shifts(tensors, num_tensors, chunk))
+        ]
+        return torch.stack(norms).square().sum() / 2
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        shifts = torch._foreach_mul(ctx.saved_tensors, gradient)
-        own = [shift.to(dtype) for shift, dtype in zip(shifts, ctx.dtypes, strict=True)]
-        return None, *own, *[None] * (len(ctx.needs_input_grad) - 1 - len(own))
+        tensors, num_tensors = ctx.saved_tensors, ctx.num_tensors
+        own: list[Tensor] = []
+        for chunk in _chunks(tensors, num_tensors):
+            shifts = _shifts(tensors, num_tensors, chunk)
+            if len(tensors) > num_tensors:  # nobody else has these
+                torch._foreach_mul_(shifts, gradient)
+            else:
+                shifts = list(torch._foreach_mul(shifts, gradient))
+            own += shifts
+        own = [shift.to(tensor.dtype) for shift, tensor in zip(own, tensors, strict=False)]
+        return None, *own, *[None] * (len(tensors) - num_tensors)
+
+
+def _shifts(tensors: Sequence[Tensor], num_tensors: int, chunk: slice) -> list[Tensor]:
+    """Return how far those of `chunk` are from their origins, which follow all tensors, or from zero."""
+    own = [tensor.float() for tensor in tensors[:num_tensors][chunk]]
+    origins = [tensor.float() for tensor in tensors[num_tensors:][chunk]]
+    return list(torch._foreach_sub(own, origins)) if origins else own
+
+
+def _chunks(tensors: Sequence[Tensor], num_tensors: int) -> Iterator[slice]:
+    """Yield slices of the tensors with about `CHUNK` weights each."""
+    start = total = 0
+    for index, tensor in enumerate(tensors[:num_tensors]):
+        if total and total + tensor.numel() > CHUNK:
+            yield slice(start, index)
+            start, total = index, 0
+        total += tensor.numel()
+    yield slice(start, num_tensors)

@@ -1,4 +1,4 @@
-"""A source that runs in lower precision than the model."""
+"""The frozen source: in lower precision than the model, and in halves of a large batch."""
 
 from __future__ import annotations
 
@@ -70,3 +70,23 @@ def test_what_is_remembered_is_in_low_precision_too(
 def test_only_lower_precisions(vit: Factory, autocast: object) -> None:
     with pytest.raises(vitreg.ArgumentError, match="autocast"):
         vitreg.FrozenSource(vit(), autocast=autocast)
+
+
+def test_a_large_batch_is_read_in_halves_to_the_same_values(pair: tuple[nn.Module, nn.Module]) -> None:
+    model, source = pair
+    frozen = vitreg.FrozenSource(source)
+    sizes: list[int] = []
+    frozen.tower.stem.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    images = torch.randn(9, 3, 32, 32)
+    for target in ("attn_logits", "block_output", "features"):
+        with vitreg.attach(model, frozen, target) as attachment:
+            model(images)
+            whole = attachment.penalty()
+            each = torch.stack([_alone(model, attachment, image) for image in images])
+        assert whole.item() == pytest.approx(each.mean().item(), rel=1e-5)
+    assert sizes == 3 * [5, 4, *9 * [1]]
+
+
+def _alone(model: nn.Module, attachment: vitreg.Attachment, image: Tensor) -> Tensor:
+    model(image[None])
+    return attachment.penalty()

@@ -1,0 +1,152 @@
+"""The variants of the training step that `overhead.py` and `scaling.py` measure."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import torch
+from timm.data import Mixup
+from timm.loss import SoftTargetCrossEntropy
+from torch import Tensor
+
+import rivals
+import rivals_transformers
+import vitreg
+from side_by_side import Row, Step, compare
+from training import NUM_CLASSES, Make, NotApplicable, Setting, Variant, training_step
+
+
+class Entry(NamedTuple):
+    """A variant in the table.
+
+    Attributes:
+        make: makes it.
+        baseline: the name of the variant that its cost is divided by.
+        cycle: after how many steps its cost repeats; a round takes as many.
+    """
+
+    make: Make
+    baseline: str = "plain"
+    cycle: int = 1
+
+
+def attached(target: Any, **options: Any) -> Make:
+    """Return what makes a step with `vitreg.attach(model, source, target, **options)`."""
+
+    def make(setting: Setting) -> Variant:
+        model = setting.model()
+        attachment = vitreg.attach(model, setting.source, target, **options)
+        return Variant(model, lambda kept, images: attachment.penalty())
+
+    return make
+
+
+def _middle_block(setting: Setting) -> Variant:
+    middle = vitreg.describe(setting.source).num_blocks // 2 - 1
+    return attached("block_output", layers=middle)(setting)
+
+
+def _remembered_source(setting: Setting) -> Variant:
+    """Make GTA whose source has seen all views: the batch's pictures are views that come again."""
+    model, views = setting.model(), range(len(setting.images))
+    source = vitreg.CachedSource(setting.source, len(views))
+    attachment = vitreg.attach(model, source)
+    return Variant(model, lambda kept, images: attachment.penalty(views=views))
+
+
+def _source_in_bfloat16(setting: Setting) -> Variant:
+    model = setting.model()
+    attachment = vitreg.attach(model, vitreg.FrozenSource(setting.source, autocast=torch.bfloat16))
+    return Variant(model, lambda kept, images: attachment.penalty())
+
+
+def _reading_alone(setting: Setting) -> Variant:
+    model = setting.model()
+    stack = ExitStack()
+    stack.enter_context(vitreg.trace(model, "attn_logits"))
+    return Variant(model, keeps=stack)
+
+
+def _cutmix(setting: Setting) -> Variant:
+    _refuse_odd(setting)
+    mixup = Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, num_classes=NUM_CLASSES)
+
+    def mix(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return mixup(images.clone(), labels)  # timm writes into the images, which the other variants use
+
+    return Variant(setting.model(), criterion=SoftTargetCrossEntropy(), mix=mix)
+
+
+def _transmix(setting: Setting) -> Variant:
+    _refuse_odd(setting)
+    model = setting.model()
+    mix = vitreg.TransMix(model, num_classes=NUM_CLASSES, mixup_alpha=0.0, cutmix_alpha=1.0)
+    return Variant(model, criterion=lambda logits, labels: mix.loss(logits), mix=mix)
+
+
+def _refuse_odd(setting: Setting) -> None:
+    if len(setting.images) % 2:
+        raise NotApplicable(f"pictures are mixed in pairs, found a batch of {len(setting.images)}")
+
+
+VARIANTS: dict[str, Entry] = {
+    "plain": Entry(lambda setting: Variant(setting.model())),
+    "reading alone": Entry(_reading_alone),
+    "GTA": Entry(attached("attn_logits")),
+    "GTA, remembered source": Entry(_remembered_source),
+    "GTA, every 4th step": Entry(attached("attn_logits", every=4), cycle=4),
+    "GTA, source in bfloat16": Entry(_source_in_bfloat16),
+    "attention guide": Entry(attached("attn_probs")),
+    "MSA-output guide": Entry(attached("msa_output")),
+    "block-output guide": Entry(attached("block_output")),
+    "block-output guide, middle block": Entry(_middle_block),
+    "feature guide": Entry(attached("features")),
+    "L2-SP": Entry(attached("l2sp")),
+    "BSS": Entry(attached("bss")),
+    "CutMix": Entry(_cutmix),
+    "TransMix": Entry(_transmix, baseline="CutMix"),
+    "GTA, unfused attention": Entry(rivals.gta_from_unfused_attention),
+    "block-output guide, feature getter": Entry(rivals.block_outputs_from_feature_getter),
+    "L2-SP, loop over parameters": Entry(rivals.l2sp_in_a_loop),
+    "BSS, torch.svd": Entry(rivals.bss_by_svd),
+    "transformers": Entry(rivals_transformers.plain, baseline="transformers"),
+    "transformers, attention guide": Entry(rivals_transformers.with_vitreg, baseline="transformers"),
+    "transformers, output_attentions": Entry(rivals_transformers.output_attentions, baseline="transformers"),
+}
+"""Every variant by its name."""
+
+
+def with_baselines(names: Iterable[str]) -> list[str]:
+    """Return the names in the table's order, with the baselines that they need."""
+    wanted = set(names)
+    while missing := {VARIANTS[name].baseline for name in wanted} - wanted:
+        wanted |= missing
+    return [name for name in VARIANTS if name in wanted]
+
+
+def costs(entries: Mapping[str, Entry], setting: Setting, options: argparse.Namespace) -> dict[str, Row]:
+    """Return the cost of each variant beside its baseline; those that do not apply are named and left out."""
+    made = {name: _step_or_reason(entry, setting) for name, entry in entries.items()}
+    for name, reason in made.items():
+        if isinstance(reason, str):
+            print(f"left out: {name}: {reason}")
+    steps = {name: step for name, step in made.items() if not isinstance(step, str)}
+    return compare(
+        steps,
+        {name: entries[name].baseline for name in steps},
+        rounds=options.rounds,
+        warmup=options.warmup,
+        device=options.device,
+        cycles={name: entries[name].cycle for name in steps},
+    )
+
+
+def _step_or_reason(entry: Entry, setting: Setting) -> Step | str:
+    """Return the variant's step, or why there is none for this model."""
+    try:
+        return training_step(entry.make(setting), setting)
+    except (NotApplicable, vitreg.UnsupportedModelError) as reason:
+        return str(reason)
