@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import vitreg
 from small_models import Factory
+from vitreg import source as source_module
 
 
 @pytest.fixture
@@ -72,7 +73,10 @@ def test_only_lower_precisions(vit: Factory, autocast: object) -> None:
         vitreg.FrozenSource(vit(), autocast=autocast)
 
 
-def test_a_large_batch_is_read_in_halves_to_the_same_values(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_a_large_batch_is_read_in_halves_to_the_same_values(
+    pair: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "ENOUGH_PIXELS_ON_CPU", 4 * 32**2)
     model, source = pair
     frozen = vitreg.FrozenSource(source)
     sizes: list[int] = []

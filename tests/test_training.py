@@ -99,6 +99,32 @@ def test_compiled_after_attaching(backend: str) -> None:
             reg.penalty()
 
 
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("every", [1, 2])
+def test_compiled_together_with_the_penalty(backend: str, every: int) -> None:
+    values: dict[bool, list[float]] = {}
+    for is_compiled in (False, True):
+        model, source = make_pair()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with vitreg.attach(model, source, TARGETS, every=every) as reg:
+
+            def objective(x: Tensor, y: Tensor, model=model, reg=reg) -> Tensor:
+                return F.cross_entropy(model(x), y) + reg.penalty()
+
+            torch.compiler.reset()
+            run = torch.compile(objective, backend=backend) if is_compiled else objective
+            values[is_compiled] = []
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = run(*batch())
+                loss.backward()
+                optimizer.step()
+                values[is_compiled].append(loss.item())
+            assert reg.step == 4
+    assert values[True] == pytest.approx(values[False], rel=1e-4)
+    assert len(set(values[False])) == 4
+
+
 def test_compiled_before_attaching_is_refused() -> None:
     model, source = make_pair()
     with pytest.raises(vitreg.ArgumentError, match="Attach first"):

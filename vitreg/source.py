@@ -18,6 +18,12 @@ from vitreg.reader import Reader, Slot
 from vitreg.source_pass import run_source
 from vitreg.types import Tower, ViewNumbers
 
+ENOUGH_PIXELS = 64 * 224**2
+"""How many pixels keep a GPU busy."""
+
+ENOUGH_PIXELS_ON_CPU = 4 * 224**2
+"""The same of a CPU."""
+
 
 class FrozenSource:
     """A frozen copy of a model's Vision Transformer, in eval mode and without gradients.
@@ -88,7 +94,7 @@ class FrozenSource:
         """
         if resize:
             images = _resized(images, image_size(self.tower))
-        parts = images.chunk(2) if len(images) >= 2 * _enough(images) else (images,)
+        parts = images.chunk(2) if _halves_are_large(images) else (images,)
         read: list[dict[Slot, Tensor]] = []
         for part in parts:
             run_source(reader, part, self.precision(autocast))
@@ -148,13 +154,14 @@ def make_source(
     return FrozenSource(source)
 
 
-def _enough(images: Tensor) -> int:
-    """Return how many images keep the device busy.
+def _halves_are_large(images: Tensor) -> bool:
+    """Return whether half of the images keep the device busy.
 
-    Of twice as many, halves are read one after the other: it takes as long, and what the source computes on
-    the way, which lies in memory beside all that the model keeps for its backward pass, is half as much.
+    Then they are read one half after the other: it takes as long, and what the source computes on the way,
+    which lies in memory beside all that the model keeps for its backward pass, is half as much.
     """
-    return 4 if images.device.type == "cpu" else 64
+    enough = ENOUGH_PIXELS_ON_CPU if images.device.type == "cpu" else ENOUGH_PIXELS
+    return len(images) > 1 and len(images) // 2 * images.shape[-2] * images.shape[-1] >= enough
 
 
 def image_size(tower: Tower) -> tuple[int, int] | None:

@@ -13,8 +13,10 @@ def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
 
     $$\sum_{i=1}^{k} \sigma_{-i}^2, \quad \sigma_{-i} \text{ the i-th smallest singular value}$$
 
-    Squared singular values are the eigenvalues of the smaller Gram matrix, which gives the same value and
-    gradient as an SVD for less work. Computed in float32; rounding below zero is clamped.
+    Squared singular values are the eigenvalues of the smaller Gram matrix, which takes less work than an SVD.
+    With its eigenvectors $v_i$ held fixed, $\sigma_i^2 = \lVert F v_i \rVert^2$ has the same gradient,
+    $2 F v_i v_i^\top$, as an eigenvalue's first-order change does not depend on that of its vector: nothing
+    goes back through the decomposition. Computed in float32.
 
     Args:
         features: one row an image, [b, d].
@@ -27,6 +29,7 @@ def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
     """
     with without_autocast(features):
         f = features.float()
-        gram = f @ f.T if f.shape[0] <= f.shape[1] else f.T @ f
-        eigenvalues: Tensor = torch.linalg.eigvalsh(gram)  # ascending
-        return eigenvalues[:k].clamp(min=0).sum()
+        tall = f if f.shape[0] > f.shape[1] else f.T
+        with torch.no_grad():
+            _, vectors = torch.linalg.eigh(tall.T @ tall)  # by ascending eigenvalues
+        return (tall @ vectors[:, :k]).square().sum()
