@@ -144,7 +144,8 @@ def _seconds(value: float) -> str:
 
 def _setting(setting: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
-    return f"`{setting['command']}`, {setting['device']}, {setting['threads']} threads, {versions}, {setting['date']}."
+    where = f"{setting['device']}, {setting['threads']} threads"
+    return f"`{setting['command']}`, {where}, {versions}, {setting['date']}."
 
 
 def tables(results: Path) -> dict[str, str]:
@@ -155,7 +156,9 @@ def tables(results: Path) -> dict[str, str]:
     """
     reports = {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
     if not reports:
-        raise SystemExit(f"no results in {results}: run a benchmark with --json {results.name}/NAME-DEVICE.json")
+        raise SystemExit(
+            f"no results in {results}: run a benchmark with --json {results.name}/NAME-DEVICE.json"
+        )
     made = {f"performance-{name}.md": report_table(report) for name, report in reports.items()}
     return {"performance-targets.md": targets_table(reports), **made}
 
@@ -163,7 +166,7 @@ def tables(results: Path) -> dict[str, str]:
 def _read(path: Path) -> Report:
     try:
         report: Report = json.loads(path.read_text(encoding="utf-8"))
-        if not {"setting", "rows"} <= report.keys():
+        if not isinstance(report, dict) or not {"setting", "rows"} <= report.keys():
             raise ValueError("it has no setting or no rows")
     except (OSError, ValueError) as error:
         raise SystemExit(f"{path} is no report of a benchmark ({error}); measure it again") from error

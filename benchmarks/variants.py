@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
-from torch import Tensor
+from torch import Tensor, nn
 
 import rivals
 import rivals_transformers
@@ -63,6 +63,25 @@ def _source_in_bfloat16(setting: Setting) -> Variant:
     return Variant(model, lambda kept, images: attachment.penalty())
 
 
+class _WithPenalty(nn.Module):
+    """A model that returns its penalty beside its logits, so that both are compiled together."""
+
+    def __init__(self, model: nn.Module, attachment: vitreg.Attachment) -> None:
+        super().__init__()
+        self.model, self.attachment = model, attachment
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(images), self.attachment.penalty()
+
+
+def _one_graph(setting: Setting) -> Variant:
+    if not setting.compile:
+        raise NotApplicable("model and source are compiled together with --compile only")
+    model = setting.model()
+    attachment = vitreg.attach(model, setting.source)
+    return Variant(_WithPenalty(model, attachment), lambda penalty, images: penalty)
+
+
 def _reading_alone(setting: Setting) -> Variant:
     model = setting.model()
     stack = ExitStack()
@@ -99,6 +118,7 @@ VARIANTS: dict[str, Entry] = {
     "GTA, remembered source": Entry(_remembered_source),
     "GTA, every 4th step": Entry(attached("attn_logits", every=4), cycle=4),
     "GTA, source in bfloat16": Entry(_source_in_bfloat16),
+    "GTA, model and source in one graph": Entry(_one_graph),
     "attention guide": Entry(attached("attn_probs")),
     "MSA-output guide": Entry(attached("msa_output")),
     "block-output guide": Entry(attached("block_output")),
