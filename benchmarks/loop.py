@@ -2,7 +2,8 @@
 
 The loop (`recipes/engine/train.py`: draw, augment, normalise, step, schedule, log) trains on drawn stand-ins
 for photographs, 448 to 600 pixels a side as it keeps them in memory. The bare step has one batch that lies
-on the device. Both take turns. The pictures alone, without a network, show what the loop has to wait for.
+on the device. Both take turns. Pictures and their
+normalisation alone show what of the loop is not the network's.
 
     python benchmarks/loop.py
     python benchmarks/loop.py --device cuda --amp --batch-size 128 --augment-on device
@@ -35,7 +36,8 @@ from engine.task import IMAGENET_MEAN, Batches, Task
 from engine.train import Hyperparameters, loader, train
 
 NUM_PICTURES = 300
-BARE, LOOP, PICTURES = "bare step", "recipes' loop", "pictures alone"
+BARE, LOOP = "bare step", "recipes' loop"
+PICTURES, NORMALISE = "pictures alone", "moving and normalising alone"
 
 
 def drawn_task(size: int, augment: str, *, num_pictures: int = NUM_PICTURES) -> Task:
@@ -135,10 +137,19 @@ def measured(options: argparse.Namespace) -> dict[str, Row]:
             loader(task, batches, hyper, accelerator=accelerator, workers=options.workers), device
         )
 
+    def normalise() -> float:
+        pictures = torch.zeros(hyper.batch_size, 3, task.size, task.size, dtype=torch.uint8)
+        start = time.perf_counter()
+        for _ in range(options.steps):
+            task.normalised(pictures.to(device, non_blocking=True))
+        wait_for(device)
+        return (time.perf_counter() - start) / options.steps
+
     timed = {
         BARE: bare_seconds,
         LOOP: lambda: loop_seconds(looped, task, hyper, accelerator, options.workers),
         PICTURES: alone,
+        NORMALISE: normalise,
     }
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     names = list(timed)

@@ -74,7 +74,7 @@ TARGETS = (
         {"cpu": 4.0},
         at_least=True,
     ),
-    Target("BSS", SMALL, _ratio("BSS"), {"h200": 1.02}),
+    Target("BSS, step of ViT-S/16", SMALL, _ratio("BSS"), {"h200": 1.02}),
     Target("TransMix over CutMix", SMALL, _ratio("TransMix"), {"cpu": 1.02, "h200": 1.02}),
     Target(
         "peak memory of GTA, without the source's weights",

@@ -34,6 +34,7 @@ FLOORS = {
     "adapters": 3,
     "source": 3,
     "cached_source": 3,
+    "same_view": 3,
     "parameters": 3,
     "targets": 3,
     "alignment": 4,

@@ -248,7 +248,7 @@ def test_loop(tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]) ->
     path = tmp_path / "loop.json"
     assert loop.main([*SMALL, "--batch-size", "4", "--augment-on", where, "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
-    assert list(rows) == [loop.BARE, loop.LOOP, loop.PICTURES]
+    assert list(rows) == [loop.BARE, loop.LOOP, loop.PICTURES, loop.NORMALISE]
     assert all(row["pictures_per_second"] == pytest.approx(4 / row["seconds"]) for row in rows.values())
     assert "of the bare step's" in capsys.readouterr().out
 

@@ -187,6 +187,25 @@ def test_another_picture_under_a_known_number_is_an_error(
             penalty(model, cached, changed, range(4))
 
 
+@pytest.mark.parametrize("size", [64, 224, 256])
+def test_pictures_that_differ_in_their_middle_are_told_apart(vit: Factory, size: int) -> None:
+    source = vit(img_size=size, patch_size=size // 4)
+    model = copy.deepcopy(source).train()
+    cached = vitreg.CachedSource(source, SIZE)
+    images = torch.randn(4, 3, size, size)
+    margin = torch.ones(size, size, dtype=torch.bool)
+    margin[size // 4 : -size // 4, size // 4 : -size // 4] = False
+    images[..., margin] = 1.0
+    penalty(model, cached, images, range(4))
+    penalty(model, cached, images, range(4))
+    with pytest.raises(vitreg.StateError, match="4 of 4"):
+        penalty(model, cached, images[[1, 2, 3, 0]], range(4))
+    cut = images.clone()
+    cut[..., : size // 2, size // 2 :] = images.flip(0)[..., : size // 2, size // 2 :]
+    with pytest.raises(vitreg.StateError, match="4 of 4"):
+        penalty(model, cached, cut, range(4))
+
+
 @pytest.mark.parametrize(
     ("views", "error", "message"),
     [
@@ -196,6 +215,7 @@ def test_another_picture_under_a_known_number_is_an_error(
         ([0, 1, 2, -1], vitreg.ArgumentError, "found -1"),
         (torch.rand(4), vitreg.ArgumentError, "whole numbers"),
         (3, vitreg.ArgumentError, "whole numbers"),
+        (torch.tensor(3), vitreg.ArgumentError, "whole numbers"),
     ],
 )
 def test_numbers_that_cannot_be_meant(
@@ -221,7 +241,7 @@ def test_options_that_cannot_be_meant(vit: Factory, options: dict[str, object], 
 
 
 def test_a_source_that_cannot_be_remembered(vit: Factory) -> None:
-    with pytest.raises(vitreg.ArgumentError, match="module or an attachment's source"):
+    with pytest.raises(vitreg.ArgumentError, match="module or a FrozenSource"):
         vitreg.CachedSource("base", 4)
 
 
@@ -274,8 +294,9 @@ def test_what_is_remembered_outlives_the_process(
     )
     cached = vitreg.CachedSource(source, SIZE, path=tmp_path / "cache")
     passes = Passes(cached)
-    value = penalty(model, cached, pictures[:4], range(4))
-    assert passes.sizes == []
+    for _ in range(2):
+        value = penalty(model, cached, pictures[:4], range(4))
+    assert passes.sizes == [1]  # one picture, to see that this is the source that was remembered
     assert value.item() == pytest.approx(float(told.stdout), rel=1e-6)
 
 
@@ -320,7 +341,7 @@ def test_a_damaged_row_is_read_again(
     passes = Passes(cached)
     with pytest.warns(UserWarning, match=r"Row 2 .* damaged"):
         again = penalty(model, cached, pictures[:4], range(4))
-    assert passes.sizes == [1]
+    assert passes.sizes == [1, 1]  # the row, and another one to see that this is the source
     assert torch.allclose(again, live, rtol=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -347,13 +368,10 @@ def test_a_damaged_folder_is_an_error(
         penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
 
 
-def test_a_path_that_cannot_be_written_is_an_error(
-    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
-) -> None:
-    model, source = pair
+def test_a_path_that_cannot_be_written_is_an_error(vit: Factory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(vitreg.StateError, match="choose another path"):
-        penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path / "file"), pictures[:4], range(4))
+        vitreg.CachedSource(vit(), SIZE, path=tmp_path / "file")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -377,3 +395,61 @@ def test_a_full_disk_is_an_error(
     passes = Passes(cached)
     penalty(model, cached, pictures[:4], range(4))  # what could not be written is not taken for known
     assert passes.sizes == [2]
+
+
+def test_a_source_of_other_code_is_told_apart(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
+    (path,) = tmp_path.glob("*/facts.json")
+    wider = copy.deepcopy(source)
+    for block in wider.blocks:
+        block.mlp.act = nn.ReLU()  # seen in the modules: a folder of its own
+    penalty(model, vitreg.CachedSource(wider, SIZE, path=tmp_path), pictures[:4], range(4))
+    assert len(list(tmp_path.iterdir())) == 2
+
+    other = vitreg.CachedSource(source, SIZE, path=tmp_path)
+    block = other.tower.module.blocks[0]  # a hook is not seen there
+    block.register_forward_hook(lambda module, args, output: 2 * output)
+    with pytest.raises(vitreg.StateError, match=f"{path.parent.name}.*other code"):
+        penalty(model, other, pictures[:4], range(4))
+
+
+def test_a_disk_that_is_too_small_is_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    with pytest.raises(vitreg.ArgumentError, match="GiB free"):
+        penalty(model, vitreg.CachedSource(source, 2**45, path=tmp_path), pictures[:4], range(4))
+
+
+def test_weights_that_were_rounded_serve_no_other_model(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor
+) -> None:
+    model, source = pair
+    frozen = vitreg.FrozenSource(source)
+    low = copy.deepcopy(model).bfloat16()
+    penalty(low, vitreg.CachedSource(frozen, SIZE), pictures[:4].bfloat16(), range(4))
+    with pytest.raises(vitreg.MismatchError, match="rounded"):
+        penalty(model, frozen, pictures[:4])
+
+
+def test_the_limit_is_of_all_that_is_remembered(pair: tuple[nn.Module, nn.Module], pictures: Tensor) -> None:
+    model, source = pair
+    cached = vitreg.CachedSource(source, SIZE, limit=20_000)
+    penalty(model, cached, pictures[:4], range(4))
+    with pytest.raises(vitreg.ArgumentError, match="more than the limit"):
+        penalty(model, cached, pictures[:4], range(4), layers=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path) -> None:
+    model, source = (m.cuda() for m in pair)
+    images = pictures[:4].cuda()
+    for path in (None, tmp_path):
+        cached = vitreg.CachedSource(source, SIZE, path=path)
+        for _ in range(2):
+            ours = penalty(model, cached, images, range(4))
+            assert torch.allclose(ours, penalty(model, source, images), rtol=1e-5)

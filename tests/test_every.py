@@ -90,6 +90,14 @@ def test_a_compiled_model_is_read_when_it_counts(model: nn.Module, images: Tenso
         assert taken(attachment, torch.compile(model, backend="eager"), images, 4) == pytest.approx(eager)
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_checkpointed_blocks_run_again_as_they_ran(model: nn.Module, images: Tensor, every: int) -> None:
+    model.set_grad_checkpointing()
+    with vitreg.attach(model, every=every) as attachment:
+        for _ in range(3):
+            (model(images).sum() + attachment.penalty()).backward()
+
+
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "2"])
 def test_every_is_a_whole_number(model: nn.Module, every: object) -> None:
     with pytest.raises(vitreg.ArgumentError, match="every"):

@@ -148,6 +148,16 @@ def test_trainer(accumulate: int, tmp_path: Path) -> None:
         guide.attachment.penalty()
 
 
+@pytest.mark.parametrize("guide", [transformers.Guide, lightning.Guide])
+def test_a_source_that_remembers_is_refused(guide: type) -> None:
+    model = nn.Sequential(make_vit())
+    with (
+        vitreg.attach(model, vitreg.CachedSource(model, 4)) as attachment,
+        pytest.raises(vitreg.ArgumentError, match="views"),
+    ):
+        guide(attachment)
+
+
 def test_trainer_without_countable_labels() -> None:
     model = Classifier()
     guide = transformers.Guide(

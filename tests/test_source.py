@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import vitreg
 from small_models import Factory
 from vitreg import source as source_module
+from vitreg.extractors import extractors
 
 
 @pytest.fixture
@@ -94,3 +95,26 @@ def test_a_large_batch_is_read_in_halves_to_the_same_values(
 def _alone(model: nn.Module, attachment: vitreg.Attachment, image: Tensor) -> Tensor:
     model(image[None])
     return attachment.penalty()
+
+
+def test_values_that_are_not_one_an_image_are_read_whole(
+    pair: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "ENOUGH_PIXELS_ON_CPU", 2 * 32**2)
+    model, source = pair
+    images = torch.randn(4, 3, 32, 32)
+
+    @vitreg.register_extractor("mean_output")
+    def mean_output(tower: vitreg.Tower, block: vitreg.Block, query: str) -> vitreg.Probe:
+        return vitreg.Probe({"block": vitreg.Tap(block.module)}, lambda seen: seen["block"].mean(0))
+
+    try:
+        with vitreg.attach(model, source, "mean_output") as attachment:
+            model(images)
+            whole = attachment.penalty()
+        monkeypatch.setattr(source_module, "ENOUGH_PIXELS_ON_CPU", 10**9)
+        with vitreg.attach(model, source, "mean_output") as attachment:
+            model(images)
+            assert torch.equal(attachment.penalty(), whole)
+    finally:
+        extractors._entries.pop("mean_output")

@@ -59,8 +59,8 @@ def attach(
         reduction: the squared distance's normalisation.
         align: "resample" for a source with another patch or image size.
         heads: "mean" for a source with another number of attention heads.
-        every: take the penalty on every k-th step only, k times as strong, so that its sum over the steps is
-            the same on average; the other steps cost nothing.
+        every: take the penalty at every k-th call of `penalty()` only, k times as strong, so that its sum
+            over the steps is the same on average; the other calls return zero and cost nothing.
 
     Raises:
         ArgumentError: an argument of a wrong type or value, an unknown name, a compiled model, or a penalty
@@ -141,7 +141,7 @@ class Attachment:
 
         The source runs now, on the images that the model's last pass saw and under its autocast, no further
         than the deepest value that is read. A penalty on parameters alone needs no forward pass. With
-        `every=k`, k - 1 of k steps return zero and look at nothing.
+        `every=k`, k - 1 of k calls return zero, without a gradient, and look at nothing.
 
         Args:
             step: what a `lam` that is a function receives; by default the number of penalties taken so far.
@@ -190,6 +190,9 @@ class Attachment:
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         self.remove()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_is_attached": False}  # a copy has no hooks
 
     def __repr__(self) -> str:
         tower = self._tower

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from math import prod
@@ -17,12 +18,10 @@ from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedM
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
 from vitreg.row_cache import PRINT_LENGTH, RowCache, prints_of
-from vitreg.row_files import facts_in, unusable
+from vitreg.row_files import check_folder, facts_in, unusable
+from vitreg.same_view import check_same_pictures, check_same_source, digest_of
 from vitreg.source import FrozenSource, image_size
 from vitreg.types import ViewNumbers
-
-TOLERANCE = 1e-3
-"""By how much a picture may differ from the one that is remembered: rounding on another device."""
 
 
 class CachedSource(FrozenSource):
@@ -71,17 +70,20 @@ class CachedSource(FrozenSource):
             raise ArgumentError(f"dtype must be torch.float16, float32 or float64, got {dtype!r}.")
         if path is not None and not isinstance(path, str | Path):
             raise ArgumentError(f"path must be a folder, got {path!r}.")
+        self.path = None if path is None else Path(path)
         if isinstance(source, FrozenSource):
             self.tower, self.autocast = source.tower, source.autocast
-            self._is_rounded = source._is_rounded
+            self._weights = source._weights
         elif isinstance(source, nn.Module):
             super().__init__(source)
         else:
             raise ArgumentError(
-                f"source must be a module or an attachment's source, got {type(source).__name__}."
+                f"source must be a module or a FrozenSource, got {type(source).__name__}. A source='base' is "
+                "the model itself, of which nothing can be remembered."
             )
+        if self.path is not None:
+            check_folder(self.path)
         self.size = size
-        self.path = None if path is None else Path(path)
         self.dtype = dtype
         self.limit = limit
         self._remembered: dict[tuple[Any, ...], RowCache] = {}
@@ -121,9 +123,15 @@ class CachedSource(FrozenSource):
             cache = cache or self._made(key, values, part)
             cache.put([numbers[place] for place in missing], prints[places], values)
         assert cache is not None
-        self._remembered[key] = cache
         known, values = cache.get(numbers, images.device)
-        _check_same_pictures(known, prints)
+        check_same_pictures(known, prints, self._folder(key))
+        if key not in self._remembered and len(missing) < len(numbers):
+            place = next(place for place in range(len(numbers)) if place not in missing)
+            super().read(reader, images[place : place + 1], autocast, resize=resize)
+            check_same_source(
+                [reader.values[s][0] for s in reader.slots], [v[place] for v in values], cache.folder
+            )
+        self._remembered[key] = cache
         size = image_size(self.tower) if resize else None
         # Of the images only the size matters from here on.
         reader.recall(values, images if size is None else images[..., :1, :1].expand(-1, -1, *size))
@@ -137,6 +145,8 @@ class CachedSource(FrozenSource):
             )
         if not isinstance(views, Tensor | Sequence):
             raise ArgumentError(f"Expected whole numbers as views, found {type(views).__name__}.")
+        if isinstance(views, Tensor) and views.dim() != 1:
+            raise ArgumentError(f"Expected whole numbers as views, [b], found {list(views.shape)}.")
         numbers: list[int] = views.tolist() if isinstance(views, Tensor) else list(views)
         if len(numbers) != len(images) or not all(type(number) is int for number in numbers):
             raise ArgumentError(f"Expected {len(images)} whole numbers as views, found {views!r}.")
@@ -173,11 +183,20 @@ class CachedSource(FrozenSource):
         shapes = [tuple(value.shape[1:]) for value in values]
         folder = self._folder(key)
         needed = self.size * (sum(map(prod, shapes)) * self.dtype.itemsize + 4 * PRINT_LENGTH)
-        if folder is None and needed > self.limit:
+        held = sum(cache.nbytes for cache in self._remembered.values())
+        if folder is None and held + needed > self.limit:
             raise ArgumentError(
-                f"{self.size} views need {needed / 2**30:.2g} GiB, more than the limit of "
+                f"{self.size} views need {(held + needed) / 2**30:.2g} GiB, more than the limit of "
                 f"{self.limit / 2**30:.2g} GiB. Use path=FOLDER, dtype=torch.float16, fewer views, or a "
                 "larger limit."
+            )
+        if folder is None:
+            return RowCache(self.size, shapes, self.dtype, images.device)
+        free = shutil.disk_usage(folder.parent).free
+        if needed > free:
+            raise ArgumentError(
+                f"{self.size} views need {needed / 2**30:.2g} GiB, found {free / 2**30:.2g} GiB free in "
+                f"{folder.parent}. Use dtype=torch.float16, fewer views, or another path."
             )
         return RowCache(self.size, shapes, self.dtype, images.device, folder=folder, facts=self._facts(key))
 
@@ -195,25 +214,13 @@ class CachedSource(FrozenSource):
 
     @cached_property
     def _digest(self) -> str:
-        """What tells the weights of this source from others'; the head is never read."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.tower.module.state_dict().items()):
-            if not any(name.startswith(f"{head}.") for head in self.tower.heads):
-                digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(self.tower)
 
 
-def _check_same_pictures(known: Tensor, seen: Tensor) -> None:
-    """Raise `StateError` unless the pictures are those that are remembered."""
-    is_same = torch.isclose(known, seen, rtol=TOLERANCE, atol=TOLERANCE).all()
-    message = "A view is not the picture that is remembered under its number"
-    if is_same.device.type != "cpu":  # no transfer in the training loop
-        torch._assert_async(is_same, message)
-    elif not is_same:
-        differing = (known - seen).abs().amax(1) > TOLERANCE
-        raise StateError(
-            f"{message} ({int(differing.sum())} of {len(seen)}). Expected the same augmentation of the same "
-            "picture each time: draw views by vitreg.Views, mix no pictures, and use another path for other "
-            "pictures or another augmentation."
+def refuse_cached(source: object) -> None:
+    """Raise `ArgumentError` if `source` remembers, in a loop that does not say which views a batch holds."""
+    if isinstance(source, CachedSource):
+        raise ArgumentError(
+            "A guide cannot tell a CachedSource which views a batch holds. Attach with the source as it is, "
+            "or take attachment.penalty(views=numbers) in a training loop of your own."
         )

@@ -127,10 +127,12 @@ class Reader:
 
     def _begin(self, delivered: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
         """Start a pass: the stem is about to run on the images."""
-        if _in_backward() or not self.enabled:
+        if _in_backward():
             return
         if torch.is_grad_enabled():
-            self._reads_again = not self.training_only or self.tower.module.training
+            self._reads_again = self.enabled and (not self.training_only or self.tower.module.training)
+        if not self.enabled:
+            return
         if self.training_only:
             if not self.tower.module.training:
                 self.skipped = "the last one ran in eval mode; call model.train() before it"
@@ -160,10 +162,10 @@ class Reader:
 
     def reads_now(self, slot: Slot) -> bool:
         """Return whether a hook that fires now for `slot` belongs to a pass that is read."""
-        if not self.enabled:
-            return False
         if _in_backward():
             return self._reads_again  # a checkpointed block must save the same tensors again
+        if not self.enabled:
+            return False
         if not self.training_only:
             return True
         if self.skipped is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from vitreg.errors import ArgumentError
 from vitreg.row_files import RowFiles
 
-PRINT_LENGTH = 64
+PRINT_LENGTH = 256
 """How many values of a picture are kept to recognise it by."""
 
 
@@ -51,6 +52,7 @@ class RowCache:
         self.shapes = [tuple(shape) for shape in shapes]
         self._lengths = [prod(shape) for shape in self.shapes]
         self._known = bytearray(size)
+        self.folder = folder
         self._files: RowFiles | None = None
         width = sum(self._lengths)
         if folder is None:
@@ -96,6 +98,11 @@ class RowCache:
         for row in rows:
             self._known[row] = True
 
+    @property
+    def nbytes(self) -> int:
+        """How much memory the rows take; none on disk."""
+        return self._values.nbytes + self._prints.nbytes if self._files is None else 0
+
     def get(self, rows: Sequence[int], device: torch.device) -> tuple[Tensor, list[Tensor]]:
         """Return prints [n, PRINT_LENGTH] and values [n, *shape] of `rows` on `device`."""
         if self._files is None and self._values.device != device:
@@ -135,4 +142,11 @@ def prints_of(images: Tensor) -> Tensor:
     pixels = images.detach().flatten(1)
     if pixels.shape[1] < PRINT_LENGTH:
         raise ArgumentError(f"Expected images of at least {PRINT_LENGTH} values, found {pixels.shape[1]}.")
-    return pixels[:, :: pixels.shape[1] // PRINT_LENGTH][:, :PRINT_LENGTH].float()
+    return pixels[:, _places(pixels.shape[1], pixels.device)].float()
+
+
+@lru_cache
+def _places(count: int, device: torch.device) -> Tensor:
+    """Return PRINT_LENGTH places in `count`, spread by the golden ratio so that no column is preferred."""
+    spread = torch.arange(PRINT_LENGTH, dtype=torch.float64) * (5**0.5 - 1) / 2 % 1
+    return (spread * count).long().to(device)

@@ -73,6 +73,16 @@ class RowFiles:
         return table
 
 
+def check_folder(folder: Path) -> None:
+    """Make `folder` if it does not exist, and raise `StateError` unless it can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise unusable(folder, error) from error
+
+
 def facts_in(folder: Path) -> dict[str, Any]:
     """Return the facts that were written beside the tables of `folder`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Set
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -14,7 +15,7 @@ from vitreg.adapters import BaseSource
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower, towers
 from vitreg.functional.precision import Autocast
-from vitreg.reader import Reader, Slot
+from vitreg.reader import Reader
 from vitreg.source_pass import run_source
 from vitreg.types import Tower, ViewNumbers
 
@@ -23,6 +24,13 @@ ENOUGH_PIXELS = 64 * 224**2
 
 ENOUGH_PIXELS_ON_CPU = 4 * 224**2
 """The same of a CPU."""
+
+
+@dataclass
+class _Weights:
+    """What became of weights that several sources may share."""
+
+    are_rounded: bool = False
 
 
 class FrozenSource:
@@ -57,7 +65,7 @@ class FrozenSource:
             parameter.grad = None
         self.tower = find_tower(module)
         self.autocast = autocast
-        self._is_rounded = False
+        self._weights = _Weights()
 
     def follow(self, model: nn.Module) -> None:
         """Move to the device and floating-point type of `model`'s weights, if they differ.
@@ -66,12 +74,12 @@ class FrozenSource:
             MismatchError: the weights were rounded for another model, and this one is more precise.
         """
         theirs, ours = next(model.parameters()), next(self.tower.module.parameters())
-        if theirs.dtype.itemsize > ours.dtype.itemsize and self._is_rounded:
+        if theirs.dtype.itemsize > ours.dtype.itemsize and self._weights.are_rounded:
             raise MismatchError(
                 f"The model is {theirs.dtype}, but its source was rounded to {ours.dtype} for another model "
                 "that shares it. Give each model a source of its own."
             )
-        self._is_rounded = self._is_rounded or theirs.dtype.itemsize < ours.dtype.itemsize
+        self._weights.are_rounded |= theirs.dtype.itemsize < ours.dtype.itemsize
         if theirs.device != ours.device or theirs.dtype != ours.dtype:
             self.tower.module.to(device=theirs.device, dtype=theirs.dtype)
 
@@ -94,13 +102,19 @@ class FrozenSource:
         """
         if resize:
             images = _resized(images, image_size(self.tower))
-        parts = images.chunk(2) if _halves_are_large(images) else (images,)
-        read: list[dict[Slot, Tensor]] = []
-        for part in parts:
-            run_source(reader, part, self.precision(autocast))
-            read.append(dict(reader.values))
-        if len(parts) > 1:
-            reader.recall([torch.cat([values[slot] for values in read]) for slot in reader.slots], images)
+        precision = self.precision(autocast)
+        if not _halves_are_large(images):
+            run_source(reader, images, precision)
+            return
+        halves = images.chunk(2)
+        run_source(reader, halves[0], precision)
+        first = [reader.values[slot] for slot in reader.slots]
+        if any(value.dim() < 1 or len(value) != len(halves[0]) for value in first):
+            run_source(reader, images, precision)  # an extractor of somebody's that is not one value an image
+            return
+        run_source(reader, halves[1], precision)
+        second = [reader.values[slot] for slot in reader.slots]
+        reader.recall([torch.cat(pair) for pair in zip(first, second, strict=True)], images)
 
     def precision(self, autocast: Autocast | None) -> Autocast | None:
         """Return the autocast of the source's pass, where that of the model's is `autocast`."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitreg
-from engine.methods import METHODS, reads_source, target_of
+from engine.methods import METHODS, can_be_remembered, target_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Applied:
                 undo.enter_context(vitreg.freeze(model, chosen.trains))
             if target is not None:
                 # A mixed picture is none of the views.
-                is_kept = views and reads_source(target) and not mixing and not chosen.transmix
+                is_kept = views and can_be_remembered(target) and not mixing and not chosen.transmix
                 source = vitreg.CachedSource(model, views, path=readings) if is_kept else None
                 self.attachment = vitreg.attach(model, source, target=target, every=every)
                 undo.callback(self.attachment.remove)

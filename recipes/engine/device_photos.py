@@ -7,7 +7,7 @@ pictures that are augmented there (`engine.noted_picture`); it is computed for t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from weakref import WeakKeyDictionary
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -109,19 +109,12 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-_made: WeakKeyDictionary[Photos, DevicePhotos] = WeakKeyDictionary()
-
-
 def device_photos(photos: Photos, device: torch.device) -> DevicePhotos:
-    """Return the pictures on `device`, the same for all runs, so that each is moved there once.
-
-    Raises:
-        RecipeError: As `DevicePhotos`.
-    """
-    made = _made.get(photos)
+    """Return the pictures on `device`, the same for all runs, so that each is moved there once."""
+    made = photos.on_device
     if made is None or made.device != device:
-        made = _made[photos] = DevicePhotos(photos, device)
-    return made
+        made = photos.on_device = DevicePhotos(photos, device)
+    return cast(DevicePhotos, made)
 
 
 def check_on_device(task: Task) -> None:

@@ -76,9 +76,9 @@ def target_of(method: str, lam: float | None) -> Penalty | None:
     return None if build is None or lam is None else build(lam)
 
 
-def reads_source(target: Penalty) -> bool:
-    """Return whether a penalty compares what is read of a picture with what the source reads there."""
-    return isinstance(target, vitreg.ReadingPenalty) and target.needs_source
+def can_be_remembered(target: Penalty) -> bool:
+    """Return whether what the source reads of a picture is small: attention, not all tokens."""
+    return isinstance(target, vitreg.GTA)
 
 
 def check_methods(names: Iterable[str]) -> tuple[str, ...]:

@@ -127,7 +127,9 @@ def checkpoints_of(
 def readings_in(out: Path, run: Run) -> Path:
     """Return where in `out` is kept what sources read of the views of a run's pictures, for all runs."""
     c = run.configuration
-    pictures = json.dumps([c.data_fingerprint, c.size, c.augment])
+    augment_on = None if c.hyper is None else c.hyper.augment_on
+    drawn_by = [version(package) for package in ("torch", "torchvision", "timm", "pillow", "numpy")]
+    pictures = json.dumps([c.data_fingerprint, c.size, c.augment, augment_on, drawn_by])
     return out / "readings" / f"{c.data}-{hashlib.sha256(pictures.encode()).hexdigest()[:10]}"
 
 

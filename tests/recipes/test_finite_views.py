@@ -78,7 +78,7 @@ def test_the_log_is_that_of_a_source_that_is_read_each_time(
     assert sum(passes) <= 2 * len(run.task.train_labels)
     assert is_stored == bool(list(tmp_path.glob("readings/*/*/values.npy")))
     passes.clear()
-    monkeypatch.setattr(applied, "reads_source", lambda target: False)
+    monkeypatch.setattr(applied, "can_be_remembered", lambda target: False)
     live = log_of(run)
     assert sum(passes) == 8 * 4
     for ours, theirs in zip(remembered, live, strict=True):

@@ -34,15 +34,18 @@ class _HalfSquaredNorm(torch.autograd.Function):
     of the norms, with all shifts in memory."""
 
     @staticmethod
-    def forward(ctx: Any, num_tensors: int, *tensors: Tensor) -> Tensor:
-        ctx.num_tensors = num_tensors
-        ctx.save_for_backward(*tensors)
+    def forward(num_tensors: int, *tensors: Tensor) -> Tensor:
         norms = [
             norm
             for chunk in _chunks(tensors, num_tensors)
             for norm in torch._foreach_norm(_shifts(tensors, num_tensors, chunk))
         ]
         return torch.stack(norms).square().sum() / 2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.num_tensors, *tensors = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     @once_differentiable

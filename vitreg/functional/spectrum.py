@@ -16,7 +16,7 @@ def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
     Squared singular values are the eigenvalues of the smaller Gram matrix, which takes less work than an SVD.
     With its eigenvectors $v_i$ held fixed, $\sigma_i^2 = \lVert F v_i \rVert^2$ has the same gradient,
     $2 F v_i v_i^\top$, as an eigenvalue's first-order change does not depend on that of its vector: nothing
-    goes back through the decomposition. Computed in float32.
+    goes back through the decomposition. Second derivatives are not those of the value. Computed in float32.
 
     Args:
         features: one row an image, [b, d].

@@ -7,6 +7,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
 from vitreg.attachment import Attachment
+from vitreg.cached_source import refuse_cached
 from vitreg.errors import ArgumentError
 
 
@@ -20,6 +21,7 @@ class Guide(Callback):
     """
 
     def __init__(self, attachment: Attachment) -> None:
+        refuse_cached(attachment.source)
         self.attachment = attachment
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

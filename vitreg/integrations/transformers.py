@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from vitreg.attachment import Attachment
+from vitreg.cached_source import refuse_cached
 from vitreg.errors import StateError
 
 
@@ -29,6 +30,7 @@ class Guide(TrainerCallback):
     """
 
     def __init__(self, attachment: Attachment, criterion: Callable[..., Tensor] = cross_entropy) -> None:
+        refuse_cached(attachment.source)
         self.attachment, self.criterion = attachment, criterion
         self._step, self._accumulates = 0, False
 
