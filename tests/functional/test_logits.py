@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,3 +89,25 @@ def test_autocast_does_not_reach_the_logits() -> None:
             project_row(token, weight, None, num_heads=3),
         )
     assert all(torch.equal(a, b) for a, b in zip(exact, under, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_keys_in_half_precision_are_not_kept_in_float32(dtype: torch.dtype) -> None:
+    query, key, weight = draw(0, 2, 3, 8), draw(1, 2, 3, 9, 8), draw(2, 2, 3, 9)
+    gradients = []
+    for is_rounded in (True, False):
+        q, k = (t.to(dtype).requires_grad_() for t in (query, key))
+        kept: list[Tensor] = []
+
+        def keep(tensor: Tensor, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            ours = (q, k) if is_rounded else (q.float(), k.float())
+            logits = query_key_logits(*ours, scale=0.5)
+        assert any(t.dtype == torch.float32 and t.numel() == key.numel() for t in kept) != is_rounded
+        gradients.append(torch.autograd.grad(logits, (q, k), weight))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(ours, theirs)

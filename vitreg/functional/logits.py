@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vitreg.functional.precision import without_autocast
 
@@ -20,6 +23,13 @@ def query_key_logits(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
 
     Source: Seo et al. 2024 (arXiv 2401.02656), Eq. (2), row of the [CLS] token.
     """
+    if key.dtype != torch.float32 and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        logits: Tensor = _OfRoundedKeys.apply(query, key, scale)
+        return logits
+    return _query_key_logits(query, key, scale)
+
+
+def _query_key_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
     b, num_heads, n, head_dim = key.shape
     with without_autocast(query):
         # One product an image with the heads' queries on a block diagonal: keys lie side by side as they
@@ -31,6 +41,32 @@ def query_key_logits(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
         )
         keys = key.transpose(1, 2).reshape(b, n, num_heads * head_dim)
         return torch.bmm(keys.float(), spread).transpose(1, 2)
+
+
+class _OfRoundedKeys(torch.autograd.Function):
+    """The logits of keys in half precision, which are kept as they are until the backward pass.
+
+    Autograd would keep them in float32 beside those of the attention: 8 % of what a ViT-S/16 keeps.
+    """
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, scale: float) -> Tensor:
+        return _query_key_logits(query, key, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        query, key, ctx.scale = inputs
+        ctx.save_for_backward(query, key)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        query, key = ctx.saved_tensors
+        with without_autocast(query):
+            scaled = gradient * ctx.scale  # [b, h, n]
+            of_query = torch.matmul(scaled.unsqueeze(2), key.float()).squeeze(2)
+            of_key = (scaled.unsqueeze(-1) * query.float().unsqueeze(2)).to(key.dtype)
+        return of_query.to(query.dtype), of_key, None
 
 
 def absorbed_key_logits(
