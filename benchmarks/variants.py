@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
@@ -63,23 +64,23 @@ def _source_in_bfloat16(setting: Setting) -> Variant:
     return Variant(model, lambda kept, images: attachment.penalty())
 
 
-class _WithPenalty(nn.Module):
-    """A model that returns its penalty beside its logits, so that both are compiled together."""
+class _Objective(nn.Module):
+    """From images to loss and penalty, summed: what is compiled together."""
 
-    def __init__(self, model: nn.Module, attachment: vitreg.Attachment) -> None:
+    def __init__(self, model: nn.Module, attachment: vitreg.Attachment, labels: Tensor) -> None:
         super().__init__()
-        self.model, self.attachment = model, attachment
+        self.model, self.attachment, self.labels = model, attachment, labels
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model(images), self.attachment.penalty()
+    def forward(self, images: Tensor) -> Tensor:
+        return F.cross_entropy(self.model(images), self.labels) + self.attachment.penalty()
 
 
 def _one_graph(setting: Setting) -> Variant:
     if not setting.compile:
         raise NotApplicable("model and source are compiled together with --compile only")
     model = setting.model()
-    attachment = vitreg.attach(model, setting.source)
-    return Variant(_WithPenalty(model, attachment), lambda penalty, images: penalty)
+    objective = _Objective(model, vitreg.attach(model, setting.source), setting.labels)
+    return Variant(objective, criterion=lambda objective, labels: objective)
 
 
 def _reading_alone(setting: Setting) -> Variant:
