@@ -149,6 +149,8 @@ def _run(
     hyper = design.hyper
     if method != SOURCE and not METHODS[method].has_weight_decay:
         hyper = replace(hyper, weight_decay=0.0)
+    if not is_guided(method):
+        hyper = replace(hyper, every=1)  # without a penalty it is one run, whatever `every`
     configuration = Configuration(
         data=task.name,
         data_fingerprint=task.fingerprint,

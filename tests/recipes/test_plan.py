@@ -71,6 +71,16 @@ def test_only_a_penalty_on_the_weights_replaces_weight_decay(task: Task) -> None
     assert decays == {"fine-tune": 0.05, "L2-SP": 0.0, "GTA": 0.05}
 
 
+def test_only_a_penalty_is_taken_on_every_other_step(task: Task) -> None:
+    runs = [plan(design(task, hyper=replace(HYPER, every=k))) for k in (1, 2)]
+    folders = [
+        {r.configuration.folder for r in some if r.configuration.method == "fine-tune"} for some in runs
+    ]
+    assert folders[0] == folders[1]
+    everies = {r.configuration.method: r.configuration.hyper.every for r in runs[1] if r.configuration.hyper}
+    assert everies == {"fine-tune": 1, "L2-SP": 2, "GTA": 2}
+
+
 def test_a_search_sees_no_test_picture(task: Task) -> None:
     runs = plan_search(design(task), 0.25)
     assert kinds(runs) == [("GTA", lam, seed) for seed in (0, 1) for lam in (1.0, 10.0)]
