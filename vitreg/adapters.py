@@ -52,6 +52,7 @@ class BaseSource:
     def follow(self, model: nn.Module) -> None:
         """Do nothing: it is the model."""
 
+    @torch.compiler.disable
     def read(
         self,
         reader: Reader,

@@ -50,8 +50,13 @@ def _check_same_images(reader: Reader, images: Tensor) -> None:
 
 @contextmanager
 def _others_silent(reader: Reader) -> Iterator[None]:
-    """Let no other reader of the same tower see the passes that follow."""
-    others = [o for o in readers.get(reader.tower.module, ()) if o is not reader and o.enabled]
+    """Let no other reader of the same tower see the passes that follow.
+
+    Not in a compiled function, which would be bound to the readers of all towers that there are: a frozen
+    source has no other reader but a trace of its own, and a model that is its own source never runs in one.
+    """
+    known = () if torch.compiler.is_compiling() else readers.get(reader.tower.module, ())
+    others = [o for o in known if o is not reader and o.enabled]
     for other in others:
         other.enabled = False
     try:

@@ -15,7 +15,7 @@ def test_batch_larger_than_the_subset_repeats_and_drops_nothing() -> None:
     assert [len(batch) for batch in batches] == [8] * 6
     counts = Counter(index for batch in batches for index, *_ in batch)
     assert counts == {4: 16, 7: 16, 9: 16}  # 48 draws are 16 whole passes
-    seeds = [seed for batch in batches for _, seed in batch]
+    seeds = [seed for batch in batches for _, seed, _ in batch]
     assert len(set(seeds)) == len(seeds)  # a repeated picture is augmented anew
 
 
