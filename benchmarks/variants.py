@@ -8,10 +8,9 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
-from torch import Tensor, nn
+from torch import Tensor
 
 import rivals
 import rivals_transformers
@@ -64,25 +63,6 @@ def _source_in_bfloat16(setting: Setting) -> Variant:
     return Variant(model, lambda kept, images: attachment.penalty())
 
 
-class _Objective(nn.Module):
-    """From images to loss and penalty, summed: what is compiled together."""
-
-    def __init__(self, model: nn.Module, attachment: vitreg.Attachment, labels: Tensor) -> None:
-        super().__init__()
-        self.model, self.attachment, self.labels = model, attachment, labels
-
-    def forward(self, images: Tensor) -> Tensor:
-        return F.cross_entropy(self.model(images), self.labels) + self.attachment.penalty()
-
-
-def _one_graph(setting: Setting) -> Variant:
-    if not setting.compile:
-        raise NotApplicable("model and source are compiled together with --compile only")
-    model = setting.model()
-    objective = _Objective(model, vitreg.attach(model, setting.source), setting.labels)
-    return Variant(objective, criterion=lambda objective, labels: objective)
-
-
 def _reading_alone(setting: Setting) -> Variant:
     model = setting.model()
     stack = ExitStack()
@@ -119,7 +99,6 @@ VARIANTS: dict[str, Entry] = {
     "GTA, remembered source": Entry(_remembered_source),
     "GTA, every 4th step": Entry(attached("attn_logits", every=4), cycle=4),
     "GTA, source in bfloat16": Entry(_source_in_bfloat16),
-    "GTA, model and source in one graph": Entry(_one_graph),
     "attention guide": Entry(attached("attn_probs")),
     "MSA-output guide": Entry(attached("msa_output")),
     "block-output guide": Entry(attached("block_output")),
