@@ -14,7 +14,7 @@ from torch import Tensor
 import literal
 from rivals import half_squares_in_a_loop, smallest_by_svd
 from training import make_model
-from vitreg import BSS, GTA, L2SP, FeatureGuide
+from vitreg import BSS, GTA, L2SP
 from vitreg.functional import attention_share, box_on_grid, query_key_logits
 
 PATCH_SIZE = 16
@@ -46,15 +46,7 @@ def gta(options: argparse.Namespace, *, center: bool) -> Problem:
     return _guide(options, shape, GTA(center=center), center=center)
 
 
-def block_output_guide(options: argparse.Namespace) -> Problem:
-    """Return the squared distance of the outputs of all blocks, [b, 1 + p, 64 h] each."""
-    shape = (options.batch_size, 1 + options.grid**2, 64 * options.heads)
-    return _guide(options, shape, FeatureGuide("block_output"), center=False)
-
-
-def _guide(
-    options: argparse.Namespace, shape: tuple[int, ...], penalty: GTA | FeatureGuide, *, center: bool
-) -> Problem:
+def _guide(options: argparse.Namespace, shape: tuple[int, ...], penalty: GTA, *, center: bool) -> Problem:
     target = [_random(options, *shape).requires_grad_() for _ in range(options.blocks)]
     source = [t.detach() + 0.1 * _random(options, *shape) for t in target]
 
@@ -169,7 +161,6 @@ def _random(options: argparse.Namespace, *shape: int) -> Tensor:
 PROBLEMS: dict[str, Callable[[argparse.Namespace], Problem]] = {
     "GTA": lambda options: gta(options, center=False),
     "GTA, centred": lambda options: gta(options, center=True),
-    "block-output guide": block_output_guide,
     "L2-SP": l2sp,
     "BSS": bss,
     "TransMix": transmix,
