@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 
@@ -55,3 +56,12 @@ def perturb() -> Callable[[nn.Module], None]:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
     return move
+
+
+@pytest.fixture
+def pair(vit: Factory, perturb: Callable[[nn.Module], None]) -> tuple[nn.Module, nn.Module]:
+    """Return a model and the source that it has moved away from."""
+    source = vit()
+    model = copy.deepcopy(source).train()
+    perturb(model)
+    return model, source

@@ -363,3 +363,12 @@ def test_a_replica_of_data_parallel_is_refused() -> None:
         replica = model.patch_embed._replicate_for_data_parallel()
         with pytest.raises(vitreg.StateError, match="DistributedDataParallel"):
             replica(images())
+
+
+def test_a_copy_of_an_attachment_is_not_attached() -> None:
+    model = make_model()
+    with vitreg.attach(model, every=2) as reg:
+        reg.step = 1
+        with pytest.raises(vitreg.StateError, match="was removed"):
+            copy.deepcopy(reg).penalty()
+        assert reg.penalty() == 0

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,14 +10,6 @@ import vitreg
 from small_models import Factory
 from vitreg import source as source_module
 from vitreg.extractors import extractors
-
-
-@pytest.fixture
-def pair(vit: Factory, perturb: Callable[[nn.Module], None]) -> tuple[nn.Module, nn.Module]:
-    source = vit()
-    model = copy.deepcopy(source).train()
-    perturb(model)
-    return model, source
 
 
 def penalty(

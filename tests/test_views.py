@@ -88,6 +88,9 @@ def test_what_cannot_have_views_is_refused() -> None:
     for num_views in (0, True, 1.5):
         with pytest.raises(vitreg.ArgumentError, match="num_views"):
             vitreg.Views(Augmented(), num_views)
+    for seed in (-1, True, 1.5):
+        with pytest.raises(vitreg.ArgumentError, match="seed"):
+            vitreg.Views(Augmented(), 4, seed=seed)
     for place in ((3, 0), (0, 4), (-4, 0), (0, -1)):
         with pytest.raises(vitreg.ArgumentError, match="3 pictures and 4 views"):
             vitreg.Views(Augmented(), 4).view(*place)

@@ -124,13 +124,13 @@ class CachedSource(FrozenSource):
             cache.put([numbers[place] for place in missing], prints[places], values)
         assert cache is not None
         known, values = cache.get(numbers, images.device)
-        check_same_pictures(known, prints, self._folder(key))
-        if key not in self._remembered and len(missing) < len(numbers):
-            place = next(place for place in range(len(numbers)) if place not in missing)
+        check_same_pictures(known, prints, cache.folder)
+        place = next((place for place, row in enumerate(numbers) if row in cache.foreign), None)
+        if place is not None:
             super().read(reader, images[place : place + 1], autocast, resize=resize)
-            check_same_source(
-                [reader.values[s][0] for s in reader.slots], [v[place] for v in values], cache.folder
-            )
+            own = [reader.values[slot][0] for slot in reader.slots]
+            check_same_source(own, [value[place] for value in values], cache.folder)
+            cache.trust()
         self._remembered[key] = cache
         size = image_size(self.tower) if resize else None
         # Of the images only the size matters from here on.

@@ -35,6 +35,9 @@ class RowCache:
         folder: where they lie on disk instead.
         facts: what the folder belongs to, written beside the rows.
 
+    Attributes:
+        foreign: the rows in use that another process has written, until `trust` is called.
+
     Raises:
         StateError: the folder cannot be written, or is damaged.
     """
@@ -53,6 +56,8 @@ class RowCache:
         self._lengths = [prod(shape) for shape in self.shapes]
         self._known = bytearray(size)
         self.folder = folder
+        self.foreign: set[int] = set()
+        self._is_trusted = False
         self._files: RowFiles | None = None
         width = sum(self._lengths)
         if folder is None:
@@ -72,6 +77,11 @@ class RowCache:
     def missing(self, rows: Sequence[int]) -> list[int]:
         """Return the places in `rows` of those that are not known yet."""
         return [place for place, row in enumerate(rows) if not self._is_known(row)]
+
+    def trust(self) -> None:
+        """Take what other processes write from now on for what this one would have written."""
+        self._is_trusted = True
+        self.foreign.clear()
 
     def put(self, rows: Sequence[int], prints: Tensor, values: Sequence[Tensor]) -> None:
         """Remember `values`, [n, *shape] each, of pictures with `prints` [n, PRINT_LENGTH].
@@ -117,6 +127,8 @@ class RowCache:
             tables = self._files.tables
             stored = int(tables["checks"][row])
             self._known[row] = stored == _checksum(tables["prints"][row], tables["values"][row])
+            if self._known[row] and not self._is_trusted:
+                self.foreign.add(row)
             if stored and not self._known[row]:
                 warnings.warn(
                     f"Row {row} of {self._files.folder} is damaged, or just being written; it is read again.",

@@ -28,7 +28,7 @@ class Views(Dataset[Any]):
         seed: other seeds have other views.
 
     Raises:
-        ArgumentError: a dataset without a length, or fewer than one view.
+        ArgumentError: a dataset without a length, fewer than one view, or a negative seed.
     """
 
     def __init__(self, dataset: Dataset[Any], num_views: int, *, seed: int = 0) -> None:
@@ -39,6 +39,8 @@ class Views(Dataset[Any]):
             )
         if isinstance(num_views, bool) or not isinstance(num_views, int) or num_views < 1:
             raise ArgumentError(f"num_views must be a whole number of at least 1, got {num_views!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ArgumentError(f"seed must be a whole number of at least 0, got {seed!r}.")
         self.dataset = dataset
         self.num_views = num_views
         self.seed = seed

@@ -76,7 +76,7 @@ class NotedPicture(Image.Image):
     def resize(self, size: Any, resample: Any = None, *_: Any) -> NotedPicture:
         """Note the size of the crop in the end."""
         if resample != Image.Resampling.BICUBIC:
-            raise NotImplementedError(f"crops are resized bicubically, not by {resample!r}")
+            raise ValueError(f"crops are resized bicubically, not by {resample!r}")
         self.side = tuple(size)
         return self
 
