@@ -26,7 +26,6 @@ from engine.predict import (
     new_pictures,
     predictions,
     probabilities,
-    readable,
 )
 from engine.prepare import make_accelerator
 from engine.processes import on_main
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         block = object_block(model, task, accelerator=accelerator)
                     overlaid.append(task.test[here])
                     attention = attention_maps(model, task, here, block, accelerator=accelerator)
-                    maps.append(readable(attention))
+                    maps.append(attention)
                 seen += len(task.test)
                 update(seen, len(paths))
         table = predictions([str(path) for path in paths], card.classes, torch.cat(found))

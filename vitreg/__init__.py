@@ -1,5 +1,6 @@
 """vitreg: keep what a pre-trained Vision Transformer knows while fine-tuning it."""
 
+from vitreg import measure as measure
 from vitreg.adapters import BaseSource
 from vitreg.attachment import Attachment, attach
 from vitreg.augment import TransMix

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
-from vitreg.source_pass import run_source
+from vitreg.source_pass import evaluating, run_source
 from vitreg.types import Tower, ViewNumbers
 
 
@@ -67,15 +67,10 @@ class BaseSource:
         It runs eagerly: a model that is compiled would be compiled once more without its adapters.
         """
         _refuse_merged(self.tower.module)
-        training = [module for module in self.tower.module.modules() if module.training]
-        self.tower.module.eval()
-        try:
-            with _adapters_off(self.tower.module), torch.compiler.set_stance("force_eager"):
-                self._refuse_trained()  # somebody may have unfrozen them since
-                run_source(reader, images, autocast)
-        finally:
-            for module in training:
-                module.training = True
+        module = self.tower.module
+        with evaluating(module), _adapters_off(module), torch.compiler.set_stance("force_eager"):
+            self._refuse_trained()  # somebody may have unfrozen them since
+            run_source(reader, images, autocast)
 
 
 def _adapted(model: nn.Module) -> list[Any]:

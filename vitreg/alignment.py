@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.extractors import blocks_read, extractors
+from vitreg.grids import block_grid, grid_of
 from vitreg.layers import resolve_layers
 from vitreg.penalties import Penalty, ReadingPenalty
 from vitreg.reader import Reader
@@ -128,7 +129,7 @@ def _grid(penalty: ReadingPenalty, reader: Reader, index: int) -> Grid:
     block = _block(penalty, reader.tower, index)
     assert reader.images is not None
     height, width = reader.images.shape[-2:]
-    grid = block.grid or _grid_of(reader.tower, (height, width))
+    grid = block.grid or grid_of(reader.tower, (height, width))
     if grid is None:
         raise UnsupportedModelError(
             f"align='resample' needs patch grids; that of block {block.name!r} of "
@@ -137,19 +138,12 @@ def _grid(penalty: ReadingPenalty, reader: Reader, index: int) -> Grid:
     return grid
 
 
-def _grid_of(tower: Tower, size: tuple[int, int]) -> Grid | None:
-    """Return the patch grid of a picture of `size` pixels, or None where it is not known."""
-    if tower.patch_size is None:
-        return tower.grid
-    return size[0] // tower.patch_size[0], size[1] // tower.patch_size[1]
-
-
 def _check_patches(penalty: ReadingPenalty, reader: Reader, index: int, value: Tensor) -> None:
     """Raise `MismatchError` unless attention was read over as many patches as the picture has."""
     tower, block = reader.tower, _block(penalty, reader.tower, index)
     assert reader.images is not None
     height, width = reader.images.shape[-2:]
-    grid = block.grid if block.grid != tower.grid else _grid_of(tower, (height, width))
+    grid = block_grid(tower, block, (height, width))
     if grid is not None and value.shape[-1] != grid[0] * grid[1]:
         raise MismatchError(
             f"{penalty.extractor} of block {index} is {list(value.shape)}, but the picture has "

@@ -1,4 +1,4 @@
-"""One forward pass of a source, for what one reader wants."""
+"""One forward pass of a tower, for what one reader wants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
 from vitreg.functional.precision import Autocast, autocast_as
@@ -14,12 +14,19 @@ from vitreg.reader import Reader, ReadingComplete, readers
 
 
 def run_source(reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
-    """Run the reader's tower on `images` [b, c, height, width] until the reader has everything.
-
-    It runs without gradients and under the given autocast; no other reader of the same tower sees it.
+    """Run the reader's tower on the `images` of another model's pass until the reader has everything.
 
     Raises:
         UnsupportedModelError: the model changes the images before its stem, which would happen twice.
+    """
+    run_tower(reader, images, autocast)
+    _check_same_images(reader, images)
+
+
+def run_tower(reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
+    """Run the reader's tower on `images` [b, c, height, width] until the reader has everything.
+
+    It runs without gradients and under the given autocast; no other reader of the same tower sees it.
     """
     reader.enabled = True
     try:
@@ -29,7 +36,6 @@ def run_source(reader: Reader, images: Tensor, autocast: Autocast | None) -> Non
         pass
     finally:
         reader.enabled = False
-    _check_same_images(reader, images)
 
 
 def _check_same_images(reader: Reader, images: Tensor) -> None:
@@ -46,6 +52,19 @@ def _check_same_images(reader: Reader, images: Tensor) -> None:
             f"{type(reader.tower.stem).__name__} as they are, found that it changes them, so the source "
             "would see them changed twice. Move the change out of the model, into the data."
         )
+    reader.knows_stem = True
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` into eval mode, and afterwards each part back into the mode that it was in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
 
 
 @contextmanager
@@ -64,4 +83,3 @@ def _others_silent(reader: Reader) -> Iterator[None]:
     finally:
         for other in others:
             other.enabled = True
-    reader.knows_stem = True

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from vitreg import functional
 
 MASS = 0.6
 """Of the attention, held by the patches that count as attended; DINO's protocol."""
@@ -19,19 +20,15 @@ def patch_coverage(masks: Tensor, num_patches: int) -> Tensor:
     side = round(num_patches**0.5)
     if side**2 != num_patches:
         raise ValueError(f"expected a square grid of patches, found {num_patches}")
-    return F.adaptive_avg_pool2d(masks[:, None].float(), side).flatten(1)
+    return functional.patch_coverage(masks, (side, side))
 
 
 def object_share(attention: Tensor, coverage: Tensor) -> Tensor:
-    r"""Return the share of the [CLS] attention that lies on the object, one number per picture: [b].
+    """Return the share of the [CLS] attention [b, h, p] that lies on the object, one number a picture: [b].
 
-    $$s = \sum_p c_p \, \bar a_p \Big/ \sum_p \bar a_p$$
-
-    `attention` is [b, h, p], its mean over the heads is $\bar a$; `coverage` $c$ is [b, p]. The sum in the
-    denominator makes it a share of what falls on the patches, without what falls on the [CLS] token itself.
+    It is a share of what falls on the patches, without what falls on the [CLS] token itself.
     """
-    mean = attention.float().mean(1)
-    return (mean * coverage).sum(1) / mean.sum(1)
+    return functional.attention_share(attention.float().mean(1), coverage)
 
 
 def attended(attention: Tensor, mass: float = MASS) -> Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
+
+from engine.plot import png
+from vitreg.plot.style import plain
 
 MOST_WITH_COUNTS = 30
 """Classes up to which each cell shows its count; beyond, the colours have to do."""
@@ -63,7 +65,7 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> bytes:
     if num_classes <= MOST_WITH_NAMES:
         size = 9 if num_classes <= MOST_WITH_COUNTS else 7
         names = [f"{name[: LONGEST_NAME - 1]}…" if len(name) > LONGEST_NAME else name for name in classes]
-        names = [name.replace("$", r"\$") for name in names]  # matplotlib would read formulas
+        names = [plain(name) for name in names]
         axes.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
         axes.set_yticks(range(num_classes), names, fontsize=size)
         axes.set_xticks([place - 0.5 for place in range(1, num_classes)], minor=True)
@@ -72,8 +74,6 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], title: str) -> bytes:
         axes.tick_params(which="minor", length=0)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    axes.set_title(title.replace("$", r"\$"), fontsize=10, loc="left")
+    axes.set_title(plain(title), fontsize=10, loc="left")
     figure.colorbar(image, label="share of the true class", shrink=min(1.0, 4 / side + 0.2))
-    file = BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return png(figure)

@@ -7,19 +7,17 @@ from statistics import fmean, stdev
 from typing import TypeVar
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from engine.methods import SOURCE
 from engine.paper import BASELINE
-from engine.plot import LOOKS, as_png
+from engine.plot import as_png
 from engine.runs import Report
 from engine.subset import Share
 from engine.table import Row, object_block
+from vitreg.plot.curves import curve, lam_axis
+from vitreg.plot.style import STYLES, looks, panels, text_colour
 
 T = TypeVar("T")
-
-_STYLES = ("-", "--", ":", "-.")
-"""A line's style tells the share, its colour and marker the method."""
 
 _OBJECT = "attention on the object, %"
 
@@ -33,14 +31,14 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
     values = {"top-1 on test pictures, %": ("top1", "std")}
     if any(row.object_share is not None for row in rows):
         values[_OBJECT] = ("object_share", "object_share_std")
-    figure, grid = _panels(len(names), len(values))
+    figure, grid = panels(len(names), len(values))
     for line, (data, source) in zip(grid, names, strict=True):
         own = [r for r in rows if (r.data, r.source) == (data, source) and r.method != SOURCE]
         shares = list(dict.fromkeys(row.share for row in own))
         methods = list(dict.fromkeys(row.method for row in own if row.lam is not None))
         for axes, (heading, (value, deviation)) in zip(line, values.items(), strict=True):
-            for share, style in zip(shares, _cycle(_STYLES, len(shares)), strict=True):
-                for method, (colour, marker) in zip(methods, _cycle(LOOKS[1:], len(methods)), strict=True):
+            for share, style in zip(shares, _cycle(STYLES, len(shares)), strict=True):
+                for method, (colour, marker) in zip(methods, looks(len(methods) + 1)[1:], strict=True):
                     at = sorted(
                         (r.lam, getattr(r, value), getattr(r, deviation) or 0.0)
                         for r in own
@@ -49,19 +47,12 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
                         and getattr(r, value) is not None
                     )
                     if at:
-                        _curve(
-                            axes, at, label=f"{method}, {share}", colour=colour, marker=marker, style=style
-                        )
+                        curve(axes, at, label=f"{method}, {share}", colour=colour, marker=marker, style=style)
                 for row in own:
                     if (row.share, row.method) == (share, BASELINE) and getattr(row, value) is not None:
                         label = f"{BASELINE}, {share}"
-                        axes.axhline(getattr(row, value), color="black", linestyle=style, label=label)
-            lams = {row.lam for row in own if row.lam is not None}
-            if 0 in lams:  # which a logarithm does not show
-                axes.set_xscale("symlog", linthresh=min(lams - {0}, default=1))
-            else:
-                axes.set_xscale("log")
-            axes.set_xlabel("λ")
+                        axes.axhline(getattr(row, value), color=text_colour(), linestyle=style, label=label)
+            lam_axis(axes, {row.lam for row in own if row.lam is not None})
             axes.set_title(_heading(data, source, heading), fontsize=10, loc="left")
     return as_png(figure, title)
 
@@ -76,7 +67,7 @@ def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> by
     for report in reports:
         groups.setdefault((report.configuration.data, report.configuration.weights), []).append(report)
     has_objects = any("object_share" in report.metrics for report in reports)
-    figure, grid = _panels(len(groups), 2 if has_objects else 1)
+    figure, grid = panels(len(groups), 2 if has_objects else 1)
     for line, ((data, _), own) in zip(grid, groups.items(), strict=True):
         block = object_block([r for r in own if r.configuration.method == SOURCE])
         _steps(line[0], own, "top1", 1)
@@ -101,47 +92,14 @@ def _steps(axes: Axes, reports: Iterable[Report], name: str, scale: float) -> No
     kinds = list(dict.fromkeys((method, lam) for method, lam, _ in cells))
     shares = list(dict.fromkeys(share for *_, share in cells))
     for (method, lam, share), measured in cells.items():
-        colour, marker = LOOKS[kinds.index((method, lam)) % len(LOOKS)]
+        colour, marker = looks(len(kinds))[kinds.index((method, lam))]
         points = [
             (step, fmean(values), stdev(values) if len(values) > 1 else 0.0)
             for step, values in sorted(measured.items())
         ]
         label = f"{method if lam is None else f'{method} (λ = {lam:g})'}, {share}"
-        style = _STYLES[shares.index(share) % len(_STYLES)]
-        _curve(axes, points, label=label, colour=colour, marker=marker, style=style)
-
-
-def _curve(
-    axes: Axes,
-    points: Sequence[tuple[float, float, float]],
-    *,
-    label: str,
-    colour: str,
-    marker: str,
-    style: str,
-) -> None:
-    x, y, deviation = zip(*points, strict=True)
-    axes.errorbar(
-        x,
-        y,
-        yerr=deviation,
-        label=label,
-        color=colour,
-        marker=marker,
-        markeredgecolor="black",
-        linestyle=style,
-        capsize=3,
-    )
-
-
-def _panels(lines: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
-    figure = Figure(figsize=(2.2 + 4.2 * columns, 0.9 + 3.1 * lines), dpi=150, layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.grid(axis="y", color="0.88")
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, grid.tolist()
+        style = STYLES[shares.index(share) % len(STYLES)]
+        curve(axes, points, label=label, colour=colour, marker=marker, style=style)
 
 
 def _heading(data: str, source: str, what: str) -> str:

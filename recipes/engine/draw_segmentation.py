@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patheffects import withStroke
 from torch import Tensor
-from torch.nn import functional as F
+
+from engine.plot import png
+from vitreg.plot.pictures import outline
+from vitreg.plot.style import plain
 
 TINT = (1.0, 0.78, 0.0)
 """Laid over the mask: a yellow that is light in grey too, before a ground without colour."""
@@ -67,30 +68,15 @@ def draw_segmentation(
             axes.imshow(tinted(picture, found[column]).numpy(), interpolation="nearest")
             _print_score(axes, scores[name][column])
         for axes in grid[:, column]:
-            _outline(axes, truth[column])
+            outline(axes, truth[column])
     for axes, title in zip(grid[:, 0], ["picture", *masks], strict=True):
-        axes.set_ylabel(title.replace("$", r"\$"), fontsize=9)  # matplotlib would read formulas
+        axes.set_ylabel(plain(title), fontsize=9)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     if caption:
-        figure.supxlabel(caption.replace("$", r"\$"), fontsize=8)
-    file = BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
-
-
-def _outline(axes: Axes, mask: Tensor) -> None:
-    """Draw the border of a mask, white on black, closed where the mask ends with the picture."""
-    if not mask.any():  # matplotlib 3.8 warns of a contour without lines
-        return
-    size = mask.shape[-1]
-    place = torch.arange(-1, size + 1).numpy()
-    lines = axes.contour(
-        place, place, F.pad(mask.float(), (1, 1, 1, 1)).numpy(), levels=[0.5], colors="white", linewidths=1.1
-    )
-    lines.set_path_effects([withStroke(linewidth=2.4, foreground="black")])
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+        figure.supxlabel(plain(caption), fontsize=8)
+    return png(figure)
 
 
 def _print_score(axes: Axes, score: float) -> None:

@@ -55,4 +55,4 @@ def _drawn(models: Models, job: Job, options: Namespace, num_pictures: int) -> b
         maps[title(run, models.runs)] = attention_maps(
             model, task, indices, block, accelerator=job.accelerator
         )
-    return draw_overlays(task.test[indices], maps, block=block)
+    return draw_overlays(task.test[indices], maps, block=block, saturated=0.0)

@@ -12,21 +12,7 @@ from matplotlib.figure import Figure
 from engine.methods import SOURCE
 from engine.runs import Report
 from engine.table import Row
-
-# Okabe and Ito's colours, told apart by colour-blind readers; the marker and the lightness tell them apart in
-# grey.
-LOOKS = [
-    ("#000000", "o"),
-    ("#E69F00", "s"),
-    ("#56B4E9", "D"),
-    ("#0072B2", "^"),
-    ("#D55E00", "v"),
-    ("#009E73", "P"),
-    ("#CC79A7", "X"),
-    ("#F0E442", "p"),
-    ("#999999", "*"),
-    ("#FFFFFF", "h"),
-]
+from vitreg.plot.style import legend, looks, panels, plain, text_colour
 
 
 def draw(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
@@ -34,8 +20,7 @@ def draw(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
     names = list(dict.fromkeys((row.data, row.source) for row in rows))
     with_objects = any(row.object_share is not None for row in rows)
     columns = 2 if with_objects else 1
-    figure = Figure(figsize=(1.5 + 4.2 * columns, 0.9 + 3.1 * len(names)), dpi=150, layout="constrained")
-    grid = figure.subplots(len(names), columns, squeeze=False)
+    figure, grid = panels(len(names), columns)
     for line, (data, source) in zip(grid, names, strict=True):
         of_data = [row for row in rows if (row.data, row.source) == (data, source)]
         data = f"{data} from {source}" if source else data
@@ -50,22 +35,21 @@ def draw(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
         for row in of_data:
             if row.method == SOURCE and row.object_share is not None:
                 line[1].axhline(
-                    row.object_share, color="0.35", linestyle="--", linewidth=1.2, label="before training"
+                    row.object_share, color="0.5", linestyle="--", linewidth=1.2, label="before training"
                 )
     return as_png(figure, title)
 
 
 def as_png(figure: Figure, title: str) -> bytes:
     """Return a figure as a PNG file, with a title and one legend of all its panels, beside them."""
-    handles = {
-        label: handle
-        for axes in figure.axes
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
-    figure.suptitle(title.replace("$", r"\$"), fontsize=11, x=0.01, ha="left")  # no formula
+    legend(figure)
+    figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left")
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file without date and version: the same runs give the same bytes."""
     file = BytesIO()
-    # Neither date nor version in the file: the same runs give the same bytes.
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
 
@@ -76,8 +60,7 @@ def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading:
     # Where each cell has one λ, it is the method that is compared, whatever the λ of each share.
     has_one_lam = len({(row.share, row.method) for row in rows}) == len(rows)
     kinds = list(dict.fromkeys((row.method, None if has_one_lam else row.lam) for row in rows))
-    for number, (method, lam) in enumerate(kinds):
-        colour, marker = LOOKS[number % len(LOOKS)]
+    for number, ((method, lam), (colour, marker)) in enumerate(zip(kinds, looks(len(kinds)), strict=True)):
         own = [row for row in rows if row.method == method and (has_one_lam or row.lam == lam)]
         lams = {row.lam for row in own if row.lam is not None}
         shift = 0.12 * (
@@ -86,7 +69,7 @@ def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading:
         style: dict[str, Any] = {
             "color": colour,
             "marker": marker,
-            "markeredgecolor": "black",
+            "markeredgecolor": text_colour(),
             "markersize": 7,
         }
         axes.errorbar(
@@ -102,6 +85,3 @@ def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading:
     axes.set_xlim(-0.5, len(shares) - 0.5)
     axes.set_xlabel("training pictures used")
     axes.set_title(heading, fontsize=10, loc="left")
-    axes.grid(axis="y", color="0.88")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

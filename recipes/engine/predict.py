@@ -131,14 +131,6 @@ def evenly(number: int, *, at_most: int = 8) -> list[int]:
     return [int((place + 0.5) * number / count) for place in range(count)]
 
 
-def readable(maps: Tensor) -> Tensor:
-    """Return attention maps [b, side, side] in which the brightest tenth of each is equally bright.
-
-    A single patch of the background often draws most of the attention, and would leave all others dark.
-    """
-    return maps.minimum(maps.flatten(1).quantile(0.9, dim=1)[:, None, None])
-
-
 def predictions(
     names: Sequence[str], classes: Sequence[str], shares: Tensor, labels: Sequence[int] | None = None
 ) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engine.confusion import confusion, draw_confusion
 from engine.finetune import Pictures, kind
 from engine.overlay import attention_maps, draw_overlays, object_block
-from engine.predict import MODEL_FILE, evenly, predictions, readable, timm_config
+from engine.predict import MODEL_FILE, evenly, predictions, timm_config
 from engine.runs import Report, write_atomically
 
 WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "confusion.png", "attention.png", "report.json")
@@ -42,7 +42,7 @@ def write_result(
         block = object_block(source, task, accelerator=accelerator)
     indices = evenly(len(task.test))
     maps = {
-        name: readable(attention_maps(looking, task, indices, block, accelerator=accelerator))
+        name: attention_maps(looking, task, indices, block, accelerator=accelerator)
         for name, looking in {"before training": source, kind(report): model}.items()
     }
     write_atomically(out / "attention.png", draw_overlays(task.test[indices], maps, block=block))

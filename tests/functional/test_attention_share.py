@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laws import draw
-from vitreg.functional import attention_share, box_on_grid
+from vitreg.functional import attention_share, box_on_grid, patch_coverage
 
 seeds = st.integers(0, 99)
 
@@ -51,3 +51,24 @@ def test_uniform_attention_gives_the_area_of_a_box_of_whole_patches() -> None:
     mask = box_on_grid(32, 48, (8, 24, 0, 16), (4, 6))
     share = attention_share(torch.full((1, 24), 0.02), mask)
     torch.testing.assert_close(share, torch.tensor([16 * 16 / (32 * 48)]))
+
+
+@given(st.integers(1, 3), st.integers(1, 4), seeds)
+def test_a_mask_an_image(b: int, p: int, seed: int) -> None:
+    attention, masks = draw(seed, b, p).softmax(-1), draw(seed + 1, b, p).sigmoid()
+    one_by_one = [attention_share(attention[i : i + 1], masks[i]) for i in range(b)]
+    torch.testing.assert_close(attention_share(attention, masks), torch.cat(one_by_one))
+
+
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), seeds)
+def test_patch_coverage_literal(b: int, rows: int, side: int, seed: int) -> None:
+    grid = (rows, rows + 1)
+    masks = draw(seed, b, grid[0] * side, grid[1] * side) > 0
+    got = patch_coverage(masks, grid).unflatten(-1, grid)
+    for i in range(b):
+        for r in range(grid[0]):
+            for c in range(grid[1]):
+                inside = [
+                    bool(masks[i, r * side + y, c * side + x]) for y in range(side) for x in range(side)
+                ]
+                torch.testing.assert_close(float(got[i, r, c]), sum(inside) / side**2, rtol=1e-6, atol=1e-7)

@@ -10,7 +10,7 @@ from small_data import MODEL, SIZE
 
 import vitreg
 from engine.data import read_folder
-from engine.overlay import DARKNESS, attention_maps, lit
+from engine.overlay import attention_maps
 from engine.photos import photo_task
 from engine.weights import load_model
 from figure1 import main as figure1
@@ -25,14 +25,6 @@ def test_maps_are_the_attention_that_the_model_pays(indexed: Path, state: dict[s
     expected = trace["attn_probs"][-1].mean(1)
     assert maps.shape == (2, 2, 2)
     torch.testing.assert_close(maps.flatten(1), expected)
-
-
-def test_a_picture_is_lit_where_the_model_looks() -> None:
-    grey = torch.full((3, 40, 40), 51, dtype=torch.uint8)
-    image = lit(grey, torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
-    assert image.shape == (40, 40, 3)
-    torch.testing.assert_close(image[:, :10], torch.full((40, 10, 3), 0.2))  # the most: as it is
-    torch.testing.assert_close(image[:, 30:], torch.full((40, 10, 3), 0.2 * (1 - DARKNESS)))
 
 
 def test_the_figure_is_drawn(indexed: Path, weights: Path, tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
 """Pure functions from tensors to tensors: the formulas of the methods, and nothing of any model."""
 
-from vitreg.functional.attention_share import attention_share, box_on_grid
+from vitreg.functional.attention_share import attention_share, box_on_grid, patch_coverage
 from vitreg.functional.logits import absorbed_key_logits, project_row, query_key_logits
 from vitreg.functional.parameter_distance import half_squared_norm
 from vitreg.functional.query import cls_row, mean_row
+from vitreg.functional.rollout import attention_rollout
 from vitreg.functional.spectrum import smallest_squared_singular_values
 from vitreg.functional.squared_distance import squared_distance
 
 __all__ = [
     "absorbed_key_logits",
+    "attention_rollout",
     "attention_share",
     "box_on_grid",
     "cls_row",
     "half_squared_norm",
     "mean_row",
+    "patch_coverage",
     "project_row",
     "query_key_logits",
     "smallest_squared_singular_values",

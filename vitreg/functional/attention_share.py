@@ -1,4 +1,4 @@
-"""TransMix's share of attention under a box."""
+"""The share of attention under a mask, and masks on the patch grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def attention_share(attention: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         attention: [CLS] attention over the patches, mean over heads, [b, p].
-        mask: 1 on the patches that count, else 0, [p].
+        mask: how far each patch counts, between 0 and 1: [p], or [b, p] for a mask an image.
 
     Returns:
         [b], in float32, between 0 and 1.
@@ -25,7 +25,7 @@ def attention_share(attention: Tensor, mask: Tensor) -> Tensor:
     """
     with without_autocast(attention):
         a = attention.float()
-        return (a @ mask.to(a)) / a.sum(-1)
+        return (a * mask.to(a)).sum(-1) / a.sum(-1)
 
 
 def box_on_grid(height: int, width: int, box: tuple[int, int, int, int], grid: tuple[int, int]) -> Tensor:
@@ -34,3 +34,8 @@ def box_on_grid(height: int, width: int, box: tuple[int, int, int, int], grid: t
     top, bottom, left, right = box
     mask[..., top:bottom, left:right] = 1
     return F.interpolate(mask, size=grid, mode="nearest").flatten()
+
+
+def patch_coverage(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return how much of each patch a mask covers: [b, p] in [0, 1] from bool masks [b, height, width]."""
+    return F.adaptive_avg_pool2d(masks[:, None].float(), grid).flatten(1)

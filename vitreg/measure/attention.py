@@ -1,0 +1,189 @@
+"""Where one query of each block looks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
+from vitreg.extractors import blocks_read, check_query
+from vitreg.families import find_tower
+from vitreg.functional import attention_share, patch_coverage
+from vitreg.functional.precision import autocast_now
+from vitreg.grids import block_grid
+from vitreg.reader import Reader
+from vitreg.source_pass import evaluating, run_tower
+from vitreg.types import Grid, Layers, Query, Tower
+
+
+def attention_maps(
+    model: nn.Module, images: Tensor, *, layers: Layers = "all", query: Query = "cls"
+) -> list[Tensor]:
+    """Return the query's attention over the patches, folded to the picture.
+
+    Args:
+        model: a Vision Transformer, or a module with one inside, in any mode, attached or not.
+        images: as the Vision Transformer receives them, on its device, [b, c, height, width].
+        layers: which blocks.
+        query: whose attention: "cls", "mean" or "pool", see `vitreg.trace`.
+
+    Returns:
+        One tensor a block, [b, h, rows, columns], in float32. A row of attention sums to 1 less what falls on
+        the tokens that are no patches.
+
+    Raises:
+        ArgumentError: no batch of images, an unknown query, or `layers` that select nothing.
+        UnsupportedModelError: the attention cannot be read, or the patches form no known grid.
+    """
+    tower = find_tower(model)
+    check_images(images)
+    check_query(query)
+    indices = blocks_read("attn_probs", layers, query, tower)
+    reader = Reader(tower, {("attn_probs", query): indices}, stop=True)
+    try:
+        with evaluating(tower.module):
+            run_tower(reader, images, autocast_now(images))
+        values = reader.of(("attn_probs", query), indices)
+    finally:
+        reader.remove()
+    return [
+        value.unflatten(-1, picture_grid(tower, index, query, images, value.shape[-1]))
+        for index, value in zip(indices, values, strict=True)
+    ]
+
+
+def attention_drift(
+    model: nn.Module,
+    source: nn.Module,
+    images: Tensor,
+    *,
+    layers: Layers = "all",
+    query: Query = "cls",
+) -> Tensor:
+    r"""Return which share of each block's attention looks elsewhere than in the source, [l].
+
+    $$\frac12 \sum_p \lvert \hat a_T - \hat a_S \rvert, \qquad \hat a = a \Big/ \sum_p a_p$$
+
+    The total variation distance of the two attentions over the patches, mean over heads and images: 0 where
+    both look alike, 1 where they look at different patches altogether.
+
+    Args:
+        model: the model that was trained.
+        source: the pre-trained one, with the same blocks, heads and patches.
+        images: as both receive them, on their device, [b, c, height, width].
+        layers: which blocks.
+        query: whose attention, see `attention_maps`.
+
+    Raises:
+        ArgumentError, UnsupportedModelError: see `attention_maps`.
+        MismatchError: model and source have other blocks, heads or patches.
+    """
+    ours, theirs = (attention_maps(m, images, layers=layers, query=query) for m in (model, source))
+    shapes = [[list(value.shape) for value in values] for values in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise MismatchError(
+            "Expected model and source with the same blocks, heads and patches; found attention of "
+            f"{_in_words(shapes[0])} in the model and {_in_words(shapes[1])} in the source."
+        )
+    distances = [
+        (_normalised(one) - _normalised(other)).abs().sum(-1).mean() / 2
+        for one, other in zip(ours, theirs, strict=True)
+    ]
+    return torch.stack(distances)
+
+
+def object_share(
+    model: nn.Module,
+    images: Tensor,
+    objects: Tensor,
+    *,
+    layers: Layers = "all",
+    query: Query = "cls",
+) -> Tensor:
+    """Return which share of the attention over the patches lies on the object, [l, b].
+
+    The attention is the mean over heads. A patch that an object covers in part counts in part.
+
+    Args:
+        model: a Vision Transformer, or a module with one inside.
+        images: as it receives them, on its device, [b, c, height, width].
+        objects: bool masks, [b, height, width], or boxes (left, top, right, bottom) in pixels, [b, 4].
+        layers: which blocks.
+        query: whose attention, see `attention_maps`.
+
+    Raises:
+        ArgumentError: masks or boxes of another shape or type, or a picture without any of its object.
+        UnsupportedModelError: see `attention_maps`.
+    """
+    check_images(images)
+    masks = _masks(objects, images)
+    maps = attention_maps(model, images, layers=layers, query=query)
+    shares = []
+    for value in maps:
+        coverage = patch_coverage(masks, (value.shape[-2], value.shape[-1]))
+        shares.append(attention_share(value.mean(1).flatten(1), coverage))
+    return torch.stack(shares)
+
+
+def check_images(images: object) -> None:
+    """Raise `ArgumentError` unless `images` is a batch of images [b, c, height, width]."""
+    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
+        found = (
+            f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        )
+        raise ArgumentError(
+            f"Expected a batch of images as the model receives them, [b, c, height, width], found {found}."
+        )
+
+
+def picture_grid(tower: Tower, index: int, query: Query, images: Tensor, num_patches: int) -> Grid:
+    """Return the patch grid of block `index` for `images`.
+
+    Raises:
+        UnsupportedModelError: it is not known, or the attention is over other tokens than the patches.
+    """
+    block = tower.pool if query == "pool" and tower.pool is not None else tower.blocks[index]
+    height, width = images.shape[-2:]
+    grid = block_grid(tower, block, (height, width))
+    if grid is None or grid[0] * grid[1] != num_patches:
+        known = "no patch grid" if grid is None else f"{grid[0]}×{grid[1]} patches"
+        raise UnsupportedModelError(
+            f"Expected attention over the patches of a known grid; found {num_patches} values and {known} in "
+            f"block {block.name!r} of {type(tower.module).__name__}. Use vitreg.trace for the plain values."
+        )
+    return grid
+
+
+def _normalised(maps: Tensor) -> Tensor:
+    values = maps.flatten(-2)
+    return values / values.sum(-1, keepdim=True)
+
+
+def _in_words(shapes: list[list[int]]) -> str:
+    kinds = " and ".join(str(list(kind)) for kind in dict.fromkeys(tuple(shape) for shape in shapes))
+    return f"{len(shapes)} blocks of {kinds}"
+
+
+def _masks(objects: object, images: Tensor) -> Tensor:
+    """Return bool masks [b, height, width] of what the caller gave."""
+    b, height, width = images.shape[0], images.shape[-2], images.shape[-1]
+    if isinstance(objects, Tensor) and objects.dtype == torch.bool and objects.shape == (b, height, width):
+        masks = objects.to(images.device)
+    elif isinstance(objects, Tensor) and objects.dtype != torch.bool and objects.shape == (b, 4):
+        left, top, right, bottom = objects.to(images.device)[:, :, None, None].unbind(1)
+        rows = torch.arange(height, device=images.device)[:, None] + 0.5
+        columns = torch.arange(width, device=images.device)[None] + 0.5
+        masks = (rows > top) & (rows < bottom) & (columns > left) & (columns < right)
+    else:
+        found = (
+            f"{list(objects.shape)} of {objects.dtype}"
+            if isinstance(objects, Tensor)
+            else type(objects).__name__
+        )
+        raise ArgumentError(
+            f"Expected bool masks {[b, height, width]} or boxes {[b, 4]} in pixels, found {found}."
+        )
+    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ArgumentError(f"Pictures {empty} hold none of their object. Leave them out, or mend the masks.")
+    return masks

@@ -1,0 +1,108 @@
+"""Attention rollout of a model: its attention through all blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitreg import functional
+from vitreg.errors import UnsupportedModelError
+from vitreg.extractors import check_query, has_query
+from vitreg.families import find_tower
+from vitreg.functional.precision import autocast_now
+from vitreg.hooks import Hooks
+from vitreg.measure.attention import check_images, picture_grid
+from vitreg.reader import Reader
+from vitreg.source_pass import evaluating, run_tower
+from vitreg.types import AttentionReading, Query, Tap, Tower
+
+
+def attention_rollout(model: nn.Module, images: Tensor, *, query: Query = "cls") -> Tensor:
+    """Return how much of each patch reaches the query through all blocks, [b, rows, columns].
+
+    Args:
+        model: a Vision Transformer whose patches attend to each other in every block.
+        images: as it receives them, on its device, [b, c, height, width].
+        query: whose: "cls", or "mean" for all patches alike.
+
+    Returns:
+        The patches' part of `vitreg.functional.attention_rollout`, in float32. It needs the attention of all
+        tokens, one row after the other, so it takes longer than reading one query.
+
+    Raises:
+        ArgumentError: no batch of images, or an unknown query.
+        UnsupportedModelError: a block's attention cannot be read for all tokens.
+    """
+    tower = find_tower(model)
+    check_images(images)
+    check_query(query)
+    _check(tower, query)
+    matrices: list[Tensor] = []
+    receivers = [pair for block in tower.blocks for pair in _receivers(block.reading, matrices.append)]
+    reader = Reader(tower, {})  # it wants nothing, and silences the others
+    hooks = Hooks(receivers)
+    try:
+        with evaluating(tower.module):
+            run_tower(reader, images, autocast_now(images))
+    finally:
+        hooks.remove()
+        reader.remove()
+    prefix, n = tower.num_prefix_tokens, matrices[0].shape[-1]
+    if len(matrices) != len(tower.blocks) or any(m.shape[1:] != (n, n) for m in matrices):
+        raise UnsupportedModelError(
+            f"Attention rollout needs the same tokens in each of {len(tower.blocks)} blocks that run once; "
+            f"found {len(matrices)} readings with {sorted({m.shape[-1] for m in matrices})} tokens."
+        )
+    start = torch.zeros(n, device=images.device)
+    start[: 1 if query == "cls" else None] = 1
+    if query == "mean":
+        start[:prefix] = 0
+    reached = functional.attention_rollout(start / start.sum(), matrices)[:, prefix:]
+    return reached.unflatten(-1, picture_grid(tower, 0, query, images, n - prefix))
+
+
+def _check(tower: Tower, query: Query) -> None:
+    """Raise `UnsupportedModelError` unless every block's attention is known for every token."""
+    name = type(tower.module).__name__
+    if query == "pool" or (query == "cls" and not tower.has_class_token):
+        raise UnsupportedModelError(
+            f"Attention rollout starts at the class token or the patches, not at query={query!r} of {name}. "
+            'Use query="mean".'
+        )
+    for block in tower.blocks:
+        same_tokens = block.num_prefix_tokens == tower.num_prefix_tokens and block.grid == tower.grid
+        if block.reading is None or not same_tokens or not all(has_query(block, q) for q in (query, "mean")):
+            why = block.obstacle or "it has not the attention of all tokens."
+            raise UnsupportedModelError(
+                f"Attention rollout needs each block's attention; block {block.name!r} of {name}: {why} "
+                "Use attention_maps for the blocks that can be read."
+            )
+
+
+def _receivers(
+    reading: AttentionReading | None, keep: Callable[[Tensor], None]
+) -> list[tuple[Tap, Callable[[Any], None]]]:
+    """Return hooks that keep the block's attention, [b, n, n], mean over heads."""
+    assert reading is not None
+    seen: dict[str, Any] = {}
+
+    def receive(key: str, delivered: Any) -> None:
+        seen[key] = delivered
+        if len(seen) == len(reading.taps):
+            keep(_matrix(reading, seen))
+            seen.clear()
+
+    return [(tap, partial(receive, key)) for key, tap in reading.taps.items()]
+
+
+def _matrix(reading: AttentionReading, seen: dict[str, Any]) -> Tensor:
+    def attention_of(token: int) -> Tensor:
+        return reading.logits(seen, lambda tensor, dim: tensor.select(dim, token)).softmax(-1).mean(1)
+
+    first = attention_of(0)
+    others = [attention_of(token) for token in range(1, first.shape[-1])]
+    return torch.stack([first, *others], dim=1)

@@ -1,0 +1,140 @@
+"""Where models look, drawn over the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from vitreg.errors import ArgumentError
+from vitreg.extractors import blocks_read
+from vitreg.families import find_tower
+from vitreg.measure import attention_maps, attention_rollout
+from vitreg.plot.overlay import check_saturated
+from vitreg.plot.pictures import Panel, draw_grid, lit, shown
+from vitreg.types import Heads, Layers, Query
+
+Models = nn.Module | Mapping[str, nn.Module]
+Titled = tuple[str, Tensor]
+"""What stands above or beside a map, and the map [b, rows, columns]."""
+
+_WIDE = 7
+"""Panels in a line of one picture."""
+
+
+def attention(
+    models: Models,
+    images: Tensor,
+    *,
+    pictures: Tensor | None = None,
+    layers: Layers = -1,
+    heads: Heads = "mean",
+    query: Query = "cls",
+    saturated: float = 0.1,
+) -> Figure:
+    """Draw where one or several models look: pictures that are lit where the attention falls.
+
+    Of several pictures each has a column, and each model, block and head a line. Of one picture each block
+    and head is a panel, and each model begins a line. A map is scaled by its own maximum: what can be
+    compared is the place, not the amount.
+
+    Args:
+        models: a Vision Transformer, or several by title, such as `{"source": source, "target": model}`.
+        images: as the models receive them, on their device, [b, c, height, width].
+        pictures: what is shown, [b, 3, height, width], uint8 or between 0 and 1; by default `images`, each
+            stretched to that range.
+        layers: which blocks; of each model, where depths differ.
+        heads: "mean", or "each" head for itself.
+        query: whose attention: "cls", "mean" or "pool".
+        saturated: the share of the patches, those with the most attention, that is shown equally bright.
+
+    Raises:
+        ArgumentError: an unknown option, or pictures of another number or range.
+        UnsupportedModelError: the attention cannot be read, see `vitreg.measure.attention_maps`.
+    """
+    if heads not in ("mean", "each"):
+        raise ArgumentError(f"heads must be 'mean' or 'each', got {heads!r}.")
+    found: dict[str, list[Titled]] = {}
+    for name, model in _named(models).items():
+        maps = attention_maps(model, images, layers=layers, query=query)
+        indices = blocks_read("attn_probs", layers, query, find_tower(model))
+        found[name] = []
+        for index, value in zip(indices, maps, strict=True):
+            block = "attention pooling" if query == "pool" else f"block {index}"
+            if heads == "mean":
+                found[name].append((block, value.mean(1)))
+            else:
+                found[name] += [(f"{block}, head {h}", value[:, h]) for h in range(value.shape[1])]
+    whose = {"cls": "class token", "mean": "patches", "pool": "attention pooling"}[query]
+    said = f"attention of the {whose}, {'mean over heads' if heads == 'mean' else 'each head'}"
+    return _drawn(found, images, pictures, saturated, f"{said}; blocks from 0")
+
+
+def rollout(
+    models: Models,
+    images: Tensor,
+    *,
+    pictures: Tensor | None = None,
+    query: Query = "cls",
+    saturated: float = 0.1,
+) -> Figure:
+    """Draw the attention rollout of one or several models: attention through all blocks.
+
+    Args:
+        models: see `attention`.
+        images: see `attention`.
+        pictures: see `attention`.
+        query: "cls", or "mean" for all patches alike.
+        saturated: see `attention`.
+
+    Raises:
+        ArgumentError: see `attention`.
+        UnsupportedModelError: see `vitreg.measure.attention_rollout`.
+    """
+    maps = {
+        name: [("rollout", attention_rollout(model, images, query=query))]
+        for name, model in _named(models).items()
+    }
+    return _drawn(maps, images, pictures, saturated, "attention rollout through all blocks, mean over heads")
+
+
+def _named(models: Models) -> Mapping[str, nn.Module]:
+    named = models if isinstance(models, Mapping) else {"": models}
+    if not named or not all(isinstance(name, str) for name in named):
+        raise ArgumentError(
+            f"Expected a model or models by title, found {'none' if not named else list(named)!r}."
+        )
+    return named
+
+
+def _drawn(
+    found: Mapping[str, Sequence[Titled]],
+    images: Tensor,
+    pictures: Tensor | None,
+    saturated: float,
+    caption: str,
+) -> Figure:
+    check_saturated(saturated)
+    base = shown(pictures, images)
+    maps = {name: [(title, value.cpu()) for title, value in titled] for name, titled in found.items()}
+    lines: list[tuple[str, list[Panel]]] = []
+    if len(base) == 1:
+        for name, titled in maps.items():
+            panels = [Panel(base[0], "picture")]
+            panels += [Panel(lit(base[0], value[0], saturated=saturated), title) for title, value in titled]
+            lines += [
+                (name if start == 0 else "", panels[start : start + _WIDE])
+                for start in range(0, len(panels), _WIDE)
+            ]
+    else:
+        lines.append(("picture", [Panel(image) for image in base]))
+        for name, titled in maps.items():
+            for title, value in titled:
+                beside = "\n".join(word for word in (name, title) if word)
+                panels = [
+                    Panel(lit(image, one, saturated=saturated))
+                    for image, one in zip(base, value, strict=True)
+                ]
+                lines.append((beside, panels))
+    return draw_grid(lines, caption=caption)

@@ -1,0 +1,68 @@
+"""Maps laid over pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vitreg.errors import ArgumentError
+from vitreg.plot.pictures import Panel, draw_grid, lit, shown
+
+
+def overlay(
+    pictures: Tensor,
+    maps: Mapping[str, Tensor],
+    *,
+    objects: Tensor | None = None,
+    saturated: float = 0.1,
+    caption: str = "",
+) -> Figure:
+    """Draw pictures, and below each of them how each map lights it: a column a picture, a line a map.
+
+    A map is enlarged smoothly and scaled by its own maximum, so what can be compared is the place, not the
+    amount. Nothing depends on colour.
+
+    Args:
+        pictures: what is shown, [b, 3, height, width], uint8 or between 0 and 1.
+        maps: by the name that stands beside its line, [b, rows, columns] each, at least 0.
+        objects: bool masks whose outlines are drawn, [b, height, width].
+        saturated: the share of a map's patches, those with the most, that is shown equally bright.
+        caption: what stands below.
+
+    Raises:
+        ArgumentError: shapes that do not belong together, values out of range, or no map.
+    """
+    base = shown(pictures, pictures)
+    check_saturated(saturated)
+    if not maps:
+        raise ArgumentError("Expected at least one map, found none.")
+    b, height, width = base.shape[:3]
+    if objects is not None and (objects.shape != (b, height, width) or objects.dtype != torch.bool):
+        raise ArgumentError(
+            f"Expected bool masks {[b, height, width]}, found {list(objects.shape)} of {objects.dtype}."
+        )
+    outlines = [None] * b if objects is None else list(objects.cpu())
+    lines = [("picture", [Panel(image, outline=o) for image, o in zip(base, outlines, strict=True)])]
+    for name, values in maps.items():
+        if values.dim() != 3 or len(values) != b or not bool((values >= 0).all()):
+            raise ArgumentError(
+                f"Expected the map {name!r} as [{b}, rows, columns] of at least 0, found {list(values.shape)}"
+                f"{'' if values.dim() != 3 or len(values) != b else ' with negative or missing values'}."
+            )
+        values = values.detach().float().cpu()
+        panels = [
+            Panel(lit(image, value, saturated=saturated), outline=o)
+            for image, value, o in zip(base, values, outlines, strict=True)
+        ]
+        lines.append((name, panels))
+    return draw_grid(lines, caption=caption)
+
+
+def check_saturated(saturated: object) -> None:
+    """Raise `ArgumentError` unless `saturated` is a share of at least 0 and below 1."""
+    is_number = isinstance(saturated, int | float) and not isinstance(saturated, bool)
+    if not is_number or not 0 <= saturated < 1:  # type: ignore[operator]
+        raise ArgumentError(f"saturated must be at least 0 and below 1, got {saturated!r}.")

@@ -1,0 +1,127 @@
+"""Grids of pictures, lit where a model looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+
+from vitreg.errors import ArgumentError
+from vitreg.plot.style import plain
+
+DARKNESS = 0.85
+"""How dark a patch without any attention is drawn; one with the most is drawn as it is."""
+
+
+_SIDE = 1.3
+"""A panel's width in inches: small beside its text, which has to be read on a phone."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a grid: [height, width, 3] in [0, 1], what stands above it, and the object's outline."""
+
+    image: Tensor
+    title: str = ""
+    outline: Tensor | None = None
+
+
+def shown(pictures: Tensor | None, images: Tensor) -> Tensor:
+    """Return float pictures [b, height, width, 3] in [0, 1] to show: those given, or what the model receives.
+
+    Raises:
+        ArgumentError: pictures of another number, shape or range.
+    """
+    if pictures is None:
+        values = images.detach().float().cpu()
+        low = values.amin((1, 2, 3), keepdim=True)
+        values = (values - low) / (values.amax((1, 2, 3), keepdim=True) - low).clamp_min(1e-12)
+    else:
+        is_batch = isinstance(pictures, Tensor) and pictures.dim() == 4 and pictures.shape[1] in (1, 3)
+        is_byte = is_batch and pictures.dtype == torch.uint8
+        if not is_batch or not (is_byte or pictures.is_floating_point()) or len(pictures) != len(images):
+            found = (
+                f"{list(pictures.shape)} of {pictures.dtype}"
+                if isinstance(pictures, Tensor)
+                else type(pictures).__name__
+            )
+            raise ArgumentError(
+                f"Expected {len(images)} pictures [b, 3, height, width], uint8 or in [0, 1], found {found}."
+            )
+        values = pictures.detach().cpu().float() / (255 if is_byte else 1)
+        if float(values.min()) < 0 or float(values.max()) > 1:
+            raise ArgumentError(
+                f"Expected pictures between 0 and 1, found {float(values.min()):.3g} to "
+                f"{float(values.max()):.3g}. Give them as they were before they were normalised."
+            )
+    values = values if values.shape[1] == 3 else values.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return values.permute(0, 2, 3, 1)
+
+
+def lit(picture: Tensor, attention: Tensor, *, saturated: float = 0.0) -> Tensor:
+    """Return a picture [height, width, 3] that is dark where `attention` [rows, columns] is low.
+
+    The map is enlarged smoothly and scaled by its own maximum, so what can be compared between two is the
+    place, not the amount.
+
+    Args:
+        picture: values in [0, 1].
+        attention: at least 0.
+        saturated: the share of the patches, those with the most attention, that is shown equally bright:
+            a single patch often draws most of it.
+    """
+    ceiling = attention.flatten().quantile(1 - saturated)
+    scaled = (attention.minimum(ceiling) / ceiling.clamp_min(1e-12))[None, None]
+    size = (picture.shape[0], picture.shape[1])
+    light = F.interpolate(scaled, size, mode="bilinear", align_corners=False)[0, 0, :, :, None]
+    return (picture * (1 - DARKNESS * (1 - light))).clamp(0, 1)
+
+
+def draw_grid(lines: Sequence[tuple[str, Sequence[Panel]]], *, caption: str = "", dpi: int = 150) -> Figure:
+    """Return a figure of lines of panels, each line with its name at the left."""
+    columns = max(len(panels) for _, panels in lines)
+    height, width = lines[0][1][0].image.shape[:2]
+    has_titles = any(panel.title for _, panels in lines for panel in panels)
+    has_names = any(name for name, _ in lines)
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    tall = _SIDE * height / width + (0.22 if has_titles else 0)
+    size = (
+        max(_SIDE * columns + (0.3 if has_names else 0.05), 3.2),
+        tall * len(lines) + (0.3 if caption else 0.05),
+    )
+    figure = Figure(figsize=size, dpi=dpi, layout=layout)
+    grid = figure.subplots(len(lines), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_facecolor("none")
+    for row, (name, panels) in zip(grid, lines, strict=True):
+        row[0].set_ylabel(plain(name), fontsize=9)
+        for axes, panel in zip(row, panels, strict=False):
+            axes.imshow(panel.image.numpy(), interpolation="nearest")
+            if panel.title:
+                axes.set_title(plain(panel.title), fontsize=8, pad=3)
+            if panel.outline is not None:
+                outline(axes, panel.outline)
+    if caption:
+        figure.supxlabel(plain(caption), fontsize=8)
+    return figure
+
+
+def outline(axes: Axes, mask: Tensor) -> None:
+    """Draw the border of a bool mask [height, width], white on black, closed at the picture's edge."""
+    if not mask.any():  # matplotlib 3.8 warns of a contour without lines
+        return
+    height, width = mask.shape
+    across, down = (torch.arange(-1, side + 1).numpy() for side in (width, height))
+    padded = F.pad(mask.float(), (1, 1, 1, 1)).numpy()
+    lines = axes.contour(across, down, padded, levels=[0.5], colors="white", linewidths=1.1)
+    lines.set_path_effects([withStroke(linewidth=2.4, foreground="black")])
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
