@@ -31,11 +31,13 @@ class _Mix(NamedTuple):
 class TransMix:
     r"""Mix images in pairs, and weigh their labels by where the class token looks.
 
-    With m the box that was pasted from the partner, a the last block's [CLS] attention (softmax, mean over
-    heads) and $\lambda_\mathrm{area}$ the box's share of the picture:
+    With $m$ the box that was pasted from the partner, $a$ the last block's [CLS] attention (softmax, mean
+    over heads), $\lambda_\mathrm{area}$ the box's share of the picture and $y_A$, $y_B$ the labels of picture
+    and partner:
 
-    $$\lambda = \tfrac12 \Big(\lambda_\mathrm{area} + \frac{\sum_p m_p a_p}{\sum_p a_p}\Big), \qquad
-    y = (1 - \lambda)\, y_A + \lambda\, y_B$$
+    $$\lambda = \tfrac12 \Big(\lambda_\mathrm{area} + \frac{\sum_p m_p a_p}{\sum_p a_p}\Big)$$
+
+    $$y = (1 - \lambda)\, y_A + \lambda\, y_B$$
 
     The attention is the trained model's own, of the very forward pass that the loss is taken of, without
     gradient. It works together with any attachment. Random numbers come from `numpy.random`, as in timm.
@@ -57,7 +59,8 @@ class TransMix:
         ArgumentError: an option out of range.
         UnsupportedModelError: the model has no class token or no known attention.
 
-    Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers", Eqs. (4) and (5).
+    Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers", Eqs. (4) and (5),
+    arXiv 2111.09833.
     """
 
     # NOTE[DIFF]: the attention's softmax includes the class token's own key in the denominator; only the

@@ -22,6 +22,8 @@ class BSS(ReadingPenalty):
 
     $$\sum_{i=1}^{k} \sigma_{-i}^2$$
 
+    with $\sigma_{-i}$ the i-th smallest singular value of the features [b, d], a row for each picture.
+
     The value belongs to a batch. With several processes (DDP, FSDP) that is the batch of all of them: every
     process takes the penalty in every step, and all have the same value. With gradient accumulation it is
     the batch of one forward pass.
@@ -32,7 +34,8 @@ class BSS(ReadingPenalty):
         gather: whether features are gathered from all processes of `torch.distributed`; without, each process
             shrinks the spectrum of its own batch, which is another penalty.
 
-    Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4).
+    Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4),
+    https://proceedings.neurips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html
     """
 
     needs_source: ClassVar[bool] = False

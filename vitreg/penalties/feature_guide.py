@@ -17,7 +17,12 @@ from vitreg.types import Reduction
 @register_penalty("feature_guide")
 @dataclass(frozen=True)
 class FeatureGuide(ReadingPenalty):
-    """Keep what an extractor reads near what it reads in the pre-trained model, by squared distance.
+    r"""Keep what an extractor reads near what it reads in the pre-trained model, by squared distance.
+
+    $$\frac{1}{L N} \sum_{l} \lVert f_T^l - f_S^l \rVert^2$$
+
+    averaged over the batch, with $f^l$ the $N$ numbers that are read of a picture in block $l$ of $L$; $T$ is
+    the model, $S$ the source.
 
     `FeatureGuide("msa_output")` and `FeatureGuide("block_output")` are the two alternatives that the GTA
     paper compares itself with.
@@ -25,7 +30,10 @@ class FeatureGuide(ReadingPenalty):
     Attributes:
         reads: the extractor's name.
         lam: the weight; the paper searches {0.1, 1, 10, 100}.
-        layers, query, align, heads: see `ReadingPenalty`; the paper guides all blocks.
+        layers: which blocks, see `ReadingPenalty`; the paper guides all.
+        query: whose attention, where attention is read.
+        align: "resample" for a source with another patch grid.
+        heads: "mean" for a source with another number of heads, where attention is read.
         reduction: see `vitreg.functional.squared_distance`.
 
     Source: Seo et al. 2024 (arXiv 2401.02656), Table 3.

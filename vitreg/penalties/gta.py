@@ -18,11 +18,16 @@ from vitreg.types import Reduction
 class GTA(ReadingPenalty):
     r"""Keep the [CLS] attention logits near those of the pre-trained model.
 
-    $$\frac{1}{L H N} \sum_{l,h} \lVert a_T^{l,h} - a_S^{l,h} \rVert^2 \quad\text{(mean over the batch)}$$
+    $$\frac{1}{L H N} \sum_{l,h} \lVert a_T^{l,h} - a_S^{l,h} \rVert^2$$
+
+    averaged over the batch, with $a^{l,h}$ the class token's attention logits over the $N$ patches, before
+    the softmax, in block $l$ of $L$ and head $h$ of $H$; $T$ is the model, $S$ the source.
 
     Attributes:
         lam: the weight; the paper searches {0.1, 1, 10, 100}.
-        layers, align, heads: see `ReadingPenalty`; the paper guides all blocks.
+        layers: which blocks, see `ReadingPenalty`; the paper guides all.
+        align: "resample" for a source with another patch grid.
+        heads: "mean" for a source with another number of heads.
         query: "cls"; for models without a class token "mean", or "pool" where an attention pooling asks.
         reduction: how Eq. (5) is normalised, see `vitreg.functional.squared_distance`.
         center: subtract each row's mean first. A key bias shifts a whole row: the softmax does not see it,

@@ -20,8 +20,9 @@ class L2SP(ParameterPenalty):
 
     $$\frac12 \lVert \theta - \theta_0 \rVert^2 + \frac{\beta}{\alpha} \frac12 \lVert w \rVert^2$$
 
-    with $\alpha$ = `lam` and $\beta$ = `head * lam`. Only parameters that are trained take part. Switch the
-    optimiser's own weight decay off, as the authors do.
+    with $\theta$ the model's weights, $\theta_0$ the source's, $w$ the new head's, $\alpha$ = `lam` and
+    $\beta$ = `head * lam`. Only parameters that are trained take part. Switch the optimiser's own weight
+    decay off, as the authors do.
 
     Pulled to the start are the weights of the Vision Transformer. Its classifier, and modules that stand
     beside it in a module of yours, count as the new head; what stands beside it in a CLIP model (text tower,
@@ -34,7 +35,7 @@ class L2SP(ParameterPenalty):
             the biases and the norms, as in the authors' code.
 
     Source: Li et al. 2018 (ICML), "Explicit Inductive Bias for Transfer Learning with Convolutional
-    Networks", Eq. (3).
+    Networks", Eq. (3), arXiv 1802.01483.
     """
 
     # NOTE[DIFF]: a ViT's class token and position embedding have two or more dimensions and count as weights;

@@ -1,0 +1,16 @@
+"""What pages of the site ask for by name, so that no text or table is written twice.
+
+A page that begins with `render_macros: true` between two lines of dashes may say `{{ name(...) }}`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from _macros import beside, cards, command_line, our_tables, paper
+
+
+def define_env(env: Any) -> None:
+    """Give each macro to the pages; called by mkdocs-macros."""
+    for macro in (*cards.MACROS, *paper.MACROS, *beside.MACROS, *our_tables.MACROS, *command_line.MACROS):
+        env.macro(macro)

@@ -1,0 +1,119 @@
+"""The methods' cards, one page each, and their overview: all that is not written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from _macros.costs import MAIN, method_costs, plain_conditions, reports, step_cost
+from _macros.differences import all_differences, method_differences
+from _macros.docstrings import method_formula, method_sentence, method_source
+from _macros.methods import CARDS, card
+from _macros.our_results import method_results, our_figure, our_gains
+from _macros.paper_values import (
+    method_in_the_paper,
+    paper_gain,
+    paper_gains_by_domain,
+    paper_gains_by_share,
+)
+from vitreg.extractors import extractors
+from vitreg.penalties.base import ParameterPenalty, Penalty, ReadingPenalty
+
+
+def method_reads(name: str) -> str:
+    """Return what a method looks at, and whether the source runs."""
+    made = _penalty(name)
+    if isinstance(made, ParameterPenalty):
+        return (
+            "It reads the model's weights and nothing of a forward pass. The source does not run: it is "
+            "where the weights started."
+        )
+    extractor, runs = _reading(name)
+    if not extractor:
+        return "It reads nothing of the model. No source is kept or run."
+    says = (extractors[extractor].probe.__doc__ or "").splitlines()[0].removeprefix("Read ").rstrip(".")
+    which = "what `reads` names, by default " if hasattr(made, "reads") else ""
+    source = (
+        "The source runs on every batch, without gradient, no further than the deepest block that is read."
+        if runs
+        else "No source is kept or run."
+    )
+    return f"It reads {which}[`{extractor}`](../api/read.md): {says}. {source}"
+
+
+def method_lam(name: str) -> str:
+    """Return the λ of a penalty that is given none."""
+    made = _penalty(name)
+    return f"{made.lam:g}" if made is not None else "–"
+
+
+def method_api(name: str) -> str:
+    """Return a link to a method's place in the API."""
+    return f"[`vitreg.{card(name).thing.__name__}`](../api/{card(name).api})"
+
+
+def methods_table() -> str:
+    """Return all methods with what they do."""
+    rows = [f"| [{of.title}]({name}.md) | {method_sentence(name)} |" for name, of in CARDS.items()]
+    return "\n".join(["| method | what it does |", "|---|---|", *rows])
+
+
+def methods_costs_table() -> str:
+    """Return all methods with what they read, whether they need a source, and what they cost."""
+    lines = ["| method | reads | source | step | default λ |", "|---|---|---|--:|--:|"]
+    for name, of in CARDS.items():
+        extractor, runs = _reading(name)
+        reads, source = f"[{extractor}](../api/read.md)" if extractor else "–", "runs" if runs else "no"
+        if isinstance(_penalty(name), ParameterPenalty):
+            reads, source = "weights", "its weights"
+        cells = (reads, source, _step(name), method_lam(name))
+        lines.append(f"| [{of.title}]({name}.md) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _reading(name: str) -> tuple[str, bool]:
+    """Return the extractor that a method reads, if any, and whether a source runs for it."""
+    made = _penalty(name)
+    if isinstance(made, ReadingPenalty):
+        return made.extractor, made.needs_source
+    return card(name).reads, False
+
+
+def _step(name: str) -> str:
+    """Return the cost of a method's own step, the one named in the overview of benchmarks."""
+    rows = reports()[MAIN]["rows"]
+    steps = [step for step in card(name).steps if step in rows]
+    if not steps:
+        return "not measured"
+    step = steps[-1] if name == "transmix" else steps[0]
+    beside = "" if rows[step]["baseline"] == "plain" else f" × {rows[step]['baseline']}"
+    return f"{step_cost(step)}{beside}"
+
+
+def _penalty(name: str) -> Penalty | None:
+    """Return the penalty with its defaults, or None for what is none."""
+    thing = card(name).thing
+    return thing() if isinstance(thing, type) and issubclass(thing, Penalty) else None
+
+
+MACROS: tuple[Callable[..., str], ...] = (
+    all_differences,
+    method_api,
+    method_costs,
+    method_differences,
+    method_formula,
+    method_in_the_paper,
+    method_reads,
+    method_results,
+    method_sentence,
+    method_source,
+    methods_costs_table,
+    methods_table,
+    our_figure,
+    our_gains,
+    paper_gain,
+    paper_gains_by_domain,
+    paper_gains_by_share,
+    plain_conditions,
+    step_cost,
+)
+"""What the pages may say."""

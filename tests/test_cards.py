@@ -1,0 +1,254 @@
+"""Every method has a card with the same sections, and the cards show what the files say."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import vitreg
+from _macros import cards, costs, differences, docstrings, our_results, paper_values
+from _macros.methods import CARDS, SECTIONS, Card
+
+ROOT = Path(__file__).parent.parent
+
+METHODS = ROOT / "docs" / "methods"
+NOT_PENALTIES = {"transmix": vitreg.TransMix, "freeze": vitreg.freeze}
+
+by_card = pytest.mark.parametrize("name", CARDS)
+
+
+def page(name: str) -> str:
+    return (METHODS / f"{name}.md").read_text(encoding="utf-8")
+
+
+def plain(text: str) -> str:
+    """Return text without Markdown's backslashes, in one line."""
+    return " ".join(text.replace("\\", "").split())
+
+
+def test_every_method_has_a_card() -> None:
+    penalties = {name.replace("_", "-") for name in vitreg.list_penalties()}
+    assert penalties
+    assert penalties | NOT_PENALTIES.keys() == CARDS.keys()
+    for name, thing in NOT_PENALTIES.items():
+        assert CARDS[name].thing is thing
+    for name in vitreg.list_penalties():
+        assert vitreg.penalties.penalties[name] is CARDS[name.replace("_", "-")].thing
+
+
+def test_every_card_has_a_page_and_every_page_a_card() -> None:
+    pages = {file.stem for file in METHODS.glob("*.md")} - {"index"}
+    assert pages == CARDS.keys()
+    shown = re.findall(r"methods/([\w-]+)\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    assert shown == ["index", *CARDS]
+
+
+@by_card
+def test_sections_are_in_order(name: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", page(name), flags=re.DOTALL | re.MULTILINE)
+    assert tuple(re.findall(r"^## (.+)$", text, re.MULTILINE)) == SECTIONS
+    assert re.findall(r"^# (.+)$", text, re.MULTILINE) == [CARDS[name].title]
+
+
+@by_card
+def test_each_section_is_made_from_its_own_file(name: str) -> None:
+    made = {
+        "": ["method_sentence"],
+        "Formula": ["method_formula"],
+        "What it reads and costs": ["method_reads", "method_costs"],
+        "In the paper": ["method_in_the_paper"],
+        "Our results": ["method_results"],
+        "Differences": ["method_differences"],
+        "Source": ["method_source"],
+        "API": ["method_api"],
+    }
+    before, *sections = re.split(r"^## ", page(name), flags=re.MULTILINE)
+    texts = {"": before} | {s.split("\n", 1)[0]: s for s in sections}
+    for section, macros in made.items():
+        for macro in macros:
+            assert f'{{{{ {macro}("{name}") }}}}' in texts[section]
+    assert "```python" in texts["Use"]
+
+
+@by_card
+def test_a_card_says_something(name: str) -> None:
+    for macro in cards.MACROS:
+        if macro.__name__.startswith("method_"):
+            assert macro(name).strip(), macro.__name__
+    assert docstrings.method_sentence(name).endswith(".")
+    assert "$$" in docstrings.method_formula(name) or name == "freeze"
+    assert "](https://" in docstrings.method_source(name)
+
+
+def test_pages_ask_only_for_what_there_is() -> None:
+    known = {macro.__name__ for macro in cards.MACROS}
+    pages = [*METHODS.glob("*.md"), ROOT / "docs" / "choose.md"]
+    asked = {name for file in pages for name in re.findall(r"\{\{ (\w+)\(", file.read_text(encoding="utf-8"))}
+    assert asked
+    assert asked <= known
+
+
+def test_every_difference_is_shown_once() -> None:
+    files = [file for folder in differences.FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))]
+    marks = {
+        f.relative_to(ROOT).as_posix(): f.read_text(encoding="utf-8").count("# NOTE[DIFF]") for f in files
+    }
+    found = differences.collected()
+    assert sum(marks.values()) == len(found) > 20
+    shown = differences.all_differences()
+    for file, count in marks.items():
+        assert shown.count(f"`{file}`") == (1 if count else 0)
+        assert sum(difference.file == file for difference in found) == count
+    for difference in found:
+        assert plain(shown).count(plain(f"`{difference.where}`: {difference.text}")) == 1
+    assert "{{ all_differences() }}" in page("index")
+
+
+def test_a_card_shows_the_differences_of_its_files() -> None:
+    for difference in differences.collected():
+        for name in CARDS:
+            is_shown = plain(difference.text) in plain(differences.method_differences(name))
+            assert is_shown == (name in differences.METHODS_OF_FILE[difference.file])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"vitreg/freeze.py": None}, "without a line there: ['vitreg/freeze.py']"), ({"x.py": ()}, "x.py")],
+)
+def test_a_file_must_be_assigned(
+    change: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assigned = differences.METHODS_OF_FILE | change
+    kept = {file: names for file, names in assigned.items() if names is not None}
+    monkeypatch.setattr(differences, "METHODS_OF_FILE", kept)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        differences.collected.__wrapped__()
+
+
+def test_a_difference_is_read_to_its_end_and_located() -> None:
+    text = """
+# NOTE[DIFF]: above a constant,
+# in two lines.
+LIMIT = 3
+
+
+class Outer:
+    def inner(self):
+        # A comment.
+        # NOTE[DIFF]: one.
+        # NOTE[DIFF]: another.
+
+        # Not of it.
+        return "# NOTE[DIFF]: a string"
+"""
+    assert differences.differences_in(text, "f.py") == [
+        differences.Difference("f.py", "LIMIT", "above a constant, in two lines."),
+        differences.Difference("f.py", "Outer.inner", "one."),
+        differences.Difference("f.py", "Outer.inner", "another."),
+    ]
+
+
+@by_card
+def test_costs_are_those_of_the_reports(name: str) -> None:
+    shown = costs.method_costs(name)
+    rows = 0
+    for file in (ROOT / "benchmarks" / "results").glob("overhead-*.json"):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        for step in CARDS[name].steps:
+            if step in report["rows"]:
+                row, rows = report["rows"][step], rows + 1
+                name_of_row = rf"\| {re.escape(step)}(, beside \w+)? \|" if len(CARDS[name].steps) > 1 else ""
+                ratio = f"| {row['ratio']:.3f} |"
+                (line,) = [one for one in shown.splitlines() if re.match(name_of_row, one) and ratio in one]
+                assert f"| {row['peak_ratio']:.3f} |" in line
+                assert report["setting"]["date"] in shown
+    lines = [line for line in shown.splitlines() if line.startswith("|") and "---" not in line]
+    assert sum("time" not in line for line in lines) == rows
+    assert bool(rows) == (shown != "What a step costs was not measured.")
+    known = {step for report in costs.reports().values() for step in report["rows"]}
+    assert set(CARDS[name].steps) <= known
+
+
+@by_card
+def test_the_papers_values_are_those_of_its_table(name: str) -> None:
+    with open(ROOT / "recipes" / "paper" / f"{CARDS[name].paper}.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    shown = paper_values.method_in_the_paper(name)
+    for method in CARDS[name].rows:
+        for rate in ("15", "100"):
+            own = [float(r["acc1_mean"]) for r in rows if (r["method"], r["rate_percent"]) == (method, rate)]
+            plainly = [
+                float(r["acc1_mean"])
+                for r in rows
+                if (r["method"], r["rate_percent"]) == (paper_values.BASELINE, rate)
+            ]
+            assert len(own) == len(plainly) == 5
+            cells = " | ".join(f"{value:.1f}" for value in [*own, sum(own) / 5])
+            gain = paper_values.signed(sum(own) / 5 - sum(plainly) / 5)
+            assert f"| {rate} % | {method} | {cells} | {gain} |" in shown
+
+
+@by_card
+def test_our_results_are_rows_of_our_tables(name: str) -> None:
+    shown = our_results.method_results(name)
+    for table in our_results.TABLES:
+        for line in (ROOT / "docs" / "_tables" / f"{table}.md").read_text(encoding="utf-8").splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            own = [cell for cell in cells if cell in CARDS[name].rows]
+            if own:
+                top1 = next(cell for cell in cells if "±" in cell)
+                assert re.search(rf"\| {re.escape(top1)} \|", shown), f"{table}: {line}"
+
+
+def test_no_table_of_ours_is_left_out() -> None:
+    files = {file.stem: file.read_text(encoding="utf-8") for file in (ROOT / "docs" / "_tables").glob("*.md")}
+    tables = {name for name, text in files.items() if "| method |" in text and "| gain |" in text}
+    of_lam_alone = {name for name in tables if name.startswith("figure4-")}  # shown on the pages of results
+    assert of_lam_alone
+    assert our_results.TABLES.keys() == tables - of_lam_alone, "add it to TABLES in our_results.py"
+
+
+def test_what_was_not_measured_is_said() -> None:
+    assert "On photographs it was not measured." in our_results.method_results("bss")
+    assert "On photographs" not in our_results.method_results("gta")
+    assert costs.method_costs("freeze") == "What a step costs was not measured."
+
+
+def test_tables_and_sections_that_results_link_to_exist() -> None:
+    for table, link in our_results.TABLES.items():
+        target = re.search(r"\]\(\.\./([\w-]+\.md)#", link)
+        assert target is not None
+        assert (ROOT / "docs" / target[1]).is_file(), table
+
+
+def test_a_wrong_name_is_refused() -> None:
+    with pytest.raises(KeyError, match="expected a method with a card"):
+        docstrings.method_sentence("unknown")
+    with pytest.raises(KeyError, match="found 0"):
+        our_results.our_figure("cub10", "GTA", "15 %", lam="3")
+    with pytest.raises(KeyError, match="found 2"):
+        our_results.our_figure("grocery60", "GTA", "15 %")
+
+
+@pytest.mark.parametrize(
+    ("docstring", "macro", "said"),
+    [
+        ("One.\n\nSource: nobody 1999.", docstrings.method_source, "arXiv number or an address"),
+        ("One.", docstrings.method_source, "one paragraph 'Source: …'"),
+        ("One.\n\nMore words.", docstrings.method_formula, "found neither"),
+    ],
+)
+def test_an_unclear_docstring_is_refused(
+    docstring: str, macro: object, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def method() -> None: ...
+
+    method.__doc__ = docstring
+    monkeypatch.setitem(CARDS, "method", Card("Method", method, "train.md#method", (), "table2"))
+    assert callable(macro)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        macro("method")
