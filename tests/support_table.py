@@ -1,6 +1,6 @@
 """The support table of the docs: every model, attached to and compared with what enters its own softmax.
 
-    python tests/support_table.py              # measures every model of docs/_tables/support.csv again
+    python tests/support_table.py              # measures every model of vitreg/support.csv again
     python tests/support_table.py --only dino  # those whose names hold a word
     python tests/support_table.py --check      # fails if a model reads less, or less truly, than it says
 
@@ -32,7 +32,8 @@ from support_models import build, picture_of
 from vitreg.families import find_tower
 from vitreg.types import Block, Query, Tower
 
-TABLE = Path(__file__).parent.parent / "docs" / "_tables" / "support.csv"
+TABLE = Path(vitreg.__file__).parent / "support.csv"
+PAGE = Path(__file__).parent.parent / "docs" / "_tables" / "support.md"
 TOLERANCE = 1e-4
 TOKENS = ("msa_output", "block_output")
 
@@ -168,7 +169,7 @@ def write_table(rows: list[Row]) -> None:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    TABLE.with_suffix(".md").write_text(f"{summary(rows)}\n{page(rows)}", encoding="utf-8")
+    PAGE.write_text(f"{summary(rows)}\n{page(rows)}", encoding="utf-8")
 
 
 def page(rows: list[Row]) -> str:

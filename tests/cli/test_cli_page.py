@@ -1,0 +1,51 @@
+"""The page on the command line has every command, and what it shows is what is printed."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitreg.cli.parser import COMMANDS
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def macros(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    yield importlib.import_module("_macros.command_line")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "_macros"]:
+        del sys.modules[name]
+
+
+def test_every_command_has_a_section_and_its_help(macros) -> None:
+    for command in COMMANDS:
+        assert f"\n## {command.name}\n" in PAGE
+        assert f'{{{{ command_help("{command.name}") }}}}' in PAGE
+        text = macros.command_help(command.name)
+        assert text.startswith(f"``` {{.text .drawing}}\nusage: vitreg {command.name}")
+        assert max(map(len, text.splitlines())) <= macros.WIDTH
+    assert macros.command_help("vitreg").startswith("``` {.text .drawing}\nusage: vitreg [-h]")
+
+
+def test_every_output_can_be_made(macros) -> None:
+    shown = re.findall(r'{{ command_output\("(.*?)"\) }}', PAGE)
+    assert shown
+    for line in shown:
+        assert macros.command_output(line).startswith(
+            f"```sh\nvitreg {line}\n```\n\n``` {{.text .drawing}}\n"
+        )
+
+
+def test_a_command_that_fails_has_no_output(macros) -> None:
+    with pytest.raises(RuntimeError, match="ended with 2"):
+        macros.command_output("describe resnet18")
+
+
+def test_the_refusal_shown_is_the_one_printed(refused) -> None:
+    assert f"```sh\nvitreg describe resnet18\n```\n\n```text\n{refused('describe resnet18')}```\n" in PAGE

@@ -1,0 +1,28 @@
+"""What a command of the command line is."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: what is typed after `vitreg`.
+        help: one line.
+        description: all of it.
+        example: command lines that work.
+        add_options: adds its options to its parser.
+        run: does it and returns the exit code.
+    """
+
+    name: str
+    help: str
+    description: str
+    example: str
+    add_options: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace], int]

@@ -1,0 +1,42 @@
+"""Say what a model is and what can be read in it; it is built without weights.
+
+MODEL is one of
+  NAME, NAME.TAG           a model of timm
+  hf-hub:ORG/NAME          a model of timm on the Hugging Face hub
+  local-dir:FOLDER         a model of timm in a folder, with its config.json
+  open_clip:NAME           a model of open_clip
+  torchvision:NAME         a model of torchvision
+  hf:ORG/NAME, hf:FOLDER   a model of transformers, on the hub or in a folder"""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+
+from vitreg.cli.build import build
+from vitreg.cli.command import Command
+from vitreg.describe import describe
+
+_HELP = "say what a model is and what can be read in it"
+_EXAMPLE = """For example
+
+  vitreg describe vit_small_patch16_224.dino
+  vitreg describe open_clip:ViT-B-16
+"""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument("model", metavar="MODEL", help="see above")
+    parser.add_argument("--json", action="store_true", help="print the fields of vitreg.Description as JSON")
+
+
+def run(options: Namespace) -> int:
+    """Print the description of the model."""
+    found = describe(build(options.model))
+    print(json.dumps(asdict(found), indent=2, ensure_ascii=False) if options.json else found)
+    return 0
+
+
+COMMAND = Command("describe", _HELP, __doc__, _EXAMPLE, add_options, run)

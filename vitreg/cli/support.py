@@ -1,0 +1,55 @@
+"""The support table that comes with vitreg: every model it was tried on, by name."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class SupportRow:
+    """What was found of one model.
+
+    Attributes:
+        library: whose model it is.
+        name: its name there.
+        family: its class.
+        attention: the attention classes in its blocks.
+        class_token: "yes", "no", or "last blocks".
+        queries: whose attention can be read: "cls", "mean", "pool".
+        outputs: "msa_output" and "block_output", if they can be read.
+        error: the largest difference of a logit from what enters the model's own softmax, in float32 on a
+            CPU, or None where no logits are read.
+        note: what was found instead of one attention over the whole picture.
+    """
+
+    library: str
+    name: str
+    family: str
+    attention: str
+    class_token: str
+    queries: str
+    outputs: str
+    error: float | None
+    note: str
+
+
+def support_rows() -> list[SupportRow]:
+    """Return the whole table, in its order."""
+    text = files("vitreg").joinpath("support.csv").read_text(encoding="utf-8")
+    return [
+        SupportRow(
+            line["library"],
+            line["name"],
+            line["family"],
+            line["attention"],
+            line["class_token"],
+            line["queries"],
+            line["tokens"],
+            float(line["error"]) if line["error"] else None,
+            line["note"],
+        )
+        for line in csv.DictReader(io.StringIO(text, newline=""))
+    ]

@@ -1,0 +1,171 @@
+"""A model of timm with the weights that were asked for: pre-trained, of a file, or untrained."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from vitreg.cli.build import first_line
+from vitreg.errors import ArgumentError, MismatchError
+
+PRETRAINED: Literal["pretrained"] = "pretrained"
+RANDOM: Literal["random"] = "random"
+
+Weights = Path | Literal["pretrained", "random"]
+"""A file, timm's pre-trained weights, or untrained ones."""
+
+_INSIDE = ("state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+_NAMED = 5
+
+
+def titles(asked: Sequence[Weights], model: str) -> list[str]:
+    """Return what each model is called in a figure: its file's name, with the path where names are alike."""
+    names = [
+        which.name
+        if isinstance(which, Path)
+        else f"{model}, {'pre-trained' if which == PRETRAINED else 'untrained'}"
+        for which in asked
+    ]
+    if len(set(names)) == len(names):
+        return names
+    whole = [str(which) for which in asked]
+    if len(set(whole)) < len(whole):
+        raise ArgumentError(
+            f"The model and its source are the same weights, {whole[0]}. Give --source others."
+        )
+    return whole
+
+
+def load_timm(name: str, weights: Weights, size: int | None) -> nn.Module:
+    """Return the model of timm called `name`.
+
+    Args:
+        name: as timm has it, known to exist.
+        weights: which weights.
+        size: side of the picture in pixels, or None for the model's own.
+
+    Raises:
+        ArgumentError: the weights cannot be fetched or read, or the model cannot be of that size.
+        MismatchError: the file holds other tensors than the model has.
+    """
+    if isinstance(weights, Path):
+        state = read_state(weights)
+        model = _create(name, size, num_classes=_num_classes(name, state))
+        _load(model, state, name, weights, may_resample=size is not None)
+        return model
+    if weights == RANDOM:
+        return _create(name, size)
+    if ":" not in name and not get_pretrained_cfg(name, allow_unregistered=False).has_weights:
+        raise ArgumentError(
+            f"timm has no pre-trained weights of {name}. Give a file with --weights, or --random."
+        )
+    return _create(name, size, pretrained=True)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a file; of a torch file nothing is executed.
+
+    It may lie under `state_dict` or `model`, with keys that begin with `module.` or `_orig_mod.`.
+
+    Raises:
+        ArgumentError: there is no such file, or it holds no state dict.
+    """
+    if not path.is_file():
+        raise ArgumentError(
+            f"Expected a file of weights, found {'a folder' if path.exists() else 'none'} at {path}."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its message advises to execute what the file holds
+        raise ArgumentError(
+            f"Expected a .safetensors or torch file with a state dict in {path}, found no plain tensors."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ArgumentError(
+            f"Expected a .safetensors or torch file with a state dict in {path}, found {first_line(error)}."
+        ) from error
+    if isinstance(loaded, dict):
+        loaded = next((loaded[key] for key in _INSIDE if isinstance(loaded.get(key), dict)), loaded)
+    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise ArgumentError(f"Expected a state dict (tensors by name) in {path}, found something else.")
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in loaded):
+            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+    return loaded
+
+
+def _create(name: str, size: int | None, **options: Any) -> nn.Module:
+    sized = {} if size is None else {"img_size": size}
+    try:
+        return timm.create_model(name, **sized, **options)
+    except OSError as error:
+        raise ArgumentError(
+            f"Cannot fetch {name}: {first_line(error)}. Without the network, give the name of a timm model "
+            "with --weights FILE, or with --random for untrained weights."
+        ) from error
+    except (TypeError, ValueError, AssertionError, LookupError, RuntimeError) as error:
+        if size is None and ":" not in name:
+            raise  # what timm lists, it builds
+        asked = f"{name} for {size} pixels" if size else name
+        raise ArgumentError(f"timm cannot build {asked}: {first_line(error)}.") from error
+
+
+def _num_classes(name: str, state: dict[str, Tensor]) -> int:
+    """Return how many classes the weights tell apart; 0 without a head, as of self-supervised models."""
+    with torch.device("meta"):
+        model: Any = _create(name, None)
+    classifier = model.pretrained_cfg.get("classifier")
+    first = classifier[0] if isinstance(classifier, tuple | list) else classifier
+    weight = state.get(f"{first}.weight")
+    return 0 if weight is None else len(weight)
+
+
+def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path, *, may_resample: bool) -> None:
+    """Load `state`; `may_resample` lets timm bring its position embedding to another picture size."""
+    own = model.state_dict()
+    problems = _problems(state, own)
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    of_size = list(problems) == ["of another shape"] and all(
+        key.startswith("pos_embed ") for key in problems["of another shape"]
+    )
+    if of_size and may_resample and translate is not None:
+        state = translate(state, model)
+        problems = _problems(state, own)
+    if problems:
+        told = "; ".join(f"{what}: {', '.join(k[:_NAMED])}{_more(k)}" for what, k in problems.items())
+        remedy = " If they are of another picture size, give it with --size." if of_size else ""
+        raise MismatchError(f"The weights in {path} do not fit {name}: {told}.{remedy}")
+    model.load_state_dict(state)
+
+
+def _problems(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, list[str]]:
+    """Return which keys do not fit, by what is wrong with them."""
+    shapes = [
+        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    found = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape": shapes,
+    }
+    return {what: keys for what, keys in found.items() if keys}
+
+
+def _more(keys: Sequence[str]) -> str:
+    return f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
