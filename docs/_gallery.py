@@ -42,8 +42,8 @@ LAMS = (0.0, 1.0, 10.0, 100.0, 1000.0)
 """Of GTA; 0 is plain fine-tuning."""
 
 DRAWN = {"fine-tuning": 0.0, "GTA": 100.0}
-SHOWN = [13, 250, 640, 951]
-"""Test pictures."""
+SHOWN = [125, 375, 625, 875]
+"""Test pictures, evenly spread."""
 
 
 @dataclass

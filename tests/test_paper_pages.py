@@ -313,3 +313,9 @@ def test_a_finished_run_becomes_a_line(tmp_path: Path, monkeypatch: pytest.Monke
     (at,) = csv.DictReader((tmp_path / "course.csv").read_text().splitlines())
     assert (at["step"], at["top1"], at["object_share"]) == ("2", "50.0", "50.00")
     assert collect.main([]) == 2
+
+
+def test_a_difference_of_nothing_has_no_minus() -> None:
+    assert our_tables.signed(-0.04) == "+0.0"
+    assert our_tables.signed("-0.06") == "-0.1"
+    assert our_tables.signed("") == ""

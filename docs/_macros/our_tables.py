@@ -98,7 +98,7 @@ def _counts(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 def signed(value: str | float, *, digits: int = 1) -> str:
     """Return a difference with its sign, or nothing for nothing."""
-    return f"{float(value):+.{digits}f}" if value != "" else ""
+    return f"{round(float(value), digits) + 0.0:+.{digits}f}" if value != "" else ""  # no negative zero
 
 
 def plus_minus(mean: str | float, std: str | float | None = "", *, digits: int = 1) -> str:
