@@ -114,7 +114,8 @@ def l2sp_in_a_loop(setting: Setting) -> Variant:
     start = {name: parameter.detach() for name, parameter in setting.source.named_parameters()}
 
     def penalty(kept: None, images: Tensor) -> Tensor:
-        # NOTE[DIFF]: weights only, as the authors of L2-SP and vitreg do; the library below takes biases too.
+        # NOTE[DIFF]: weights only, as the authors of L2-SP and vitreg do; `SPRegularization` of the
+        # Transfer-Learning-Library takes biases too.
         weights = [(name, p) for name, p in model.named_parameters() if p.dim() >= 2]
         backbone = ((p, start[name]) for name, p in weights if not name.startswith("head."))
         head = ((p, torch.zeros_like(p)) for name, p in weights if name.startswith("head."))

@@ -4,7 +4,7 @@ Options are those of the tables, given on to each; tables in one --out share the
 several sources need a file for each: --weights SSL=FILE SL=FILE DINO=FILE iBOT=FILE, of which the others take
 iBOT's, SSL's or the first. What cannot be made of what is given is left out, and said.
 
-    python recipes/all.py                       (the demo, about half an hour on two cores)
+    python recipes/all.py                       (the demo: 44 minutes on one thread)
     python recipes/all.py --quick               (a few steps of everything, to see that it works)
     python recipes/all.py --data DIR --weights FILE --model deit_tiny_patch16_224
     python recipes/all.py --preset paper --data CUB=DIR Cars=DIR --voc DIR --weights SL=FILE SSL=FILE

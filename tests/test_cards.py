@@ -212,6 +212,11 @@ def test_no_table_of_ours_is_left_out() -> None:
     assert our_results.TABLES.keys() == tables - of_lam_alone, "add it to TABLES in our_results.py"
 
 
+def test_costs_say_what_they_are_compared_with() -> None:
+    assert "Times a plain training step (TransMix: a step with CutMix), on " in costs.method_costs("transmix")
+    assert "Times a plain training step, on " in costs.method_costs("gta")
+
+
 def test_what_was_not_measured_is_said() -> None:
     assert "On photographs it was not measured." in our_results.method_results("bss")
     assert "On photographs" not in our_results.method_results("gta")

@@ -6,13 +6,15 @@ import csv
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
 
-from _macros import beside, our_tables, paper, stored_results
+from _macros import beside, few_reads, our_tables, paper, stored_results
 from engine import segmentation_table, table
 from engine.methods import METHODS
 from engine.options import parser
@@ -313,6 +315,75 @@ def test_a_finished_run_becomes_a_line(tmp_path: Path, monkeypatch: pytest.Monke
     (at,) = csv.DictReader((tmp_path / "course.csv").read_text().splitlines())
     assert (at["step"], at["top1"], at["object_share"]) == ("2", "50.0", "50.00")
     assert collect.main([]) == 2
+
+
+def test_runs_of_other_folders_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collect = load("_results/collect.py")
+    monkeypatch.setattr(collect, "HERE", tmp_path)
+    (tmp_path / "runs.csv").write_text("folder,top1\nold,1\nnew,2\n")
+    (tmp_path / "course.csv").write_text("folder,step\nold,3\nnew,4\n")
+    hyper = Hyperparameters(4, 4, 1e-4, 0.05, 0.0, views=16, every=2)
+    run = Configuration("birds", "f", "vit", "01", 32, "none", "GTA", 10.0, Share(shots=5), 1, hyper)
+    machine = {"threads": 1, "versions": {"torch": "3", "timm": "2"}}
+    for place in ("a", "b"):  # the same run twice
+        store_report(tmp_path / place, Report(run, {"top1": 50.0}, [], 7.0, machine))
+    assert collect.main([f"new={tmp_path / 'a'}", f"new={tmp_path / 'b'}"]) == 0
+    found = [*csv.DictReader((tmp_path / "runs.csv").read_text().splitlines())]
+    assert [(one["folder"], one["top1"]) for one in found] == [("old", "1"), ("new", "50.0")]
+    assert (found[1]["views"], found[1]["every"]) == ("16", "2")
+    (at,) = csv.DictReader((tmp_path / "course.csv").read_text().splitlines())
+    assert at["folder"] == "old"
+    assert collect.main([f"new={tmp_path / 'nowhere'}"]) == 2
+    assert (tmp_path / "runs.csv").read_text().count("\n") == 3
+
+
+def test_tables_are_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load("_write_tables.py")
+    monkeypatch.setattr(our_tables, "TABLES", tmp_path)
+    assert script.main([]) == 0
+    assert not [*tmp_path.iterdir()], "only what is there is written anew"
+    (tmp_path / "steps-demo.md").write_text("old")
+    assert script.main(["cub10"]) == 0
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["cub10.md", "steps-demo.md"]
+    assert script.main([]) == 0
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (DOCS / "_tables" / path.name).read_bytes()
+
+
+def test_the_script_that_contributors_call_runs() -> None:
+    done = subprocess.run(
+        [sys.executable, "docs/_write_tables.py", "unknown"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "expected one of" in done.stderr
+    assert "found 'unknown'" in done.stderr
+
+
+# Fewer passes of the source
+
+
+def test_views_and_every_kth_step_are_those_of_the_runs_by_hand() -> None:
+    # Top-1 of the seeds in runs.csv.
+    found = row(few_reads.views_table(), views_a_picture="16")
+    plain, guided = [51.85185, 53.90946, 64.19753], [58.02469, 54.73251, 64.60905]
+    assert found["seeds"] == "3"
+    assert found["fine-tuning"].split(" ± ")[0] == f"{fmean(plain):.1f}" == "56.7"
+    assert found["GTA, λ = 10"] == f"{fmean(guided):.1f} ± {stdev(guided):.1f}"
+    assert found["source reads at most"] == "800"
+    found = row(few_reads.every_table(), penalty_on="every 4th")
+    gain = fmean([50.3, 50.6, 53.3]) - fmean([42.5, 41.6, 45.5])
+    assert (found["top-1"], found["gain"]) == ("51.4 ± 1.7", f"+{gain:.1f}")
+    assert found["step, by arithmetic"] == "1.08"
+
+
+def test_a_new_view_each_time_is_as_the_pages_say() -> None:
+    last = cells(few_reads.views_table())[-1]
+    for method, column in (("fine-tune", "fine-tuning"), ("GTA", "GTA, λ = 10")):
+        top1 = few_reads.new_views_top1(method)
+        assert last[column].startswith(f"{top1} ± ")
+        for name in ("results.md", "performance.md"):
+            page = (DOCS / name).read_text(encoding="utf-8")
+            assert f"{top1} %" in page or "views_table()" in page, name
 
 
 def test_a_difference_of_nothing_has_no_minus() -> None:

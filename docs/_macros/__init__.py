@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from _macros import beside, cards, command_line, our_tables, paper
+from _macros import beside, cards, command_line, few_reads, our_tables, paper
 
 
 def define_env(env: Any) -> None:
     """Give each macro to the pages; called by mkdocs-macros."""
-    for macro in (*cards.MACROS, *paper.MACROS, *beside.MACROS, *our_tables.MACROS, *command_line.MACROS):
-        env.macro(macro)
+    for module in (cards, paper, beside, our_tables, few_reads, command_line):
+        for macro in module.MACROS:
+            env.macro(macro)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -32,7 +32,7 @@ def method_costs(name: str) -> str:
     first = 0 if len(steps) > 1 else 1  # which step it is goes without saying
     return "\n\n".join(
         "\n".join(f"| {' | '.join(cells[first:])} |" for cells in (head, sides, *rows))
-        + f"\n\nTimes a plain training step, on {where}."
+        + f"\n\n{_times(steps)}, on {where}."
         for where, rows in tables.items()
     )
 
@@ -81,6 +81,15 @@ def _setting(report: Report) -> str:
     precision = "bfloat16" if options["amp"] else "float32"
     compiled = ", compiled" if options["compile"] else ""
     return f"{model}, {options['size']} px, batch {options['batch_size']}, {precision}{compiled}"
+
+
+def _times(steps: Sequence[str]) -> str:
+    """Return what the steps are compared with: a plain one, unless a report says another."""
+    rows = reports()[MAIN]["rows"]
+    others = [f"{step}: a step with {rows[step]['baseline']}" for step in steps if step in rows]
+    others = [text for text in others if not text.endswith(" plain")]
+    beside = ", ".join(others)
+    return "Times a plain training step" + (f" ({beside})" if beside else "")
 
 
 def _row(step: str, report: Report) -> list[str]:

@@ -1,16 +1,16 @@
-"""Our own tables as Markdown, and what made them.
-
-cd docs; python -m _macros.our_tables     # writes _tables/NAME.md of every table anew
-"""
+"""Our own tables as Markdown, and what made them. `docs/_write_tables.py` writes those that pages include."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
+from pathlib import Path
+from statistics import fmean
 
-from _macros.stored_results import BASELINE, DOCS, Row, course_of, made, read_result, runs_of
+from _macros.stored_results import BASELINE, DOCS, Row, course_of, made, read_result, runs_of, spread
 
-WORDS = ("data", "source", "trained on", "method", "model", "object")
+TABLES = DOCS / "_tables"
+
+WORDS = ("data", "source", "trained on", "method", "model", "object", "views a picture", "penalty on")
 """The headings of columns that are no numbers, and stand to the left."""
 
 
@@ -35,10 +35,7 @@ def course_table(name: str) -> str:
             found.setdefault((at["share"], at["method"], int(at["step"])), []).append(measured)
     rows = []
     for (share, method, step), seeds in sorted(found.items(), key=lambda one: _order(*one[0])):
-        cells = [
-            plus_minus(fmean(each), stdev(each) if len(each) > 1 else None)
-            for each in zip(*seeds, strict=True)
-        ]
+        cells = [plus_minus(fmean(each), spread(each)) for each in zip(*seeds, strict=True)]
         rows.append([share, method, str(step), str(len(seeds)), *cells])
     headings = ["trained on", "method", "steps", "seeds", "top-1", "on object", "in the last block"]
     return markdown(headings[: len(rows[0])], rows)
@@ -128,10 +125,14 @@ MACROS = (our_table, made_by)
 """What pages may ask for."""
 
 
-def write_tables() -> None:
-    """Write the tables that pages include, in the files that there are."""
-    for name in made():
-        path = DOCS / "_tables" / f"{name}.md"
-        if path.exists():
-            text = course_table(name) if name.startswith("steps") else our_table(name)
-            path.write_text(text, encoding="utf-8")
+def write_tables(names: Sequence[str] = ()) -> list[Path]:
+    """Write these tables into `docs/_tables`, or without names all that are there, and return their files.
+
+    Raises:
+        ValueError: There is no such table in made.json, or it is not known how to show it.
+    """
+    paths = [TABLES / f"{name}.md" for name in names or made() if names or (TABLES / f"{name}.md").exists()]
+    for path in paths:
+        text = course_table(path.stem) if path.stem.startswith("steps") else our_table(path.stem)
+        path.write_text(text, encoding="utf-8")
+    return paths

@@ -141,9 +141,14 @@ def gains(name: str) -> dict[tuple[str, str, str], list[Gain]]:
         if abs(fmean(each) - mean) > 1e-3:
             raise ValueError(f"{name}: expected the gain of its runs, {fmean(each):.3f}, found {dict(row)}")
         lam = float(row["lam"]) if row["lam"] else None
-        gain = Gain(mean, stdev(each) if len(each) > 1 else None, len(each), lam)
+        gain = Gain(mean, spread(each), len(each), lam)
         found.setdefault((*_cell(row), row["method"]), []).append(gain)
     return found
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return the sample standard deviation, or None of one value."""
+    return stdev(values) if len(values) > 1 else None
 
 
 def _cell(row: Row) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
     python docs/_results/collect.py demo=runs/demo cub10=runs/cub10 ...    # writes runs.csv and course.csv
 
-The tables beside them are the CSV files that the recipes write into `--out`, as they are.
+Lines of names that are not given stay. A name may be given twice, for runs in two folders. The tables beside
+them are the CSV files that the recipes write into `--out`, as they are.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,22 @@ def main(argv: Sequence[str]) -> int:
     if not argv or not all("=" in text for text in argv):
         print("expected NAME=FOLDER of finished runs, one or more", file=sys.stderr)
         return 2
-    found = [
-        (name, path)
-        for name, _, folder in (text.partition("=") for text in argv)
-        for path in sorted(Path(folder).glob("*/report.json"))
-        if (path.parent / "DONE").is_file()
+    found: dict[tuple[str, str], Path] = {}  # a run's folder is named by what decides its figures
+    for name, _, folder in (text.partition("=") for text in argv):
+        for path in sorted(Path(folder).glob("*/report.json")):
+            if (path.parent / "DONE").is_file():
+                found.setdefault((name, path.parent.name), path)
+    if missing := {text.partition("=")[0] for text in argv} - {name for name, _ in found}:
+        print(f"expected finished runs (report.json and DONE), found none of {missing}", file=sys.stderr)
+        return 2
+    reports = [
+        (name, path, json.loads(path.read_text(encoding="utf-8"))) for (name, _), path in found.items()
     ]
-    reports = [(name, path, json.loads(path.read_text(encoding="utf-8"))) for name, path in found]
-    _write(HERE / "runs.csv", [_run(name, path, report) for name, path, report in reports])
-    _write(HERE / "course.csv", [line for name, _, report in reports for line in _course(name, report)])
+    names = {name for name, _ in found}
+    _replace(HERE / "runs.csv", names, [_run(name, path, report) for name, path, report in reports])
+    _replace(
+        HERE / "course.csv", names, [line for name, _, report in reports for line in _course(name, report)]
+    )
     return 0
 
 
@@ -60,8 +68,11 @@ def _run(name: str, path: Path, report: dict[str, Any]) -> dict[str, Any]:
     """Return a run's line: percent, seconds, and the attention on the object of each block."""
     metrics, machine, log = report["metrics"], report["machine"], report["log"]
     last = log[-1] if log else {}
+    hyper = report["configuration"]["hyper"]
     return {
         **_what(name, report),
+        "views": hyper.get("views", 0) if hyper else "",
+        "every": hyper.get("every", 1) if hyper else "",
         "model": report["configuration"]["model"],
         "size": report["configuration"]["size"],
         "precision": report["configuration"]["precision"],
@@ -99,11 +110,17 @@ def _blocks(shares: Sequence[float]) -> str:
     return " ".join(f"{100 * share:.2f}" for share in shares)
 
 
-def _write(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+def _replace(path: Path, names: Collection[str], lines: Sequence[dict[str, Any]]) -> None:
+    """Write the lines in place of those of the same names, behind all others."""
+    kept: list[dict[str, Any]] = []
+    if path.is_file():
+        with open(path, newline="", encoding="utf-8") as file:
+            kept = [line for line in csv.DictReader(file) if line["folder"] not in names]
+    columns = list(dict.fromkeys(column for line in (*lines, *kept) for column in line))
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
+        writer.writerows([*kept, *lines])
 
 
 if __name__ == "__main__":

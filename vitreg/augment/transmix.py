@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError, StateError
+from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
 from vitreg.extractors import blocks_read
 from vitreg.families import find_tower
 from vitreg.functional import attention_share, box_on_grid
@@ -94,6 +94,11 @@ class TransMix:
         self.prob = prob
         self.smoothing = smoothing
         self._tower = find_tower(model)
+        if not self._tower.has_class_token:
+            raise UnsupportedModelError(
+                "TransMix weighs labels by the attention of a class token, so it needs a class token; "
+                f"{type(self._tower.module).__name__} has none. Use timm.data.Mixup, which weighs by area."
+            )
         (*_, self._last) = blocks_read("attn_probs", "all", "cls", self._tower)
         self._reader = Reader(self._tower, {("attn_probs", "cls"): (self._last,)}, training_only=True)
         self._mix: _Mix | None = None

@@ -19,7 +19,7 @@ from vitreg.cli.build import check_timm_name, need
 from vitreg.cli.command import Command
 from vitreg.cli.figure_file import check_figure_file, write_figure
 from vitreg.cli.pictures import as_the_model_sees, read_picture
-from vitreg.cli.weights import PRETRAINED, RANDOM, Weights, load_timm, titles
+from vitreg.cli.weights import PRETRAINED, RANDOM, Weights, in_words, load_timm
 from vitreg.describe import Description, describe
 from vitreg.errors import ArgumentError
 from vitreg.types import Heads, Layers, Query
@@ -76,19 +76,22 @@ def run(options: Namespace) -> int:
     pictures = [read_picture(path) for path in options.images]
 
     weights: Weights = RANDOM if options.random else options.weights or PRETRAINED
-    asked = [weights] if options.source is None else [_source(options.source), weights]
-    models = {
-        title: load_timm(options.model, which, options.size).eval()
-        for title, which in zip(titles(asked, options.model), asked, strict=True)
-    }
-    model = models[titles(asked, options.model)[-1]]
+    asked = {"source": _source(options.source)} if options.source is not None else {}
+    asked["model"] = weights
+    if asked.get("source") == weights:
+        raise ArgumentError(
+            f"The model and its source are the same weights, {in_words(weights)}. Give --source others."
+        )
+    models = {title: load_timm(options.model, which, options.size).eval() for title, which in asked.items()}
+    model = models["model"]
     query = options.query or _query_of(describe(model))
     shown, images = as_the_model_sees(pictures, model, options.size)
     _check_patches(images, model)
     _write(options, models if len(models) > 1 else model, images, shown, query)
     count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
     size = f"{images.shape[-1]}×{images.shape[-2]} pixels"
-    print(f"{options.out}: attention of {' and of '.join(models)} on {count} of {size}")
+    of = "; ".join(f"{title}: {in_words(which)}" for title, which in asked.items())
+    print(f"{options.out}: {count} of {size}; {options.model}, {of}")
     return 0
 
 

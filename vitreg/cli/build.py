@@ -50,7 +50,8 @@ def need(library: str, *, what: str) -> ModuleType:
         if error.name != library:
             raise
         raise ArgumentError(
-            f'{what} needs {library}, which is not installed: pip install "vitreg[{EXTRAS[library]}]".'
+            f'{what} needs {library}, which is not installed: pip install "vitreg[{EXTRAS[library]}]", or '
+            f'pip install -e ".[{EXTRAS[library]}]" in a clone.'
         ) from None
 
 

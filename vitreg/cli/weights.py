@@ -29,22 +29,9 @@ _PREFIXES = ("module.", "_orig_mod.")
 _NAMED = 5
 
 
-def titles(asked: Sequence[Weights], model: str) -> list[str]:
-    """Return what each model is called in a figure: its file's name, with the path where names are alike."""
-    names = [
-        which.name
-        if isinstance(which, Path)
-        else f"{model}, {'pre-trained' if which == PRETRAINED else 'untrained'}"
-        for which in asked
-    ]
-    if len(set(names)) == len(names):
-        return names
-    whole = [str(which) for which in asked]
-    if len(set(whole)) < len(whole):
-        raise ArgumentError(
-            f"The model and its source are the same weights, {whole[0]}. Give --source others."
-        )
-    return whole
+def in_words(weights: Weights) -> str:
+    """Return where the weights come from."""
+    return str(weights) if isinstance(weights, Path) else f"{weights} weights"
 
 
 def load_timm(name: str, weights: Weights, size: int | None) -> nn.Module:

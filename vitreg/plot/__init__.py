@@ -10,7 +10,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "vitreg.plot draws with matplotlib, which is not installed. Install it with "
-        'pip install "vitreg[plot]".',
+        'pip install "vitreg[plot]", or pip install -e ".[plot]" in a clone.',
         name=error.name,
     ) from error
 
