@@ -148,8 +148,99 @@ def test_what_cannot_be_measured_is_refused(images: Tensor) -> None:
             measure.object_share(model, images, wrong)
     with refuses(ArgumentError, "hold none of their object"):
         measure.object_share(model, images, torch.zeros(len(images), 32, 32, dtype=torch.bool))
-    with refuses(MismatchError, "blocks of"):
-        measure.attention_drift(model, make_vit(depth=2), images)
+    for layers in ("all", -1):
+        with refuses(MismatchError, "3 in the model and 2 in the source"):
+            measure.attention_drift(model, make_vit(depth=2), images, layers=layers)
+    with refuses(MismatchError, "[2, 1, 4, 4]" if len(images) == 2 else "1, 4, 4]"):
+        measure.attention_drift(model, make_vit(num_heads=1), images)
+    with refuses(ArgumentError, "batch of images"):
+        measure.attention_drift(model, model, images[:0])
     late = timm.create_model("cait_xxs24_224", depth=2, img_size=32, depth_token_only=2)
     with refuses(UnsupportedModelError, "rollout", "attention_maps"):
         measure.attention_rollout(late, images)
+
+
+class Merging(nn.Linear):
+    """A layer that merges an adapter in its own `train`, as some do."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> Merging:
+        self.merged = not mode
+        return super().train(mode)
+
+
+def test_a_train_method_of_somebodys_own_is_not_called(images: Tensor) -> None:
+    model = make_vit()
+    model.head = Merging(16, 5)
+    model.train()
+    measure.attention_maps(model, images)
+    assert model.head.training
+    assert not model.head.merged
+
+
+def test_dropout_is_off_and_modes_come_back_after_an_error(images: Tensor) -> None:
+    torch.manual_seed(0)
+    model = shake(make_vit(drop_rate=0.5, proj_drop_rate=0.5, pos_drop_rate=0.5)).train()
+    expected = matrices(model, images)
+    state = torch.get_rng_state()
+    for value, matrix in zip(measure.attention_maps(model, images), expected, strict=True):
+        torch.testing.assert_close(value.flatten(-2), matrix[:, :, 0, 1:])
+    assert measure.attention_drift(model, model, images).abs().max() == 0
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(AssertionError):
+        measure.attention_maps(model, torch.randn(1, 3, 20, 20))  # timm's own refusal of the size
+    assert all(mode_of(model))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_pixels_in_no_patch_do_not_count() -> None:
+    model = shake(make_vit(img_size=40, patch_size=16))
+    images = torch.randn(1, 3, 40, 40)
+    maps = measure.attention_maps(model, images, layers=-1)[0].mean(1)
+    corner = torch.zeros(1, 40, 40, dtype=torch.bool)
+    corner[:, 16:32, 16:32] = True  # one patch
+    share = measure.object_share(model, images, corner, layers=-1)
+    torch.testing.assert_close(share[0], maps[:, 1, 1] / maps.sum((1, 2)))
+    beside = torch.zeros(1, 40, 40, dtype=torch.bool)
+    beside[:, 33:] = True
+    with refuses(ArgumentError, "hold none of their object"):
+        measure.object_share(model, images, beside)
+
+
+def test_grids_that_are_pooled_on_the_way_and_the_pooling(images: Tensor) -> None:
+    pit = timm.create_model("pit_ti_224", img_size=64)
+    grids = {tuple(value.shape[-2:]) for value in measure.attention_maps(pit, torch.randn(1, 3, 64, 64))}
+    assert len(grids) == 3
+    with refuses(UnsupportedModelError, "rollout"):
+        measure.attention_rollout(pit, torch.randn(1, 3, 64, 64))
+    pooled = make_vit(class_token=False, global_pool="map")
+    assert measure.attention_maps(pooled, images, query="pool")[0].shape == (len(images), 2, 4, 4)
+
+
+def test_what_a_head_combines_is_no_attention_to_roll_out(images: Tensor) -> None:
+    with refuses(UnsupportedModelError, "combines 2 softmaxes"):
+        measure.attention_rollout(make_vit(attn_layer="diff"), images)
+    shared = make_vit(qk_norm=True)
+    for block in shared.blocks:
+        block.attn.k_norm = block.attn.q_norm
+    with refuses(UnsupportedModelError, "one that stands for two"):
+        measure.attention_rollout(shared, images)
+
+
+def test_drift_from_the_source_of_an_attachment(images: Tensor, perturb: Callable[[nn.Module], None]) -> None:
+    model = shake(make_vit())
+    start = copy.deepcopy(model)
+    with vitreg.attach(model) as reg:
+        perturb(model)
+        drift = measure.attention_drift(model, reg.source, images)
+    assert torch.equal(drift, measure.attention_drift(model, start, images))
+
+
+def test_autocast_is_that_of_the_caller(images: Tensor) -> None:
+    model = shake(make_vit())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = measure.attention_maps(model, images)
+    exact = measure.attention_maps(model, images)
+    assert all(value.dtype == torch.float32 for value in rounded)
+    assert not torch.equal(rounded[-1], exact[-1])

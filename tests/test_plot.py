@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch import Tensor
 
 import vitreg
@@ -80,6 +81,9 @@ def test_one_bright_patch_does_not_leave_the_others_dark() -> None:
     assert light[1] < light[50] < light[89] <= 1
     assert lit(white, attention)[:, :, 0].flatten()[50] < 1 - DARKNESS + 1e-3  # without: all dark but one
     assert bool(lit(white, torch.zeros(10, 10)).isfinite().all())
+    few = torch.zeros(10, 10)
+    few[3, 3] = 1  # fewer than a tenth
+    assert lit(white, few, saturated=0.1).max() == 1
 
 
 def test_what_is_shown(pictures: Tensor) -> None:
@@ -125,6 +129,9 @@ def test_what_cannot_be_laid_over(pictures: Tensor) -> None:
             plot.overlay(pictures, {"one": wrong})
     with refuses(ArgumentError, "bool masks"):
         plot.overlay(pictures, good, objects=torch.zeros(2, 32, 32))
+    for maps, objects in (({"one": good["one"].numpy()}, None), (good, [1])):
+        with refuses(ArgumentError, "a tensor"):
+            plot.overlay(pictures, maps, objects=objects)
     for share in (1.0, -0.1, True, "much"):
         with refuses(ArgumentError, "saturated"):
             plot.overlay(pictures, good, saturated=share)
@@ -167,8 +174,9 @@ def test_rollout_is_drawn(images: Tensor) -> None:
 def test_whose_attention(images: Tensor) -> None:
     model = make_vit(class_token=False, global_pool="map")
     assert "patches" in str(plot.attention(model, images, query="mean").get_supxlabel())
-    figure = plot.attention(model, images[:1], layers="all", query="pool")
-    assert titles(figure) == ["picture", "attention pooling"]
+    figure = plot.attention(model, images[:1], query="pool")
+    assert titles(figure) == ["picture", ""]
+    assert len(plot.attention(model, images[:1], query="pool", heads="each").axes) == 3
     with refuses(ArgumentError, "heads"):
         plot.attention(model, images, heads="all")
     for models in ({}, {3: model}):
@@ -191,7 +199,9 @@ def test_drift_has_one_scale() -> None:
     assert [label.get_text() for label in left.get_xticklabels()] == ["0", "5", "10", "100"]
     assert "moved" in bar.get_ylabel()
     plot.drift(torch.zeros(30, 24), range(30))
-    for values, steps in ((small, [0, 1]), ([[0.1], [0.1, 0.2]], [0, 1]), ({}, [0]), ({}, [])):
+    wrong = [(small, [0, 1]), ([[0.1], [0.1, 0.2]], [0, 1]), ({}, [0]), ({}, []), ([0.1, 0.2], [0, 1])]
+    wrong += [(torch.rand(3), [0, 1, 2]), (torch.rand(2, 0), [0, 1]), (torch.full((1, 3), torch.nan), [0])]
+    for values, steps in wrong:
         with refuses(ArgumentError, "Expected"):
             plot.drift(values, steps)
 
@@ -202,7 +212,8 @@ def test_object_share_of_each_block() -> None:
     assert first.get_ydata().tolist() == pytest.approx([10, 50])
     assert second.get_label() == "target"
     assert (first.get_marker(), first.get_linestyle()) != (second.get_marker(), second.get_linestyle())
-    for wrong in ({}, {"a": torch.rand(2, 3)}, {"a": [50.0, 60.0]}, {"a": []}):
+    assert plot.object_share({"_model": [0.1], "b": [0.2]}).legends[0].get_texts()[0].get_text() == " _model"
+    for wrong in ({}, {"a": torch.rand(2, 3)}, {"a": [50.0, 60.0]}, {"a": []}, torch.rand(3)):
         with refuses(ArgumentError, "Expected"):
             plot.object_share(wrong)
 
@@ -220,7 +231,8 @@ def test_accuracy_against_lam() -> None:
     assert high > 10
     assert plot.against_lam({"GTA": [(0, 40), (1, 41)]}).axes[0].get_xscale() == "symlog"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["fine-tuning", "GTA"]
-    for wrong in ({}, {"GTA": []}, {"GTA": [(1,)]}, {"GTA": [(-1, 40)]}):
+    unusable = ({}, *({"GTA": points} for points in ([], [(1,)], [(-1, 40)], [(1, 2, None)], [1, 2])))
+    for wrong in unusable:
         with refuses(ArgumentError, "λ" if wrong.get("GTA") == [(-1, 40)] else "Expected"):
             plot.against_lam(wrong)
 
@@ -269,3 +281,34 @@ def test_without_matplotlib_the_error_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r"vitreg\[plot\]"):
         importlib.import_module("vitreg.plot")
+
+
+def test_what_no_figure_can_hold(images: Tensor) -> None:
+    model = make_vit()
+    with refuses(ArgumentError, "up to 40 pictures, found 41"):
+        plot.attention(model, torch.randn(41, 3, 32, 32))
+    broken = make_vit()
+    torch.nn.init.constant_(broken.cls_token, torch.nan)
+    with refuses(ArgumentError, "broken (block 2) is not finite"):
+        plot.attention({"broken": broken}, images)
+
+
+def test_words_stay_inside_the_figure(images: Tensor) -> None:
+    figures = [plot.attention(make_vit(), images[:count]) for count in (1, 2)]
+    for figure in figures:
+        figure.canvas.draw()
+        (said,) = [
+            text for text in figure.findobj(Text) if text.get_text().startswith("attention of the class")
+        ]
+        box = said.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+    long = plot.attention({"deit_tiny_patch16_224_fp16.safetensors": make_vit()}, images)
+    assert names(long)[1] == "deit_tiny_p…afetensors\nblock 2"
+
+
+def test_only_what_patches_cover_is_lit() -> None:
+    model = make_vit(img_size=40, patch_size=16)
+    figure = plot.attention(model, torch.randn(2, 3, 40, 40), pictures=torch.rand(2, 3, 80, 80))
+    assert drawn(figure.axes[0]).shape == (80, 80, 3)
+    assert drawn(figure.axes[2]).shape == (64, 64, 3)

@@ -199,16 +199,20 @@ class Reader:
             raise ReadingComplete
 
 
+def check_taps(what: str, taps: Mapping[str, Tap]) -> None:
+    """Raise `UnsupportedModelError` if two taps are at one place, which would deliver twice for one."""
+    if len({(id(tap.module), tap.side) for tap in taps.values()}) < len(taps):
+        raise UnsupportedModelError(
+            f"{what} is read from several modules, found one that stands for two of them, such as one "
+            "norm for queries and keys. Give each its own, or read block_output."
+        )
+
+
 class _Value:
     """One wanted value, read as soon as its last tap has delivered."""
 
     def __init__(self, reader: Reader, slot: Slot, probe: Probe) -> None:
-        places = {(id(tap.module), tap.side) for tap in probe.taps.values()}
-        if len(places) < len(probe.taps):
-            raise UnsupportedModelError(
-                f"{slot[0]} is read from several modules, found one that stands for two of them, such as one "
-                "norm for queries and keys. Give each its own, or read block_output."
-            )
+        check_taps(slot[0], probe.taps)
         self.reader = reader
         self.slot = slot
         self.probe = probe

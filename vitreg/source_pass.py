@@ -57,10 +57,14 @@ def _check_same_images(reader: Reader, images: Tensor) -> None:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` into eval mode, and afterwards each part back into the mode that it was in."""
+    """Put `module` into eval mode, and afterwards each part back into the mode that it was in.
+
+    Only the flags are set: a `train()` of somebody's own may do more, such as merging an adapter.
+    """
     training = [part for part in module.modules() if part.training]
-    module.eval()
     try:
+        for part in training:
+            part.training = False
         yield
     finally:
         for part in training:

@@ -74,6 +74,8 @@ class AttentionReading:
         output: how the output after the projection is read, [b, n, d]; None where it is what the module
             returns.
         queries: whose attention there is; class attention, for one, has the class token's only.
+        maps_per_head: how many softmaxes a head combines; `num_heads` counts each. Differential attention
+            subtracts the second of two from the first.
     """
 
     num_heads: int
@@ -81,6 +83,7 @@ class AttentionReading:
     logits: Callable[[Mapping[str, Any], Row], Tensor]
     output: Probe | None = None
     queries: tuple[Query, ...] = ("cls", "mean")
+    maps_per_head: int = 1
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ class Tower:
         grid: patches (vertically, horizontally), or None where it is known only at run time.
         width: the tokens' width d.
         patch_size: a patch's height and width in pixels, or None where it is not known.
+        covered: the height and width in pixels that the patches cover, from the top left, of a picture of
+            fixed size with pixels left over; None where none are.
         position_embeddings: names, inside `module`, of its position embeddings.
         batch_first: whether blocks receive [b, n, d] rather than [n, b, d].
         pool: the attention pooling between the blocks and the head, or None.
@@ -152,5 +157,6 @@ class Tower:
     position_embeddings: tuple[str, ...] = ()
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
+    covered: tuple[int, int] | None = None
     pool: Block | None = None
     features: Probe | str | None = None

@@ -15,7 +15,7 @@ from engine.runs import Report
 from engine.subset import Share
 from engine.table import Row, object_block
 from vitreg.plot.curves import curve, lam_axis
-from vitreg.plot.style import STYLES, looks, panels, text_colour
+from vitreg.plot.style import STYLES, looks, panels, plain, text_colour
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def _steps(axes: Axes, reports: Iterable[Report], name: str, scale: float) -> No
 
 
 def _heading(data: str, source: str, what: str) -> str:
-    return f"{data}{f' from {source}' if source else ''}: {what}"
+    return plain(f"{data}{f' from {source}' if source else ''}: {what}")
 
 
 def _cycle(values: Sequence[T], count: int) -> list[T]:

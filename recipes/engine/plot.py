@@ -84,4 +84,4 @@ def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading:
     axes.set_xticks(range(len(shares)), shares)
     axes.set_xlim(-0.5, len(shares) - 0.5)
     axes.set_xlabel("training pictures used")
-    axes.set_title(heading, fontsize=10, loc="left")
+    axes.set_title(plain(heading), fontsize=10, loc="left")

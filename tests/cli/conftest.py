@@ -18,6 +18,12 @@ class Ended(NamedTuple):
 Run = Callable[..., Ended]
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the width away that whoever runs the tests may have set."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return a function that runs `vitreg LINE` and returns how it ended; a list is taken word by word."""

@@ -19,7 +19,7 @@ from vitreg.cli.build import check_timm_name, need
 from vitreg.cli.command import Command
 from vitreg.cli.figure_file import check_figure_file, write_figure
 from vitreg.cli.pictures import as_the_model_sees, read_picture
-from vitreg.cli.weights import PRETRAINED, RANDOM, Weights, in_words, load_timm
+from vitreg.cli.weights import PRETRAINED, RANDOM, Weights, in_words, load_timm, read_notes
 from vitreg.describe import Description, describe
 from vitreg.errors import ArgumentError
 from vitreg.types import Heads, Layers, Query
@@ -82,16 +82,19 @@ def run(options: Namespace) -> int:
         raise ArgumentError(
             f"The model and its source are the same weights, {in_words(weights)}. Give --source others."
         )
-    models = {title: load_timm(options.model, which, options.size).eval() for title, which in asked.items()}
+    size = options.size
+    if size is None and isinstance(weights, Path):
+        size = read_notes(weights).get("size")
+    models = {title: load_timm(options.model, which, size).eval() for title, which in asked.items()}
     model = models["model"]
     query = options.query or _query_of(describe(model))
-    shown, images = as_the_model_sees(pictures, model, options.size)
+    shown, images = as_the_model_sees(pictures, model, size)
     _check_patches(images, model)
     _write(options, models if len(models) > 1 else model, images, shown, query)
     count = "1 picture" if len(pictures) == 1 else f"{len(pictures)} pictures"
-    size = f"{images.shape[-1]}×{images.shape[-2]} pixels"
+    pixels = f"{images.shape[-1]}×{images.shape[-2]} pixels"
     of = "; ".join(f"{title}: {in_words(which)}" for title, which in asked.items())
-    print(f"{options.out}: {count} of {size}; {options.model}, {of}")
+    print(f"{options.out}: {count} of {pixels}; {options.model}, {of}")
     return 0
 
 
@@ -107,7 +110,7 @@ def _write(
     if options.rollout:
         figure = vitreg.plot.rollout(models, images, pictures=shown, query=query)
     else:
-        layers: Layers = "all" if query == "pool" else -1 if options.layers is None else options.layers
+        layers: Layers = -1 if options.layers is None else options.layers
         heads: Heads = options.heads or "mean"
         figure = vitreg.plot.attention(
             models, images, pictures=shown, layers=layers, heads=heads, query=query
@@ -121,9 +124,10 @@ def _check_patches(images: torch.Tensor, model: nn.Module) -> None:
     rows, columns = side if isinstance(side, tuple) else (side, side)
     height, width = images.shape[-2:]
     if height % rows or width % columns:
+        whole = max(1, round(height / rows)) * rows
         raise ArgumentError(
             f"Expected a picture of whole patches of {columns}×{rows} pixels, got {width}×{height}. "
-            "Choose another --size."
+            f"Choose another --size, such as {whole}."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Iterable
@@ -20,15 +21,15 @@ def check_figure_file(path: Path, inputs: Iterable[Path]) -> None:
     """Raise `ArgumentError` unless a figure can be written to `path`, which is none of `inputs`."""
     if path.suffix.lower() not in FORMATS:
         raise ArgumentError(f"Expected a figure that ends in {', '.join(FORMATS)}, got {path}.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ArgumentError(f"Expected a file for the figure, found the folder {path}.")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ArgumentError(f"There is no folder {path.parent} for the figure {path.name}. Make it first.")
     if not os.access(path.parent, os.W_OK):
         raise ArgumentError(
             f"The folder {path.parent} cannot be written to. Choose another place for {path.name}."
         )
-    if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
+    if any(os.path.exists(path) and os.path.exists(given) and path.samefile(given) for given in inputs):
         raise ArgumentError(f"The figure would replace the picture {path}. Give it another name.")
 
 
@@ -47,4 +48,5 @@ def write_figure(figure: Figure, path: Path) -> None:
     except OSError as error:
         raise ArgumentError(f"Cannot write the figure {path}: {error.strerror}.") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()

@@ -6,15 +6,13 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 import vitreg
+from vitreg.functional.softmax_input import SoftmaxInput
 
 TOLERANCE = 1e-3
 """Of a logit: what different kernels of a GPU differ by, in float32 or TF32."""
@@ -122,12 +120,12 @@ class _Trial:
 
     def logits(self) -> tuple[bool, str]:
         self.model.eval()
-        with torch.no_grad(), _Softmax() as softmax, vitreg.trace(self.model, "attn_logits") as trace:
+        with torch.no_grad(), SoftmaxInput() as softmax, vitreg.trace(self.model, "attn_logits") as trace:
             self.model(self.images)
         read = trace["attn_logits"]
-        if len(softmax.entered) != len(read):
-            return False, f"{len(softmax.entered)} softmaxes for {len(read)} blocks"
-        pairs = zip(read, softmax.entered, strict=True)
+        if len(softmax.logits) != len(read):
+            return False, f"{len(softmax.logits)} softmaxes for {len(read)} blocks"
+        pairs = zip(read, softmax.logits, strict=True)
         apart = max(float((ours - theirs[:, :, 0, 1:]).abs().max()) for ours, theirs in pairs)
         return apart < TOLERANCE, f"{apart:.1e} apart"
 
@@ -139,19 +137,3 @@ class _Trial:
 
 def _has_gradient(parameter: Tensor) -> bool:
     return parameter.grad is not None and bool((parameter.grad != 0).any())
-
-
-class _Softmax(TorchFunctionMode):
-    """Collects what enters every softmax of an attention, [b, h, n, n], from what PyTorch's functions get."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.entered: list[Tensor] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            query, key = args[:2]
-            self.entered.append(query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1]))
-        elif func in (Tensor.softmax, torch.softmax) and args[0].dim() == 4:
-            self.entered.append(args[0])
-        return func(*args, **(kwargs or {}))

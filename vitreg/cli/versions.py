@@ -96,9 +96,11 @@ def _lies_within(version: str, expected: str) -> bool:
     """Return whether a version is one of those expected; True where packaging, which knows, is missing."""
     try:
         from packaging.specifiers import SpecifierSet
+        from packaging.version import Version as Number
     except ModuleNotFoundError:
         return True
-    return SpecifierSet(expected).contains(version, prereleases=True)
+    release = Number(version).base_version  # a vendor's 2.6.0a0+nv25 is its 2.6.0
+    return SpecifierSet(expected).contains(release, prereleases=True)
 
 
 def _expected() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from collections.abc import Sequence
@@ -10,13 +11,14 @@ from typing import Any, Literal
 
 import timm
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from vitreg.cli.build import first_line
-from vitreg.errors import ArgumentError, MismatchError
+from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
+from vitreg.families import find_tower
 
 PRETRAINED: Literal["pretrained"] = "pretrained"
 RANDOM: Literal["random"] = "random"
@@ -25,7 +27,10 @@ Weights = Path | Literal["pretrained", "random"]
 """A file, timm's pre-trained weights, or untrained ones."""
 
 _INSIDE = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_NOTES = "vitreg"
+"""Under which key of its metadata a file of `recipes/finetune.py` says how the model is used."""
+
 _NAMED = 5
 
 
@@ -48,8 +53,11 @@ def load_timm(name: str, weights: Weights, size: int | None) -> nn.Module:
     """
     if isinstance(weights, Path):
         state = read_state(weights)
-        model = _create(name, size, num_classes=_num_classes(name, state))
-        _load(model, state, name, weights, may_resample=size is not None)
+        model: Any = _create(name, size, num_classes=_num_classes(name, state))
+        has_size = size is not None or name.startswith("local-dir:")  # which notes its own
+        _load(model, state, name, weights, may_resample=has_size)
+        normalised = {key: tuple(v) for key, v in read_notes(weights).items() if key != "size"}
+        model.pretrained_cfg = {**model.pretrained_cfg, **normalised}
         return model
     if weights == RANDOM:
         return _create(name, size)
@@ -73,7 +81,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"Expected a file of weights, found {'a folder' if path.exists() else 'none'} at {path}."
         )
     try:
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             loaded: Any = load_file(path)
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -85,25 +93,47 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise ArgumentError(
             f"Expected a .safetensors or torch file with a state dict in {path}, found {first_line(error)}."
         ) from error
-    if isinstance(loaded, dict):
-        loaded = next((loaded[key] for key in _INSIDE if isinstance(loaded.get(key), dict)), loaded)
+    while isinstance(loaded, dict) and (key := next((key for key in _INSIDE if _is_full(loaded, key)), None)):
+        loaded = loaded[key]
     if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise ArgumentError(f"Expected a state dict (tensors by name) in {path}, found something else.")
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in loaded):
-            loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+        found = f"the keys {_named(loaded)}" if isinstance(loaded, dict) else type(loaded).__name__
+        raise ArgumentError(
+            f"Expected a state dict (tensors by name) in {path}, alone or under "
+            f"{' or '.join(map(repr, _INSIDE))}, found {found}."
+        )
+    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in loaded)), None):
+        loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
     return loaded
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """Return size, mean and deviation of the pictures, where `recipes/finetune.py` noted them, else {}."""
+    if path.suffix.lower() != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            noted = (file.metadata() or {}).get(_NOTES)
+    except (OSError, SafetensorError):  # read_state says why
+        return {}
+    try:
+        found = json.loads(noted) if noted is not None else {}
+        return {key: found[key] for key in ("size", "mean", "std")} if found else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(
+            f"Expected size, mean and std in the metadata {_NOTES!r} of {path}, found {noted!r}. Save its "
+            "tensors without metadata, and give --size."
+        ) from error
 
 
 def _create(name: str, size: int | None, **options: Any) -> nn.Module:
     sized = {} if size is None else {"img_size": size}
     try:
         return timm.create_model(name, **sized, **options)
-    except OSError as error:
-        raise ArgumentError(
-            f"Cannot fetch {name}: {first_line(error)}. Without the network, give the name of a timm model "
-            "with --weights FILE, or with --random for untrained weights."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        remedy = "Without the network, give the name of a timm model with --weights FILE, or --random."
+        if name.startswith("local-dir:"):
+            remedy = "Expected a folder with config.json and a whole model.safetensors."
+        raise ArgumentError(f"Cannot fetch {name}: {first_line(error)}. {remedy}") from error
     except (TypeError, ValueError, AssertionError, LookupError, RuntimeError) as error:
         if size is None and ":" not in name:
             raise  # what timm lists, it builds
@@ -114,11 +144,13 @@ def _create(name: str, size: int | None, **options: Any) -> nn.Module:
 def _num_classes(name: str, state: dict[str, Tensor]) -> int:
     """Return how many classes the weights tell apart; 0 without a head, as of self-supervised models."""
     with torch.device("meta"):
-        model: Any = _create(name, None)
-    classifier = model.pretrained_cfg.get("classifier")
-    first = classifier[0] if isinstance(classifier, tuple | list) else classifier
-    weight = state.get(f"{first}.weight")
-    return 0 if weight is None else len(weight)
+        model: Any = _create(name, None, num_classes=1)  # with a head, whatever its folder says
+    try:
+        heads = find_tower(model).heads
+    except UnsupportedModelError:  # which says so when it is drawn
+        return 0
+    weight = state.get(f"{heads[0]}.weight") if heads else None
+    return 0 if weight is None or weight.dim() == 0 else len(weight)
 
 
 def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path, *, may_resample: bool) -> None:
@@ -152,6 +184,15 @@ def _problems(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, lis
         "of another shape": shapes,
     }
     return {what: keys for what, keys in found.items() if keys}
+
+
+def _is_full(loaded: dict[Any, Any], key: str) -> bool:
+    return isinstance(loaded.get(key), dict) and bool(loaded[key])
+
+
+def _named(found: dict[Any, Any]) -> str:
+    keys = [repr(key) for key in found]
+    return ", ".join(keys[:_NAMED]) + _more(keys) or "none"
 
 
 def _more(keys: Sequence[str]) -> str:

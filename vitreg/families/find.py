@@ -63,6 +63,7 @@ def find_tower(model: nn.Module) -> Tower:
         position_embeddings=parts.position_embeddings,
         batch_first=parts.batch_first,
         patch_size=parts.patch_size,
+        covered=parts.covered,
         pool=None if parts.pool is None else _block(names_inside[id(parts.pool.block)], parts.pool, parts),
         features=parts.features,
     )

@@ -59,6 +59,7 @@ class TowerParts:
     position_embeddings: tuple[str, ...] = ()
     batch_first: bool = True
     patch_size: tuple[int, int] | None = None
+    covered: tuple[int, int] | None = None
     pool: BlockParts | None = None
     features: Probe | str | None = None
 

@@ -23,7 +23,14 @@ from vitreg.families.registries import (
     register_family,
     register_tower,
 )
-from vitreg.families.timm_parts import block_parts, pair, parameters_in, pixels_per_patch, pooling
+from vitreg.families.timm_parts import (
+    block_parts,
+    pair,
+    parameters_in,
+    pixels_covered,
+    pixels_per_patch,
+    pooling,
+)
 from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
 from vitreg.types import AttentionReading, Row, Tap
 
@@ -121,6 +128,7 @@ def vision_transformer(module: nn.Module) -> TowerParts:
         grid=pair(embed.grid_size) if strict and hasattr(embed, "grid_size") else None,
         width=m.embed_dim,
         patch_size=pixels_per_patch(embed),
+        covered=pixels_covered(embed),
         position_embeddings=parameters_in(m, "pos_embed", "rel_pos_bias", "shared_rel_pos"),
         pool=pooling(m, has_class_token=m.cls_token is not None),
     )

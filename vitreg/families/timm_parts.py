@@ -39,11 +39,20 @@ def pixels_per_patch(embed: Any) -> tuple[int, int] | None:
     """
     if getattr(embed, "dynamic_img_pad", False) or not hasattr(embed, "feat_ratio"):
         return None
-    patch = pair(embed.feat_ratio(as_scalar=False))
+    return None if pixels_covered(embed) is not None else pair(embed.feat_ratio(as_scalar=False))
+
+
+def pixels_covered(embed: Any) -> tuple[int, int] | None:
+    """Return the height and width that the patches cover of a picture of fixed size with pixels left over.
+
+    None where none are left over, or where that is not known.
+    """
     fixed = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", True) else None
-    if fixed is not None and (fixed[0] % patch[0] or fixed[1] % patch[1]):
+    if fixed is None or getattr(embed, "dynamic_img_pad", False) or not hasattr(embed, "feat_ratio"):
         return None
-    return patch
+    patch = pair(embed.feat_ratio(as_scalar=False))
+    height, width = (side // length * length for side, length in zip(fixed, patch, strict=True))
+    return None if (height, width) == tuple(fixed) else (height, width)
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -152,7 +152,8 @@ def differential_attention(module: Any) -> AttentionReading:
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     is_block = hasattr(module, "out_proj")
-    return AttentionReading(2 * module.num_heads, taps, logits, parallel_output(module) if is_block else None)
+    output = parallel_output(module) if is_block else None
+    return AttentionReading(2 * module.num_heads, taps, logits, output, maps_per_head=2)
 
 
 for cls in (

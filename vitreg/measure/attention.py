@@ -10,8 +10,9 @@ from vitreg.extractors import blocks_read, check_query
 from vitreg.families import find_tower
 from vitreg.functional import attention_share, patch_coverage
 from vitreg.functional.precision import autocast_now
-from vitreg.grids import block_grid
+from vitreg.grids import block_grid, covered
 from vitreg.reader import Reader
+from vitreg.source import FrozenSource
 from vitreg.source_pass import evaluating, run_tower
 from vitreg.types import Grid, Layers, Query, Tower
 
@@ -29,7 +30,11 @@ def attention_maps(
 
     Returns:
         One tensor a block, [b, h, rows, columns], in float32. A row of attention sums to 1 less what falls on
-        the tokens that are no patches.
+        the tokens that are no patches. In differential attention each head has two maps, of which the model
+        subtracts the second.
+
+    The pass ends at the deepest block that is read. Of a model whose parts are moved or gathered as it runs
+    (CPU offload, FSDP) what is behind that stays as it is until the next pass.
 
     Raises:
         ArgumentError: no batch of images, an unknown query, or `layers` that select nothing.
@@ -54,7 +59,7 @@ def attention_maps(
 
 def attention_drift(
     model: nn.Module,
-    source: nn.Module,
+    source: nn.Module | FrozenSource,
     images: Tensor,
     *,
     layers: Layers = "all",
@@ -69,7 +74,7 @@ def attention_drift(
 
     Args:
         model: the model that was trained.
-        source: the pre-trained one, with the same blocks, heads and patches.
+        source: the pre-trained one, with the same blocks, heads and patches; also `attachment.source`.
         images: as both receive them, on their device, [b, c, height, width].
         layers: which blocks.
         query: whose attention, see `attention_maps`.
@@ -78,12 +83,20 @@ def attention_drift(
         ArgumentError, UnsupportedModelError: see `attention_maps`.
         MismatchError: model and source have other blocks, heads or patches.
     """
-    ours, theirs = (attention_maps(m, images, layers=layers, query=query) for m in (model, source))
+    both = (model, source.tower.module if isinstance(source, FrozenSource) else source)
+    depths = [len(find_tower(one).blocks) for one in both]
+    if depths[0] != depths[1]:
+        raise MismatchError(
+            f"Expected model and source with the same blocks, found {depths[0]} in the model and {depths[1]} "
+            "in the source. Compare attention_maps of the blocks that belong together."
+        )
+    ours, theirs = (attention_maps(one, images, layers=layers, query=query) for one in both)
     shapes = [[list(value.shape) for value in values] for values in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise MismatchError(
-            "Expected model and source with the same blocks, heads and patches; found attention of "
-            f"{_in_words(shapes[0])} in the model and {_in_words(shapes[1])} in the source."
+            "Expected model and source with the same heads and patches, found attention of "
+            f"{_in_words(shapes[0])} in the model and {_in_words(shapes[1])} in the source. Give both "
+            "the same architecture and picture size."
         )
     distances = [
         (_normalised(one) - _normalised(other)).abs().sum(-1).mean() / 2
@@ -116,7 +129,7 @@ def object_share(
         UnsupportedModelError: see `attention_maps`.
     """
     check_images(images)
-    masks = _masks(objects, images)
+    masks = _masks(objects, images, covered(find_tower(model), (images.shape[-2], images.shape[-1])))
     maps = attention_maps(model, images, layers=layers, query=query)
     shares = []
     for value in maps:
@@ -127,7 +140,12 @@ def object_share(
 
 def check_images(images: object) -> None:
     """Raise `ArgumentError` unless `images` is a batch of images [b, c, height, width]."""
-    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
+    if (
+        not isinstance(images, Tensor)
+        or images.dim() != 4
+        or not images.is_floating_point()
+        or not images.numel()
+    ):
         found = (
             f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         )
@@ -164,8 +182,8 @@ def _in_words(shapes: list[list[int]]) -> str:
     return f"{len(shapes)} blocks of {kinds}"
 
 
-def _masks(objects: object, images: Tensor) -> Tensor:
-    """Return bool masks [b, height, width] of what the caller gave."""
+def _masks(objects: object, images: Tensor, seen: tuple[int, int]) -> Tensor:
+    """Return bool masks of what the caller gave, cropped to the height and width that patches cover."""
     b, height, width = images.shape[0], images.shape[-2], images.shape[-1]
     if isinstance(objects, Tensor) and objects.dtype == torch.bool and objects.shape == (b, height, width):
         masks = objects.to(images.device)
@@ -183,6 +201,7 @@ def _masks(objects: object, images: Tensor) -> Tensor:
         raise ArgumentError(
             f"Expected bool masks {[b, height, width]} or boxes {[b, 4]} in pixels, found {found}."
         )
+    masks = masks[:, : seen[0], : seen[1]]
     empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         raise ArgumentError(f"Pictures {empty} hold none of their object. Leave them out, or mend the masks.")

@@ -16,7 +16,7 @@ from vitreg.families import find_tower
 from vitreg.functional.precision import autocast_now
 from vitreg.hooks import Hooks
 from vitreg.measure.attention import check_images, picture_grid
-from vitreg.reader import Reader
+from vitreg.reader import Reader, check_taps
 from vitreg.source_pass import evaluating, run_tower
 from vitreg.types import AttentionReading, Query, Tap, Tower
 
@@ -74,6 +74,11 @@ def _check(tower: Tower, query: Query) -> None:
             'Use query="mean".'
         )
     for block in tower.blocks:
+        if block.reading is not None and block.reading.maps_per_head > 1:
+            raise UnsupportedModelError(
+                f"Attention rollout needs the attention that mixes the tokens; each head of {block.name!r} "
+                f"of {name} combines {block.reading.maps_per_head} softmaxes. Use attention_maps."
+            )
         same_tokens = block.num_prefix_tokens == tower.num_prefix_tokens and block.grid == tower.grid
         if block.reading is None or not same_tokens or not all(has_query(block, q) for q in (query, "mean")):
             why = block.obstacle or "it has not the attention of all tokens."
@@ -88,6 +93,7 @@ def _receivers(
 ) -> list[tuple[Tap, Callable[[Any], None]]]:
     """Return hooks that keep the block's attention, [b, n, n], mean over heads."""
     assert reading is not None
+    check_taps("attention rollout", reading.taps)
     seen: dict[str, Any] = {}
 
     def receive(key: str, delivered: Any) -> None:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError
 from vitreg.extractors import blocks_read
 from vitreg.families import find_tower
+from vitreg.grids import covered
 from vitreg.measure import attention_maps, attention_rollout
 from vitreg.plot.overlay import check_saturated
 from vitreg.plot.pictures import Panel, draw_grid, lit, shown
+from vitreg.plot.style import shortened
 from vitreg.types import Heads, Layers, Query
 
 Models = nn.Module | Mapping[str, nn.Module]
@@ -21,6 +23,9 @@ Titled = tuple[str, Tensor]
 
 _WIDE = 7
 """Panels in a line of one picture."""
+
+MOST_PICTURES = 40
+"""Beyond, a figure would be wider than files of pictures may be, and unreadable before that."""
 
 
 def attention(
@@ -55,20 +60,25 @@ def attention(
     """
     if heads not in ("mean", "each"):
         raise ArgumentError(f"heads must be 'mean' or 'each', got {heads!r}.")
+    if query == "pool" and layers == -1:
+        layers = "all"  # there is one attention pooling
+    _check_count(images)
     found: dict[str, list[Titled]] = {}
     for name, model in _named(models).items():
         maps = attention_maps(model, images, layers=layers, query=query)
         indices = blocks_read("attn_probs", layers, query, find_tower(model))
         found[name] = []
         for index, value in zip(indices, maps, strict=True):
-            block = "attention pooling" if query == "pool" else f"block {index}"
+            block = "" if query == "pool" else f"block {index}"
             if heads == "mean":
                 found[name].append((block, value.mean(1)))
             else:
-                found[name] += [(f"{block}, head {h}", value[:, h]) for h in range(value.shape[1])]
+                words = [", ".join(filter(None, (block, f"head {h}"))) for h in range(value.shape[1])]
+                found[name] += [(word, value[:, h]) for h, word in enumerate(words)]
     whose = {"cls": "class token", "mean": "patches", "pool": "attention pooling"}[query]
     said = f"attention of the {whose}, {'mean over heads' if heads == 'mean' else 'each head'}"
-    return _drawn(found, images, pictures, saturated, f"{said}; blocks from 0")
+    caption = said if query == "pool" else f"{said}; blocks from 0"
+    return _drawn(_named(models), found, images, pictures, saturated, caption)
 
 
 def rollout(
@@ -92,11 +102,13 @@ def rollout(
         ArgumentError: see `attention`.
         UnsupportedModelError: see `vitreg.measure.attention_rollout`.
     """
+    _check_count(images)
     maps = {
         name: [("rollout", attention_rollout(model, images, query=query))]
         for name, model in _named(models).items()
     }
-    return _drawn(maps, images, pictures, saturated, "attention rollout through all blocks, mean over heads")
+    caption = "attention rollout through all blocks, mean over heads"
+    return _drawn(_named(models), maps, images, pictures, saturated, caption)
 
 
 def _named(models: Models) -> Mapping[str, nn.Module]:
@@ -108,7 +120,16 @@ def _named(models: Models) -> Mapping[str, nn.Module]:
     return named
 
 
+def _check_count(images: Tensor) -> None:
+    """Raise `ArgumentError` for more pictures than a figure can hold."""
+    if isinstance(images, Tensor) and images.dim() == 4 and len(images) > MOST_PICTURES:
+        raise ArgumentError(
+            f"A figure holds up to {MOST_PICTURES} pictures, found {len(images)}. Draw a part of them."
+        )
+
+
 def _drawn(
+    models: Mapping[str, nn.Module],
     found: Mapping[str, Sequence[Titled]],
     images: Tensor,
     pictures: Tensor | None,
@@ -117,24 +138,36 @@ def _drawn(
 ) -> Figure:
     check_saturated(saturated)
     base = shown(pictures, images)
-    maps = {name: [(title, value.cpu()) for title, value in titled] for name, titled in found.items()}
     lines: list[tuple[str, list[Panel]]] = []
-    if len(base) == 1:
-        for name, titled in maps.items():
-            panels = [Panel(base[0], "picture")]
-            panels += [Panel(lit(base[0], value[0], saturated=saturated), title) for title, value in titled]
+    if len(base) > 1:
+        lines.append(("picture", [Panel(image) for image in base]))
+    for name, titled in found.items():
+        seen = _seen(models[name], images, base)
+        lights = [(title, _lights(name, title, value, seen, saturated)) for title, value in titled]
+        if len(base) > 1:
+            beside = [("\n".join(filter(None, (shortened(name), title))), each) for title, each in lights]
+            lines += [(words, [Panel(light) for light in each]) for words, each in beside]
+        else:
+            panels = [Panel(base[0], "picture"), *(Panel(each[0], title) for title, each in lights)]
             lines += [
-                (name if start == 0 else "", panels[start : start + _WIDE])
+                (shortened(name) if start == 0 else "", panels[start : start + _WIDE])
                 for start in range(0, len(panels), _WIDE)
             ]
-    else:
-        lines.append(("picture", [Panel(image) for image in base]))
-        for name, titled in maps.items():
-            for title, value in titled:
-                beside = "\n".join(word for word in (name, title) if word)
-                panels = [
-                    Panel(lit(image, one, saturated=saturated))
-                    for image, one in zip(base, value, strict=True)
-                ]
-                lines.append((beside, panels))
     return draw_grid(lines, caption=caption)
+
+
+def _seen(model: nn.Module, images: Tensor, base: Tensor) -> Tensor:
+    """Return the part of the pictures [b, height, width, 3] that the model's patches cover."""
+    size = (images.shape[-2], images.shape[-1])
+    height, width = covered(find_tower(model), size)
+    return base[:, : round(base.shape[1] * height / size[0]), : round(base.shape[2] * width / size[1])]
+
+
+def _lights(name: str, title: str, maps: Tensor, seen: Tensor, saturated: float) -> list[Tensor]:
+    maps = maps.cpu()
+    if not bool(maps.isfinite().all()):
+        raise ArgumentError(
+            f"The attention of {name or 'the model'} ({title}) is not finite. Look for NaN in its weights "
+            "and in the images."
+        )
+    return [lit(image, one, saturated=saturated) for image, one in zip(seen, maps, strict=True)]

@@ -18,6 +18,8 @@ Values = Tensor | Sequence[Sequence[float]] | Sequence[Tensor]
 def drift(values: Values | Mapping[str, Values], steps: Sequence[int]) -> Figure:
     """Draw how far the attention of each block has moved in the course of training.
 
+    Each step has a column of the same width, however far it is from the one before.
+
     Args:
         values: what `vitreg.measure.attention_drift` returned at each step, [s, l]; or several trainings by
             title, which share one colour scale.
@@ -61,8 +63,9 @@ def object_share(shares: Mapping[str, Tensor | Sequence[float]]) -> Figure:
     Raises:
         ArgumentError: other shapes, values out of range, or none.
     """
-    if not shares:
-        raise ArgumentError("Expected the shares of at least one model, found none.")
+    if not isinstance(shares, Mapping) or not shares:
+        found = "none" if isinstance(shares, Mapping) else type(shares).__name__
+        raise ArgumentError(f"Expected the shares of at least one model, by title, found {found}.")
     figure, ((axes,),) = panels(1, 1)
     for number, ((title, values), (colour, marker)) in enumerate(
         zip(shares.items(), looks(len(shares)), strict=True)
@@ -85,13 +88,15 @@ def object_share(shares: Mapping[str, Tensor | Sequence[float]]) -> Figure:
 
 
 def _table(values: Values, num_steps: int, title: str) -> Tensor:
-    rows = values if isinstance(values, Tensor) else [torch.as_tensor(row).float().cpu() for row in values]
-    lengths = {len(row) for row in rows}
-    if len(rows) != num_steps or len(lengths) > 1 or any(row.dim() != 1 for row in rows):
+    rows = [torch.as_tensor(row).detach().float().cpu() for row in values]
+    shapes = {tuple(row.shape) for row in rows}
+    if len(rows) != num_steps or len(shapes) != 1 or len(next(iter(shapes))) != 1 or not rows[0].numel():
         of = f" of {title!r}" if title else ""
         raise ArgumentError(
-            f"Expected one value a step and block{of}, [{num_steps}, l], found {len(rows)} rows of "
-            f"{sorted(lengths)} values."
+            f"Expected one value a step and block{of}, [{num_steps}, l], found {len(rows)} rows of shapes "
+            f"{sorted(map(list, shapes))}."
         )
-    table = rows if isinstance(rows, Tensor) else torch.stack(rows)
-    return table.detach().float().cpu()
+    table = torch.stack(rows)
+    if not bool(table.isfinite().all()):
+        raise ArgumentError(f"Expected finite values{f' of {title!r}' if title else ''}, found NaN or inf.")
+    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -99,18 +100,27 @@ def _drawn(axes: Axes, curves: Mapping[str, Iterable[Point]]) -> list[Point]:
     """Draw each curve from left to right, and return all points."""
     everything: list[Point] = []
     for (name, given), (colour, marker) in zip(curves.items(), looks(len(curves) + 1)[1:], strict=True):
-        points = sorted(given, key=lambda point: point[0])
-        wrong = [point for point in points if len(point) not in (2, 3)]
-        if not points or wrong:
+        unsorted = list(given)
+        wrong = [point for point in unsorted if not _is_point(point)]
+        if not unsorted or wrong:
             found = f"{wrong[0]!r}" if wrong else "none"
             raise ArgumentError(
                 f"Expected points (x, y) or (x, y, standard deviation) of {name!r}, found {found}."
             )
+        points = sorted(unsorted, key=lambda point: point[0])
         curve(axes, points, label=name, colour=colour, marker=marker)
         everything += points
     if not everything:
         raise ArgumentError("Expected at least one curve, found none.")
     return everything
+
+
+def _is_point(point: object) -> bool:
+    return (
+        isinstance(point, Sequence)
+        and len(point) in (2, 3)
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in point)
+    )
 
 
 def _styles(count: int) -> list[str]:

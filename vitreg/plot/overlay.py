@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError
 from vitreg.plot.pictures import Panel, draw_grid, lit, shown
+from vitreg.plot.style import shortened
 
 
 def overlay(
@@ -39,6 +40,9 @@ def overlay(
     check_saturated(saturated)
     if not maps:
         raise ArgumentError("Expected at least one map, found none.")
+    for what, value in {**maps, "objects": pictures if objects is None else objects}.items():
+        if not isinstance(value, Tensor):
+            raise ArgumentError(f"Expected a tensor for {what!r}, found {type(value).__name__}.")
     b, height, width = base.shape[:3]
     if objects is not None and (objects.shape != (b, height, width) or objects.dtype != torch.bool):
         raise ArgumentError(
@@ -57,7 +61,7 @@ def overlay(
             Panel(lit(image, value, saturated=saturated), outline=o)
             for image, value, o in zip(base, values, outlines, strict=True)
         ]
-        lines.append((name, panels))
+        lines.append((shortened(name), panels))
     return draw_grid(lines, caption=caption)
 
 

@@ -78,6 +78,8 @@ def lit(picture: Tensor, attention: Tensor, *, saturated: float = 0.0) -> Tensor
             a single patch often draws most of it.
     """
     ceiling = attention.flatten().quantile(1 - saturated)
+    if ceiling <= 0:  # fewer patches than that have any
+        ceiling = attention.max()
     scaled = (attention.minimum(ceiling) / ceiling.clamp_min(1e-12))[None, None]
     size = (picture.shape[0], picture.shape[1])
     light = F.interpolate(scaled, size, mode="bilinear", align_corners=False)[0, 0, :, :, None]
@@ -93,7 +95,7 @@ def draw_grid(lines: Sequence[tuple[str, Sequence[Panel]]], *, caption: str = ""
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     tall = _SIDE * height / width + (0.22 if has_titles else 0)
     size = (
-        max(_SIDE * columns + (0.3 if has_names else 0.05), 3.2),
+        max(_SIDE * columns + (0.3 if has_names else 0.05), 0.2 + 0.065 * len(caption)),
         tall * len(lines) + (0.3 if caption else 0.05),
     )
     figure = Figure(figsize=size, dpi=dpi, layout=layout)

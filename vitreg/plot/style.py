@@ -65,5 +65,11 @@ def legend(figure: Figure) -> None:
 
 
 def plain(text: str) -> str:
-    """Return `text` so that matplotlib reads no formula in it."""
-    return text.replace("$", r"\$")
+    """Return `text` so that matplotlib reads no formula in it, and hides no name that begins with _."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def shortened(name: str, length: int = 22) -> str:
+    """Return `name` in at most `length` characters, without its middle if it is longer."""
+    half = length // 2
+    return name if len(name) <= length else f"{name[:half]}…{name[half - length + 1 :]}"
