@@ -266,6 +266,7 @@ def test_scripts_are_linked_to_their_sections() -> None:
 
 
 def load(script: str) -> Any:
+    """Return a script that lies beside the pages as a module."""
     spec = importlib.util.spec_from_file_location(Path(script).stem, DOCS / script)
     assert spec is not None
     assert spec.loader is not None

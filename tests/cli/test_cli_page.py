@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
+from _macros import command_line
 from vitreg.cli.parser import COMMANDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def macros(monkeypatch):
-    monkeypatch.syspath_prepend(DOCS)
-    yield importlib.import_module("_macros.command_line")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "_macros"]:
-        del sys.modules[name]
-
-
-def test_every_command_has_a_section_and_its_help(macros) -> None:
+def test_every_command_has_a_section_and_its_help() -> None:
     for command in COMMANDS:
         assert f"\n## {command.name}\n" in PAGE
         assert f'{{{{ command_help("{command.name}") }}}}' in PAGE
-        text = macros.command_help(command.name)
+        text = command_line.command_help(command.name)
         assert text.startswith(f"``` {{.text .drawing}}\nusage: vitreg {command.name}")
-        assert max(map(len, text.splitlines())) <= macros.WIDTH
-    assert macros.command_help("vitreg").startswith("``` {.text .drawing}\nusage: vitreg [-h]")
+        assert max(map(len, text.splitlines())) <= command_line.WIDTH
+    assert command_line.command_help("vitreg").startswith("``` {.text .drawing}\nusage: vitreg [-h]")
 
 
-def test_every_output_can_be_made(macros) -> None:
+def test_every_output_can_be_made() -> None:
     shown = re.findall(r'{{ command_output\("(.*?)"\) }}', PAGE)
     assert shown
     for line in shown:
-        assert macros.command_output(line).startswith(
+        assert command_line.command_output(line).startswith(
             f"```sh\nvitreg {line}\n```\n\n``` {{.text .drawing}}\n"
         )
 
 
-def test_a_command_that_fails_has_no_output(macros) -> None:
+def test_a_command_that_fails_has_no_output() -> None:
     with pytest.raises(RuntimeError, match="ended with 2"):
-        macros.command_output("describe resnet18")
+        command_line.command_output("describe resnet18")
 
 
 def test_the_refusal_shown_is_the_one_printed(refused) -> None:
