@@ -129,10 +129,13 @@ def _create(name: str, size: int | None, **options: Any) -> nn.Module:
     sized = {} if size is None else {"img_size": size}
     try:
         return timm.create_model(name, **sized, **options)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, pickle.UnpicklingError) as error:
         remedy = "Without the network, give the name of a timm model with --weights FILE, or --random."
         if name.startswith("local-dir:"):
-            remedy = "Expected a folder with config.json and a whole model.safetensors."
+            remedy = (
+                "Expected a folder with config.json and a whole model.safetensors, which timm reads from "
+                "its version 1.0.26 on."
+            )
         raise ArgumentError(f"Cannot fetch {name}: {first_line(error)}. {remedy}") from error
     except (TypeError, ValueError, AssertionError, LookupError, RuntimeError) as error:
         if size is None and ":" not in name:
@@ -143,8 +146,11 @@ def _create(name: str, size: int | None, **options: Any) -> nn.Module:
 
 def _num_classes(name: str, state: dict[str, Tensor]) -> int:
     """Return how many classes the weights tell apart; 0 without a head, as of self-supervised models."""
-    with torch.device("meta"):
-        model: Any = _create(name, None, num_classes=1)  # with a head, whatever its folder says
+    try:  # with a head, whatever a folder says
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=1)
+    except Exception:  # a constructor that looks at values, or what is wrong with it, which is said here
+        model = _create(name, None, num_classes=1)
     try:
         heads = find_tower(model).heads
     except UnsupportedModelError:  # which says so when it is drawn
