@@ -287,6 +287,8 @@ def test_what_no_figure_can_hold(images: Tensor) -> None:
     model = make_vit()
     with refuses(ArgumentError, "up to 40 pictures, found 41"):
         plot.attention(model, torch.randn(41, 3, 32, 32))
+    with refuses(ArgumentError, "up to 40 pictures, found 41"):
+        plot.overlay(torch.rand(41, 3, 32, 32), {"one": torch.rand(41, 4, 4)})
     broken = make_vit()
     torch.nn.init.constant_(broken.cls_token, torch.nan)
     with refuses(ArgumentError, "broken (block 2) is not finite"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 class VitregError(Exception):
     """The base of every error that vitreg raises on purpose."""
@@ -21,3 +23,10 @@ class MismatchError(VitregError, ValueError):
 
 class StateError(VitregError, RuntimeError):
     """A call came at a moment when it has no meaning, such as a penalty before a forward pass."""
+
+
+def in_words(value: object) -> str:
+    """Return what a value is, for an error: the shape and type of a tensor, the type of anything else."""
+    if isinstance(value, torch.Tensor):
+        return f"{list(value.shape)} of {value.dtype}"
+    return type(value).__name__

@@ -23,9 +23,6 @@ SECTIONS = (
 )
 """The sections of a card, in order; above them is the method's sentence."""
 
-BASELINE = "fine-tune"
-"""What every table compares with."""
-
 
 class Card(NamedTuple):
     """A method with a page of its own.

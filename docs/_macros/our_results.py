@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from _macros.methods import BASELINE, ROOT, card
+from _macros.methods import ROOT, card
+from _macros.stored_results import BASELINE
 
 TABLES = {
     "cub10": "[birds](../results.md#birds-cub10)",

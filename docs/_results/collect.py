@@ -9,6 +9,7 @@ them are the CSV files that the recipes write into `--out`, as they are.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 import time
@@ -117,10 +118,13 @@ def _replace(path: Path, names: Collection[str], lines: Sequence[dict[str, Any]]
         with open(path, newline="", encoding="utf-8") as file:
             kept = [line for line in csv.DictReader(file) if line["folder"] not in names]
     columns = list(dict.fromkeys(column for line in (*lines, *kept) for column in line))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows([*kept, *lines])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([*kept, *lines])
+    unfinished = path.with_suffix(".tmp")  # whole or not at all: what was there cannot be made again
+    unfinished.write_text(text.getvalue(), encoding="utf-8", newline="")
+    unfinished.replace(path)
 
 
 if __name__ == "__main__":

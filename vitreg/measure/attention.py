@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
+from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError, in_words
 from vitreg.extractors import blocks_read, check_query
 from vitreg.families import find_tower
 from vitreg.functional import attention_share, patch_coverage
@@ -146,11 +146,9 @@ def check_images(images: object) -> None:
         or not images.is_floating_point()
         or not images.numel()
     ):
-        found = (
-            f"{list(images.shape)} of {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        )
         raise ArgumentError(
-            f"Expected a batch of images as the model receives them, [b, c, height, width], found {found}."
+            "Expected a batch of images as the model receives them, [b, c, height, width], found "
+            f"{in_words(images)}."
         )
 
 
@@ -193,13 +191,9 @@ def _masks(objects: object, images: Tensor, seen: tuple[int, int]) -> Tensor:
         columns = torch.arange(width, device=images.device)[None] + 0.5
         masks = (rows > top) & (rows < bottom) & (columns > left) & (columns < right)
     else:
-        found = (
-            f"{list(objects.shape)} of {objects.dtype}"
-            if isinstance(objects, Tensor)
-            else type(objects).__name__
-        )
         raise ArgumentError(
-            f"Expected bool masks {[b, height, width]} or boxes {[b, 4]} in pixels, found {found}."
+            f"Expected bool masks {[b, height, width]} or boxes {[b, 4]} in pixels, found "
+            f"{in_words(objects)}."
         )
     masks = masks[:, : seen[0], : seen[1]]
     empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()

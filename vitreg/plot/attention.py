@@ -13,7 +13,7 @@ from vitreg.families import find_tower
 from vitreg.grids import covered
 from vitreg.measure import attention_maps, attention_rollout
 from vitreg.plot.overlay import check_saturated
-from vitreg.plot.pictures import Panel, draw_grid, lit, shown
+from vitreg.plot.pictures import Panel, check_count, draw_grid, lit, shown
 from vitreg.plot.style import shortened
 from vitreg.types import Heads, Layers, Query
 
@@ -23,9 +23,6 @@ Titled = tuple[str, Tensor]
 
 _WIDE = 7
 """Panels in a line of one picture."""
-
-MOST_PICTURES = 40
-"""Beyond, a figure would be wider than files of pictures may be, and unreadable before that."""
 
 
 def attention(
@@ -62,7 +59,7 @@ def attention(
         raise ArgumentError(f"heads must be 'mean' or 'each', got {heads!r}.")
     if query == "pool" and layers == -1:
         layers = "all"  # there is one attention pooling
-    _check_count(images)
+    check_count(images)
     found: dict[str, list[Titled]] = {}
     for name, model in _named(models).items():
         maps = attention_maps(model, images, layers=layers, query=query)
@@ -102,7 +99,7 @@ def rollout(
         ArgumentError: see `attention`.
         UnsupportedModelError: see `vitreg.measure.attention_rollout`.
     """
-    _check_count(images)
+    check_count(images)
     maps = {
         name: [("rollout", attention_rollout(model, images, query=query))]
         for name, model in _named(models).items()
@@ -118,14 +115,6 @@ def _named(models: Models) -> Mapping[str, nn.Module]:
             f"Expected a model or models by title, found {'none' if not named else list(named)!r}."
         )
     return named
-
-
-def _check_count(images: Tensor) -> None:
-    """Raise `ArgumentError` for more pictures than a figure can hold."""
-    if isinstance(images, Tensor) and images.dim() == 4 and len(images) > MOST_PICTURES:
-        raise ArgumentError(
-            f"A figure holds up to {MOST_PICTURES} pictures, found {len(images)}. Draw a part of them."
-        )
 
 
 def _drawn(

@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vitreg.errors import ArgumentError
-from vitreg.plot.pictures import Panel, draw_grid, lit, shown
+from vitreg.errors import ArgumentError, in_words
+from vitreg.plot.pictures import Panel, check_count, draw_grid, lit, shown
 from vitreg.plot.style import shortened
 
 
@@ -36,6 +36,7 @@ def overlay(
     Raises:
         ArgumentError: shapes that do not belong together, values out of range, or no map.
     """
+    check_count(pictures)
     base = shown(pictures, pictures)
     check_saturated(saturated)
     if not maps:
@@ -45,9 +46,7 @@ def overlay(
             raise ArgumentError(f"Expected a tensor for {what!r}, found {type(value).__name__}.")
     b, height, width = base.shape[:3]
     if objects is not None and (objects.shape != (b, height, width) or objects.dtype != torch.bool):
-        raise ArgumentError(
-            f"Expected bool masks {[b, height, width]}, found {list(objects.shape)} of {objects.dtype}."
-        )
+        raise ArgumentError(f"Expected bool masks {[b, height, width]}, found {in_words(objects)}.")
     outlines = [None] * b if objects is None else list(objects.cpu())
     lines = [("picture", [Panel(image, outline=o) for image, o in zip(base, outlines, strict=True)])]
     for name, values in maps.items():

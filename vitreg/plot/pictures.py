@@ -13,12 +13,15 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from vitreg.errors import ArgumentError
+from vitreg.errors import ArgumentError, in_words
 from vitreg.plot.style import plain
 
 DARKNESS = 0.85
 """How dark a patch without any attention is drawn; one with the most is drawn as it is."""
 
+
+MOST_PICTURES = 40
+"""Beyond, a figure would be wider than files of pictures may be, and unreadable before that."""
 
 _SIDE = 1.3
 """A panel's width in inches: small beside its text, which has to be read on a phone."""
@@ -31,6 +34,14 @@ class Panel:
     image: Tensor
     title: str = ""
     outline: Tensor | None = None
+
+
+def check_count(images: Tensor) -> None:
+    """Raise `ArgumentError` for more pictures than a figure can hold."""
+    if isinstance(images, Tensor) and images.dim() == 4 and len(images) > MOST_PICTURES:
+        raise ArgumentError(
+            f"A figure holds up to {MOST_PICTURES} pictures, found {len(images)}. Draw a part of them."
+        )
 
 
 def shown(pictures: Tensor | None, images: Tensor) -> Tensor:
@@ -47,13 +58,9 @@ def shown(pictures: Tensor | None, images: Tensor) -> Tensor:
         is_batch = isinstance(pictures, Tensor) and pictures.dim() == 4 and pictures.shape[1] in (1, 3)
         is_byte = is_batch and pictures.dtype == torch.uint8
         if not is_batch or not (is_byte or pictures.is_floating_point()) or len(pictures) != len(images):
-            found = (
-                f"{list(pictures.shape)} of {pictures.dtype}"
-                if isinstance(pictures, Tensor)
-                else type(pictures).__name__
-            )
             raise ArgumentError(
-                f"Expected {len(images)} pictures [b, 3, height, width], uint8 or in [0, 1], found {found}."
+                f"Expected {len(images)} pictures [b, 3, height, width], uint8 or in [0, 1], found "
+                f"{in_words(pictures)}."
             )
         values = pictures.detach().cpu().float() / (255 if is_byte else 1)
         if float(values.min()) < 0 or float(values.max()) > 1:
