@@ -23,27 +23,18 @@ FLOORS = {
     "grids": 0,
     "functional": 1,
     "hooks": 1,
-    "row_files": 1,
-    "row_cache": 1,
     "families": 2,
     "extractors": 3,
     "penalties": 3,
     "augment": 3,
     "reader": 3,
-    "trace": 3,
-    "source_pass": 3,
-    "adapters": 3,
-    "source": 3,
-    "cached_source": 3,
-    "same_view": 3,
     "parameters": 3,
-    "targets": 3,
-    "alignment": 4,
-    "readings": 4,
+    "sources": 3,
+    "tracing": 3,
     "attachment": 4,
     "__init__": 5,
 }
-LEAVES = {"freeze", "describe", "measure", "views"}
+LEAVES = {"description", "measure", "views"}
 """Beside the tower: they look at the floors up to 3, and only the package itself imports them."""
 
 GUESTS = {"integrations", "plot", "cli", "__main__"}
@@ -52,10 +43,10 @@ and the leaves, `cli` at `plot` too, and no floor imports them."""
 
 NEVER = {
     "functional": {"families", "hooks", "registry"},
-    "penalties": {"families", "extractors", "hooks", "reader", "source", "parameters"},
+    "penalties": {"families", "extractors", "hooks", "reader", "sources", "parameters"},
     "extractors": {"penalties", "augment", "reader", "hooks", "families"},
-    "reader": {"families", "penalties", "source"},
-    "source": {"penalties", "extractors"},
+    "reader": {"families", "penalties", "sources"},
+    "sources": {"penalties", "extractors"},
 }
 """What a file must not know although a floor may lie in between."""
 

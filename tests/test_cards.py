@@ -117,7 +117,10 @@ def test_a_card_shows_the_differences_of_its_files() -> None:
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"vitreg/freeze.py": None}, "without a line there: ['vitreg/freeze.py']"), ({"x.py": ()}, "x.py")],
+    [
+        ({"vitreg/parameters/freeze.py": None}, "without a line there: ['vitreg/parameters/freeze.py']"),
+        ({"x.py": ()}, "x.py"),
+    ],
 )
 def test_a_file_must_be_assigned(
     change: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 import vitreg
 from small_models import Factory
-from vitreg import source as source_module
 from vitreg.extractors import extractors
+from vitreg.sources import frozen as source_module
 
 
 def penalty(

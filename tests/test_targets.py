@@ -3,7 +3,7 @@ import pytest
 import vitreg
 from laws import refuses
 from vitreg import BSS, GTA, L2SP, ArgumentError, FeatureGuide
-from vitreg.targets import resolve_target
+from vitreg.attachment.targets import resolve_target
 
 NAMES = [*vitreg.list_extractors(), *vitreg.list_penalties()]
 

@@ -1,16 +1,14 @@
 """vitreg: keep what a pre-trained Vision Transformer knows while fine-tuning it."""
 
 from vitreg import measure as measure
-from vitreg.adapters import BaseSource
-from vitreg.attachment import Attachment, attach
+from vitreg.attachment.attach import Attachment, attach
 from vitreg.augment import TransMix
-from vitreg.cached_source import CachedSource
-from vitreg.describe import Description, describe
+from vitreg.description import Description, describe
 from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError, VitregError
 from vitreg.extractors import list_extractors, register_extractor
 from vitreg.families import list_families, list_towers, register_family, register_tower
 from vitreg.families.registries import BlockParts, TowerParts
-from vitreg.freeze import Freeze, freeze
+from vitreg.parameters.freeze import Freeze, freeze
 from vitreg.penalties import (
     BSS,
     GTA,
@@ -21,8 +19,10 @@ from vitreg.penalties import (
     list_penalties,
     register_penalty,
 )
-from vitreg.source import FrozenSource
-from vitreg.trace import Trace, trace
+from vitreg.sources.adapted import BaseSource
+from vitreg.sources.cached import CachedSource
+from vitreg.sources.frozen import FrozenSource
+from vitreg.tracing import Trace, trace
 from vitreg.types import AttentionReading, Block, Probe, Tap, Tower
 from vitreg.views import Views
 

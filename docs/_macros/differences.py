@@ -17,7 +17,7 @@ MARK = "NOTE[DIFF]:"
 METHODS_OF_FILE: dict[str, tuple[str, ...]] = {
     "vitreg/augment/transmix.py": ("transmix",),
     "vitreg/extractors/attn_logits.py": ("gta",),
-    "vitreg/freeze.py": ("freeze",),
+    "vitreg/parameters/freeze.py": ("freeze",),
     "vitreg/functional/squared_distance.py": ("gta", "feature-guide"),
     "vitreg/penalties/l2sp.py": ("l2sp",),
     "recipes/engine/applied.py": ("transmix",),

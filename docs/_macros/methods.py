@@ -100,7 +100,7 @@ CARDS = {
     "freeze": Card(
         "Freeze",
         vitreg.freeze,
-        "train.md#vitreg.freeze.freeze",
+        "train.md#vitreg.parameters.freeze.freeze",
         rows=("attention-only", "ffn-only"),
         paper="table2",
     ),

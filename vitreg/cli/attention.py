@@ -20,7 +20,7 @@ from vitreg.cli.command import Command
 from vitreg.cli.figure_file import check_figure_file, write_figure
 from vitreg.cli.pictures import as_the_model_sees, read_picture
 from vitreg.cli.weights import PRETRAINED, RANDOM, Weights, in_words, load_timm, read_notes
-from vitreg.describe import Description, describe
+from vitreg.description import Description, describe
 from vitreg.errors import ArgumentError
 from vitreg.types import Heads, Layers, Query
 

@@ -16,7 +16,7 @@ from dataclasses import asdict
 
 from vitreg.cli.build import build
 from vitreg.cli.command import Command
-from vitreg.describe import describe
+from vitreg.description import describe
 
 _HELP = "say what a model is and what can be read in it"
 _EXAMPLE = """For example

@@ -6,9 +6,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 
-from vitreg.attachment import Attachment
-from vitreg.cached_source import refuse_cached
+from vitreg.attachment.attach import Attachment
 from vitreg.errors import ArgumentError
+from vitreg.sources.cached import refuse_cached
 
 
 class Guide(Callback):

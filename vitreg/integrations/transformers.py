@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import TrainerCallback
 
-from vitreg.attachment import Attachment
-from vitreg.cached_source import refuse_cached
+from vitreg.attachment.attach import Attachment
 from vitreg.errors import StateError
+from vitreg.sources.cached import refuse_cached
 
 
 def cross_entropy(outputs: Any, labels: Tensor) -> Tensor:

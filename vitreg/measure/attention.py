@@ -12,8 +12,8 @@ from vitreg.functional import attention_share, patch_coverage
 from vitreg.functional.precision import autocast_now
 from vitreg.grids import block_grid, covered
 from vitreg.reader import Reader
-from vitreg.source import FrozenSource
-from vitreg.source_pass import evaluating, run_tower
+from vitreg.sources.forward import evaluating, run_tower
+from vitreg.sources.frozen import FrozenSource
 from vitreg.types import Grid, Layers, Query, Tower
 
 

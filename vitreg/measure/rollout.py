@@ -17,7 +17,7 @@ from vitreg.functional.precision import autocast_now
 from vitreg.hooks import Hooks
 from vitreg.measure.attention import check_images, picture_grid
 from vitreg.reader import Reader, check_taps
-from vitreg.source_pass import evaluating, run_tower
+from vitreg.sources.forward import evaluating, run_tower
 from vitreg.types import AttentionReading, Query, Tap, Tower
 
 

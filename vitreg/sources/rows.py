@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vitreg.errors import ArgumentError
-from vitreg.row_files import RowFiles
+from vitreg.sources.row_files import RowFiles
 
 PRINT_LENGTH = 256
 """How many values of a picture are kept to recognise it by."""

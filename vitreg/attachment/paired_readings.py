@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vitreg.alignment import aligned, block_pairs
+from vitreg.attachment.alignment import aligned, block_pairs
 from vitreg.errors import MismatchError, StateError
 from vitreg.penalties import ReadingPenalty
 from vitreg.reader import Key, Reader
-from vitreg.source import Source
+from vitreg.sources.frozen import Source
 from vitreg.types import Tower, ViewNumbers
 
 

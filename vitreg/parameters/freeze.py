@@ -9,7 +9,7 @@ from torch import nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.families import find_tower
-from vitreg.parameters import head_parameters
+from vitreg.parameters.start import head_parameters
 
 Part = Literal["attention", "ffn", "head"]
 """The part of a model that `freeze` leaves trainable."""

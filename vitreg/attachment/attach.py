@@ -10,15 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitreg.alignment import may_differ
+from vitreg.attachment.alignment import may_differ
+from vitreg.attachment.paired_readings import Readings
+from vitreg.attachment.targets import Target, resolve_target
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.layers import ranges
-from vitreg.parameters import pair_weights
+from vitreg.parameters.start import pair_weights
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
-from vitreg.readings import Readings
-from vitreg.source import FrozenSource, Source, check_source, make_source
-from vitreg.targets import Target, resolve_target
+from vitreg.sources.frozen import FrozenSource, Source, check_source, make_source
 from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Reduction, Tower, ViewNumbers
 
 _attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
-from vitreg.row_cache import PRINT_LENGTH, RowCache, prints_of
-from vitreg.row_files import check_folder, facts_in, unusable
-from vitreg.same_view import check_same_pictures, check_same_source, digest_of
-from vitreg.source import FrozenSource, image_size
+from vitreg.sources.fingerprints import check_same_pictures, check_same_source, digest_of
+from vitreg.sources.frozen import FrozenSource, image_size
+from vitreg.sources.row_files import check_folder, facts_in, unusable
+from vitreg.sources.rows import PRINT_LENGTH, RowCache, prints_of
 from vitreg.types import ViewNumbers
 
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitreg.adapters import BaseSource
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower, towers
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
-from vitreg.source_pass import run_source
+from vitreg.sources.adapted import BaseSource
+from vitreg.sources.forward import run_source
 from vitreg.types import Tower, ViewNumbers
 
 ENOUGH_PIXELS = 64 * 224**2

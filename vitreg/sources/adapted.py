@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
-from vitreg.source_pass import evaluating, run_source
+from vitreg.sources.forward import evaluating, run_source
 from vitreg.types import Tower, ViewNumbers
 
 
