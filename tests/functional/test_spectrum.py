@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -26,7 +28,7 @@ def test_value(b: int, d: int, data: st.DataObject) -> None:
     assert got.dtype == torch.float32
     assert got.item() >= 0
     largest = torch.linalg.svdvals(features)[0].item() ** 2
-    assert got.item() == pytest.approx(literal(features.double(), k).item(), rel=1e-4, abs=1e-5 * largest)
+    assert got.item() == pytest.approx(literal(features.double(), k).item(), rel=1e-6, abs=1e-12 * largest)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -36,7 +38,29 @@ def test_gradient(shape: tuple[int, int], k: int) -> None:
     smallest_squared_singular_values(features, k=k).backward()
     exact = features.detach().double().requires_grad_()
     literal(exact, k).backward()
-    torch.testing.assert_close(features.grad.double(), exact.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(features.grad.double(), exact.grad, rtol=1e-5, atol=1e-7)
+
+
+def conditioned(condition: float, b: int, d: int) -> Tensor:
+    """Return float32 features whose largest singular value, 100, is `condition` times the smallest."""
+    u, _, vt = torch.linalg.svd(draw(7, b, d).double(), full_matrices=False)
+    values = 100 * torch.logspace(0, -math.log10(condition), min(b, d), dtype=torch.float64)
+    return ((u * values) @ vt).float()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("shape", [(32, 192), (48, 24)])
+@pytest.mark.parametrize("condition", [1e0, 1e1, 1e2, 1e3, 1e4, 1e5])
+def test_as_exact_as_float64_whatever_the_condition(condition: float, shape: tuple[int, int], k: int) -> None:
+    features = conditioned(condition, *shape).requires_grad_()
+    value = smallest_squared_singular_values(features, k=k)
+    value.backward()
+    exact = features.detach().double().requires_grad_()
+    expected = literal(exact, k)
+    expected.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    if condition > 1:  # where all singular values are equal, any of their vectors is the smallest one's
+        assert (features.grad - exact.grad).norm() <= 1e-6 * exact.grad.norm()
 
 
 def test_repeated_and_vanishing_singular_values_have_a_finite_gradient() -> None:
@@ -49,9 +73,10 @@ def test_repeated_and_vanishing_singular_values_have_a_finite_gradient() -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_computed_in_float32(dtype: torch.dtype) -> None:
+def test_computed_in_float64_whatever_the_autocast(dtype: torch.dtype) -> None:
     features = draw(0, 4, 8).to(dtype)
-    exact = smallest_squared_singular_values(features.float(), k=1)
+    exact = smallest_squared_singular_values(features.double(), k=1)
+    assert exact.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(smallest_squared_singular_values(features, k=1), exact)
 

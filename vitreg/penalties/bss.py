@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from vitreg.errors import ArgumentError
@@ -63,7 +64,7 @@ class BSS(ReadingPenalty):
         """
         (features,) = target
         if self.gather:
-            features = gather_rows(features.float())
+            features = gather_rows(features if features.dtype == torch.float64 else features.float())
         if features.shape[0] < 2:
             raise ArgumentError(
                 "BSS needs a batch of at least 2 images (one image has one singular value, its norm); "
