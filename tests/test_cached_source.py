@@ -434,15 +434,3 @@ def test_the_limit_is_of_all_that_is_remembered(pair: tuple[nn.Module, nn.Module
     penalty(model, cached, pictures[:4], range(4))
     with pytest.raises(vitreg.ArgumentError, match="more than the limit"):
         penalty(model, cached, pictures[:4], range(4), layers=0)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_a_gpu(pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path) -> None:
-    model, source = (m.cuda() for m in pair)
-    images = pictures[:4].cuda()
-    for path in (None, tmp_path):
-        cached = vitreg.CachedSource(source, SIZE, path=path)
-        for _ in range(2):
-            ours = penalty(model, cached, images, range(4))
-            assert torch.allclose(ours, penalty(model, source, images), rtol=1e-5)
