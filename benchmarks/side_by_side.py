@@ -113,10 +113,18 @@ def peak_bytes(step: Step, device: torch.device) -> int:
         events.export_chrome_trace(str(file))
         trace = json.loads(file.read_text(encoding="utf-8"))["traceEvents"]
     changes = [event for event in trace if event.get("name") == "[memory]"]
+    # What an earlier profile saw being allocated is reported when it is freed, whenever the garbage collector
+    # comes by. So only what this step has allocated, known by its address, is taken off.
+    held: dict[int, int] = {}
     now = peak = 0
     for event in sorted(changes, key=lambda event: event["ts"]):
-        now += event["args"]["Bytes"]
-        peak = max(peak, now)
+        address, size = event["args"]["Addr"], event["args"]["Bytes"]
+        if size > 0:
+            held[address] = size
+            now += size
+            peak = max(peak, now)
+        else:
+            now -= held.pop(address, 0)
     return peak
 
 

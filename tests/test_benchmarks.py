@@ -303,6 +303,19 @@ def test_the_peak_is_what_was_allocated_at_once() -> None:
     assert side_by_side.peak_bytes(step, CPU) == 4_000_000
 
 
+def test_what_an_earlier_profile_saw_does_not_count() -> None:
+    earlier: list[Tensor] = []
+    side_by_side.peak_bytes(lambda: earlier.append(torch.zeros(100, 1000)), CPU)
+
+    def step() -> None:
+        first = torch.zeros(500, 1000)  # 2 MB
+        earlier.clear()  # 0.4 MB, which this step did not allocate
+        second = torch.zeros(250, 1000)  # 1 MB
+        del first, second
+
+    assert side_by_side.peak_bytes(step, CPU) == 3_000_000
+
+
 def test_a_cycle_is_measured_whole() -> None:
     taken: list[int] = []
 
