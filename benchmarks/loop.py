@@ -1,9 +1,9 @@
 """How near the recipes' training loop comes to the bare step of its model, and where the rest goes.
 
-The loop (`recipes/engine/train.py`: draw, augment, normalise, step, schedule, log) trains on drawn stand-ins
-for photographs, 448 to 600 pixels a side as it keeps them in memory. The bare step has one batch that lies
-on the device. Both take turns. Pictures and their
-normalisation alone show what of the loop is not the network's.
+The loop (`vitreg/train/training/loop.py`: draw, augment, normalise, step, schedule, log) trains on drawn
+stand-ins for photographs, 448 to 600 pixels a side as it keeps them in memory. The bare step has one batch
+that lies on the device. Both take turns. Pictures and their normalisation alone show what of the loop is not
+the network's.
 
     python benchmarks/loop.py
     python benchmarks/loop.py --device cuda --amp --batch-size 128 --augment-on device
@@ -30,10 +30,12 @@ from training import NUM_CLASSES, make_model
 
 sys.path.append(str(Path(__file__).parents[1] / "recipes"))
 
-from engine.data import Sample
-from engine.photos import Photos
-from engine.task import IMAGENET_MEAN, Batches, Task
-from engine.train import Hyperparameters, loader, train
+from vitreg.train.data.batches import Batches
+from vitreg.train.data.dataset import IMAGENET_MEAN, Task
+from vitreg.train.data.photographs import Photos
+from vitreg.train.data.samples import Sample
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.loop import loader, train
 
 NUM_PICTURES = 300
 BARE, LOOP = "bare step", "recipes' loop"

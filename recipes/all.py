@@ -13,7 +13,7 @@ iBOT's, SSL's or the first. What cannot be made of what is given is left out, an
 import sys
 from collections.abc import Sequence
 
-from engine.everything import run_all
+from engine.scripts.run_all import run_all
 
 SCRIPTS = (
     "table1",

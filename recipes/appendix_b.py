@@ -9,8 +9,8 @@ As figure 1, whose models it shares where --out is the same, with twelve picture
 import sys
 from collections.abc import Sequence
 
-from engine.job import Table
-from engine.looking import run_figure
+from engine.experiment.job import Table
+from engine.scripts.figure import run_figure
 
 TABLE = Table("appendix_b", methods=("fine-tune", "GTA"))
 

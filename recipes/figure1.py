@@ -11,8 +11,8 @@ set, in its order, or by --pictures. The models are kept in --out: a second figu
 import sys
 from collections.abc import Sequence
 
-from engine.job import Table
-from engine.looking import run_figure
+from engine.experiment.job import Table
+from engine.scripts.figure import run_figure
 
 TABLE = Table("figure1", methods=("fine-tune", "GTA"))
 

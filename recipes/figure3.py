@@ -11,8 +11,8 @@ known. Pictures are taken evenly, or by --pictures. The models are those of figu
 import sys
 from collections.abc import Sequence
 
-from engine.job import Table
-from engine.segmenting import run_segmentation_figure
+from engine.experiment.job import Table
+from engine.scripts.segmentation import run_segmentation_figure
 
 TABLE = Table("figure3", methods=("fine-tune", "GTA"))
 

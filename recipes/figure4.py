@@ -14,9 +14,9 @@ the three readings of Eq. (5)'s normalisation stand beside each other.
 import sys
 from collections.abc import Sequence
 
-from engine.cli import run_table
-from engine.curves import draw_lams
-from engine.job import Table
+from engine.experiment.job import Table
+from engine.results.curves import draw_lams
+from engine.scripts.console import run_table
 
 TABLE = Table("figure4", methods=("fine-tune", "GTA"), searches=True, select="none")
 

@@ -32,23 +32,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 
-from engine.checkpoint import discard
-from engine.cli import exit_code
-from engine.confusion import accuracies
-from engine.errors import RecipeError
-from engine.finetune import (
-    Pictures,
-    check_block,
-    choose,
-    drawn_pictures,
-    photographs,
-    search_table,
-    summary,
-    verdict,
-)
-from engine.hub import FORMS
-from engine.methods import METHODS, SOURCE, check_methods, is_guided
-from engine.options import (
+from engine.experiment.drawn_pictures import drawn_pictures
+from engine.scripts.console import exit_code
+from engine.scripts.options import (
     Parser,
     at_least_0,
     below_one,
@@ -57,17 +43,25 @@ from engine.options import (
     rate,
     whole,
 )
-from engine.paper import BASELINE
-from engine.plan import Design, Run, plan
-from engine.predict import MODEL_FILE, load_stored, model_file, probabilities
-from engine.prepare import check_batch, make_accelerator, say_what_is_missing, settings_of, workers_for
-from engine.processes import entered, on_main
-from engine.progress import Progress
-from engine.result import WRITTEN, write_result
-from engine.run import checkpoints_of, machine, measured_task, readings_in, trained_model
-from engine.runs import Report, load_report, lock, prepare_out, store_report, write_atomically
-from engine.study import execute
-from engine.subset import Share
+from engine.scripts.prepare import say_what_is_missing, settings_of
+from vitreg.errors import InputError
+from vitreg.files import lock, prepare_out, write_atomically
+from vitreg.train.basics.distributed import entered, on_main
+from vitreg.train.basics.progress import Progress
+from vitreg.train.confusion_matrix import accuracies
+from vitreg.train.data.subset import Share
+from vitreg.train.finetune import Pictures, check_block, choose, photographs, search_table, summary, verdict
+from vitreg.train.models.pretrained import FORMS
+from vitreg.train.models.stored import MODEL_FILE, load_stored, model_file
+from vitreg.train.predictions import probabilities
+from vitreg.train.result import WRITTEN, write_result
+from vitreg.train.runs.execution import execute
+from vitreg.train.runs.plan import Design, Run, plan
+from vitreg.train.runs.report import Report, load_report, store_report
+from vitreg.train.runs.run import checkpoints_of, machine, measured_task, readings_in, trained_model
+from vitreg.train.training.checkpoint import discard
+from vitreg.train.training.device import check_batch, make_accelerator, workers_for
+from vitreg.train.training.methods import BASELINE, METHODS, SOURCE, check_methods, is_guided
 
 DEFAULT = ("GTA", 1.0)
 SEARCHED = (("GTA", "msa-output"), (0.1, 1.0, 10.0))
@@ -190,14 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _wanted(options: Namespace) -> tuple[str, float | None]:
     """Return method and λ, with the search's grid filled in."""
     if options.search and (options.method is not None or options.lam is not None):
-        raise RecipeError("--search chooses method and λ itself; narrow it by --methods and --lams instead")
+        raise InputError("--search chooses method and λ itself; narrow it by --methods and --lams instead")
     if not options.search and (options.methods is not None or options.lams is not None):
-        raise RecipeError("--methods and --lams are the search's: add --search, or use --method and --lam")
+        raise InputError("--methods and --lams are the search's: add --search, or use --method and --lam")
     options.methods = check_methods(options.methods or SEARCHED[0])
     options.lams = options.lams or SEARCHED[1]
     (method,) = check_methods((options.method or DEFAULT[0],))
     if not is_guided(method) and options.lam is not None:
-        raise RecipeError(f"--lam {options.lam:g}: {method} has no λ")
+        raise InputError(f"--lam {options.lam:g}: {method} has no λ")
     return method, (DEFAULT[1] if options.lam is None else options.lam) if is_guided(method) else None
 
 

@@ -16,21 +16,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from engine.cli import exit_code
-from engine.options import Parser
-from engine.overlay import attention_maps, draw_overlays, object_block
-from engine.predict import (
-    evenly,
-    find_pictures,
-    load_stored,
-    new_pictures,
-    predictions,
-    probabilities,
-)
-from engine.prepare import make_accelerator
-from engine.processes import on_main
-from engine.progress import Progress
-from engine.runs import prepare_out, write_atomically
+from engine.scripts.console import exit_code
+from engine.scripts.options import Parser
+from vitreg.files import prepare_out, write_atomically
+from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
+from vitreg.train.basics.distributed import on_main
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.pictures import find_pictures
+from vitreg.train.models.stored import load_stored
+from vitreg.train.predictions import evenly, new_pictures, predictions, probabilities
+from vitreg.train.training.device import make_accelerator
 
 
 def parser() -> argparse.ArgumentParser:

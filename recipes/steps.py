@@ -11,9 +11,9 @@ happens on the way there, at ten moments of each run or every --measure-every st
 import sys
 from collections.abc import Sequence
 
-from engine.cli import run_table
-from engine.curves import draw_steps
-from engine.job import Table
+from engine.experiment.job import Table
+from engine.results.curves import draw_steps
+from engine.scripts.console import run_table
 
 TABLE = Table("steps", methods=("fine-tune", "GTA"), measures=10)
 

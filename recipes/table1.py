@@ -15,18 +15,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from engine.archives import is_archive
-from engine.cli import exit_code
-from engine.counts import Counts, as_csv, as_markdown, as_rich, count, notes
-from engine.data import read_folder
-from engine.errors import RecipeError, listed
-from engine.official import LAYOUTS, layout_of, unpacked
-from engine.official.download import download
-from engine.official.voc import VOC, read_voc
-from engine.options import named_places
-from engine.processes import on_main
-from engine.runs import prepare_out, write_atomically
-from engine.sources import data_root
+from engine.results.dataset_counts import Counts, as_csv, as_markdown, as_rich, count, notes
+from engine.scripts.console import exit_code
+from engine.scripts.options import named_places
+from vitreg.errors import InputError
+from vitreg.files import prepare_out, write_atomically
+from vitreg.train.basics.distributed import on_main
+from vitreg.train.data.archives import is_archive
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.official import LAYOUTS, layout_of, unpacked
+from vitreg.train.data.official.download import download
+from vitreg.train.data.official.voc import VOC, read_voc
+from vitreg.train.folder_task import data_root
+from vitreg.wording import listed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not folders:
             for layout in LAYOUTS:
                 say(f"--data {layout.name}=DIR  {layout.advice}")
-            raise RecipeError("no data: give at least one of the above, --data NAME=DIR")
+            raise InputError("no data: give at least one of the above, --data NAME=DIR")
         found = {name: look(name, place, chosen.download, say) for name, place in folders.items()}
         rows = [counts for counts in found.values() if isinstance(counts, Counts)]
         unusable = {name: error for name, error in found.items() if isinstance(error, Exception)}
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rows:
             say(f"written: {chosen.out / 'table1'}.md, .csv")
         if unusable:
-            raise RecipeError(f"not usable, as said above: {listed(unusable)}")
+            raise InputError(f"not usable, as said above: {listed(unusable)}")
 
     return exit_code(lambda console: on_main(lambda: table(console)))
 
@@ -85,7 +86,7 @@ def look(name: str, place: Path, fetch: bool, say: Callable[[str], None]) -> Cou
             return count(name, read_folder(place, name=name, say=say))
         pictures = read_voc(unpacked(place, name, say=say))
         say(f"{name}: {len(pictures)} pictures of {VOC.title} val with masks (for table 4)")
-    except (RecipeError, OSError) as error:
+    except (InputError, OSError) as error:
         return error
     return None
 

@@ -18,8 +18,8 @@ A run that is finished is never run again: the same command goes on where it was
 import sys
 from collections.abc import Sequence
 
-from engine.cli import run_table
-from engine.job import Table
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
 
 METHODS = ("fine-tune", "L2-SP", "BSS", "attention-only", "ffn-only", "GTA")
 TABLE = Table("table2", methods=METHODS, searches=True, rates=(0.15, 0.3, 0.5, 1.0), demo_seeds=(0, 1))

@@ -18,8 +18,8 @@ A run that is finished is never run again: the same command goes on where it was
 import sys
 from collections.abc import Sequence
 
-from engine.cli import run_table
-from engine.job import Table
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
 
 TABLE = Table("table3", methods=("fine-tune", "block-output", "msa-output", "GTA"))
 

@@ -12,8 +12,8 @@ or outlines are known. The models are those of the first of --rates or --shots.
 import sys
 from collections.abc import Sequence
 
-from engine.job import Table
-from engine.segmenting import run_segmentation_table
+from engine.experiment.job import Table
+from engine.scripts.segmentation import run_segmentation_table
 
 TABLE = Table("table4", methods=("fine-tune", "GTA"))
 

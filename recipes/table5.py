@@ -11,8 +11,8 @@ weighted by where the class token looks.
 import sys
 from collections.abc import Sequence
 
-from engine.cli import run_table
-from engine.job import Table
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
 
 TABLE = Table("table5", methods=("fine-tune", "fine-tune+TransMix", "GTA", "GTA+TransMix"))
 

@@ -10,8 +10,8 @@ The demo's sources are its supervised one and one that is pre-trained by iBOT.
 import sys
 from collections.abc import Sequence
 
-from engine.cli import run_table
-from engine.job import Table
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
 
 TABLE = Table("table6", methods=("fine-tune", "GTA"), sources=("SL", "SSL"), searches=True, demo_seeds=(0, 1))
 

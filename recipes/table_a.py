@@ -10,8 +10,8 @@ The demo pre-trains both in its drawn world.
 import sys
 from collections.abc import Sequence
 
-from engine.cli import run_table
-from engine.job import Table
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
 
 TABLE = Table(
     "table_a", methods=("fine-tune", "GTA"), sources=("DINO", "iBOT"), searches=True, demo_seeds=(0, 1)

@@ -13,42 +13,56 @@ import vitreg
 
 PACKAGE = Path(vitreg.__file__).parent
 ROOT = PACKAGE.parent
+ENGINE = ROOT / "recipes" / "engine"
 FILES = sorted(PACKAGE.rglob("*.py"))
+ALL = FILES + sorted(ENGINE.rglob("*.py"))
 
-FLOORS = {
-    "errors": 0,
-    "registry": 0,
-    "types": 0,
-    "layers": 0,
-    "grids": 0,
-    "functional": 1,
-    "hooks": 1,
-    "families": 2,
-    "extractors": 3,
-    "penalties": 3,
-    "augment": 3,
-    "reader": 3,
-    "parameters": 3,
-    "sources": 3,
-    "tracing": 3,
-    "attachment": 4,
-    "__init__": 5,
-}
-LEAVES = {"description", "measure", "views"}
-"""Beside the tower: they look at the floors up to 3, and only the package itself imports them."""
-
-GUESTS = {"integrations", "plot", "cli", "__main__"}
-"""Beside the tower, for other people's training loops, pictures and the command line: they look at all floors
-and the leaves, `cli` at `plot` too, and no floor imports them."""
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("vitreg.errors", "vitreg.wording", "vitreg.registry", "vitreg.types", "vitreg.layers", "vitreg.grids"),
+    ("vitreg.functional", "vitreg.hooks", "vitreg.files"),
+    ("vitreg.families",),
+    ("vitreg.extractors", "vitreg.penalties", "vitreg.augment", "vitreg.reader"),
+    ("vitreg.tracing", "vitreg.sources", "vitreg.parameters"),
+    ("vitreg.attachment",),
+    ("vitreg.description", "vitreg.measure", "vitreg.views"),
+    ("vitreg.__init__",),
+    ("vitreg.plot", "vitreg.integrations"),
+    ("vitreg.train.basics",),
+    ("vitreg.train.data", "vitreg.train.models"),
+    ("vitreg.train.training",),
+    ("vitreg.train.runs",),
+    ("vitreg.train",),
+    ("vitreg.cli", "vitreg.__main__"),
+    ("engine.data", "engine.demo", "engine"),
+    ("engine.experiment",),
+    ("engine.results",),
+    ("engine.scripts",),
+)
+"""The rooms of both packages, the lowest floor first: a file imports from its own floor and lower ones."""
 
 NEVER = {
-    "functional": {"families", "hooks", "registry"},
-    "penalties": {"families", "extractors", "hooks", "reader", "sources", "parameters"},
-    "extractors": {"penalties", "augment", "reader", "hooks", "families"},
-    "reader": {"families", "penalties", "sources"},
-    "sources": {"penalties", "extractors"},
+    "vitreg.functional": {"vitreg.families", "vitreg.hooks", "vitreg.registry"},
+    "vitreg.penalties": {
+        "vitreg.families",
+        "vitreg.extractors",
+        "vitreg.hooks",
+        "vitreg.reader",
+        "vitreg.parameters",
+    },
+    "vitreg.extractors": {
+        "vitreg.penalties",
+        "vitreg.augment",
+        "vitreg.reader",
+        "vitreg.hooks",
+        "vitreg.families",
+    },
+    "vitreg.reader": {"vitreg.families", "vitreg.penalties", "vitreg.sources"},
+    "vitreg.sources": {"vitreg.penalties", "vitreg.extractors"},
 }
-"""What a file must not know although a floor may lie in between."""
+"""What a room must not know although it may lie on a lower floor."""
+
+MAX_FILES = 15
+"""How many files a folder holds, beside `__init__`."""
 
 LIBRARIES = {
     "timm": {
@@ -74,9 +88,25 @@ LIBRARIES = {
 MAX_LINES = 250
 
 
-def unit(file: Path) -> str:
-    """Return a file's entry in the house: its own name, or its folder's."""
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def module(file: Path) -> str:
+    """Return a file's dotted name, with `__init__` at the end of a package's."""
+    base = ENGINE.parent if file.is_relative_to(ENGINE) else ROOT
+    return ".".join(file.relative_to(base).with_suffix("").parts)
+
+
+def room(dotted: str) -> str:
+    """Return the entry of the house that a module is in: the longest of its name's beginnings."""
+    if dotted == "vitreg":
+        return "vitreg.__init__"
+    parts = dotted.split(".")
+    known = {entry for floor in FLOORS for entry in floor}
+    return next(
+        (entry for end in range(len(parts), 0, -1) if (entry := ".".join(parts[:end])) in known), dotted
+    )
+
+
+FLOOR_OF = {entry: floor for floor, entries in enumerate(FLOORS) for entry in entries}
+MODULES = {module(file): file for file in ALL}
 
 
 def imports(file: Path) -> list[str]:
@@ -88,63 +118,65 @@ def imports(file: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: a relative import"
             assert node.module is not None
-            if node.module == "vitreg":
-                found += [f"vitreg.{alias.name}" for alias in node.names]
-            else:
-                found.append(node.module)
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [
+                name if name in MODULES or f"{name}.__init__" in MODULES else node.module for name in names
+            ]
     return found
 
 
-def units(file: Path) -> set[str]:
-    """Return the entries of the house that a file imports."""
-    return {name.split(".")[1] for name in imports(file) if name.startswith("vitreg.")}
+def own_imports(file: Path) -> set[str]:
+    """Return what a file imports of the two packages."""
+    return {name for name in imports(file) if name.split(".")[0] in ("vitreg", "engine")}
 
 
 def name(file: Path) -> str:
-    return file.relative_to(PACKAGE).as_posix()
+    return file.relative_to(PACKAGE if file.is_relative_to(PACKAGE) else ENGINE.parent).as_posix()
 
 
 by_file = pytest.mark.parametrize("file", FILES, ids=name)
+in_both = pytest.mark.parametrize("file", ALL, ids=name)
 
 
 def test_there_are_files() -> None:
     assert len(FILES) > 20
-    assert any(units(file) for file in FILES)
+    assert len(ALL) > len(FILES) + 20
+    assert all(any(own_imports(file) for file in files) for files in (FILES, ALL[len(FILES) :]))
 
 
 def test_every_file_has_its_floor() -> None:
-    found = {unit(file) for file in FILES}
-    assert found <= FLOORS.keys() | LEAVES | GUESTS
-    assert found >= FLOORS.keys()
+    assert {room(dotted) for dotted in MODULES} == FLOOR_OF.keys()
 
 
-@by_file
+@in_both
 def test_imports_come_from_lower_floors(file: Path) -> None:
-    own = unit(file)
-    for imported in units(file):
-        if own in LEAVES:
-            assert imported == own or FLOORS.get(imported, 9) <= 3, f"{name(file)} imports {imported}"
-        elif own in GUESTS:
-            assert imported in FLOORS.keys() | LEAVES | GUESTS
-        elif own == "__init__":
-            assert imported in FLOORS.keys() | LEAVES
-        else:
-            assert imported in FLOORS, f"{name(file)} imports the leaf {imported}"
-            assert FLOORS[imported] <= FLOORS[own], f"{name(file)} imports {imported}, of a higher floor"
-            assert imported not in NEVER.get(own, set()), f"{name(file)} must not know {imported}"
+    own = room(module(file))
+    for imported in sorted(own_imports(file)):
+        entry = room(imported)
+        assert FLOOR_OF[entry] <= FLOOR_OF[own], f"{name(file)} imports {imported}, of a higher floor"
+        assert entry not in NEVER.get(own, set()), f"{name(file)} must not know {imported}"
+
+
+@pytest.mark.parametrize("package", [PACKAGE, ENGINE], ids=["vitreg", "engine"])
+def test_a_folder_holds_few_files(package: Path) -> None:
+    folders = {file.parent for file in package.rglob("*.py")}
+    counts = {folder: len([f for f in folder.glob("*.py") if f.name != "__init__.py"]) for folder in folders}
+    assert counts
+    assert not {folder: count for folder, count in counts.items() if count > MAX_FILES}
 
 
 @by_file
 def test_libraries_stay_in_their_files(file: Path) -> None:
     for imported in imports(file):
         library = imported.split(".")[0]
-        assert name(file) in LIBRARIES.get(library, {name(file)}), f"{name(file)} imports {imported}"
+        is_free = file.relative_to(PACKAGE).parts[0] == "train"
+        assert is_free or name(file) in LIBRARIES.get(library, {name(file)}), (
+            f"{name(file)} imports {imported}"
+        )
 
 
-def test_the_package_imports_nothing_in_circles() -> None:
-    edges = {unit(file): set() for file in FILES}
-    for file in FILES:
-        edges[unit(file)] |= units(file) - {unit(file)}
+def circles(edges: dict[str, set[str]]) -> list[str]:
+    """Return the nodes from which one comes back to themselves."""
 
     def reachable(start: str) -> set[str]:
         seen: set[str] = set()
@@ -156,7 +188,38 @@ def test_the_package_imports_nothing_in_circles() -> None:
                 todo += edges.get(following, set())
         return seen
 
-    assert not [own for own in edges if own in reachable(own)]
+    return [own for own in edges if own in reachable(own)]
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == ["b", "c"]
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    packages = {file.parent for file in ALL}
+    assert packages
+    names = {dotted: dotted.removesuffix(".__init__") for dotted in MODULES}
+    edges = {names[module(file)]: own_imports(file) - {names[module(file)]} for file in ALL}
+    assert not circles(edges)
+
+
+def test_no_room_imports_itself_by_way_of_others() -> None:
+    edges: dict[str, set[str]] = {entry: set() for entry in FLOOR_OF}
+    for dotted, file in MODULES.items():
+        edges[room(dotted)] |= {room(imported) for imported in own_imports(file)} - {room(dotted)}
+    assert not circles(edges)
+
+
+def test_the_core_needs_no_trainer() -> None:
+    core = [
+        file for file in FILES if file.relative_to(PACKAGE).parts[0] not in ("train", "cli", "__main__.py")
+    ]
+    assert len(core) > 50
+    for file in core:
+        above = [
+            imported for imported in imports(file) if imported.startswith(("vitreg.train", "vitreg.cli"))
+        ]
+        assert not above, name(file)
 
 
 @by_file

@@ -48,7 +48,7 @@ def make_result() -> None:
     import timm
     from PIL import Image
 
-    from engine.predict import MODEL_FILE, Card, model_file, timm_config
+    from vitreg.train.models.stored import MODEL_FILE, Card, model_file, timm_config
 
     name, classes = "deit_tiny_patch16_224", ("a", "b", "c")
     card = Card(name, {"img_size": 224}, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), classes)

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from _macros import beside, few_reads, our_tables, paper, stored_results
-from engine import segmentation_table, table
-from engine.methods import METHODS
-from engine.options import parser
-from engine.paper import DATA_SETS
-from engine.runs import Configuration, Report, store_report
-from engine.settings import PAPER
-from engine.subset import Share
-from engine.train import Hyperparameters
+from engine.results import rows as table
+from engine.results.paper import DATA_SETS
+from engine.results.segmentation import table as segmentation_table
+from engine.scripts.options import parser
+from engine.scripts.presets import PAPER
+from vitreg.train.data.subset import Share
+from vitreg.train.runs.report import Configuration, Report, store_report
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -25,6 +25,10 @@ class StateError(VitregError, RuntimeError):
     """A call came at a moment when it has no meaning, such as a penalty before a forward pass."""
 
 
+class InputError(VitregError):
+    """A file, a folder or an option cannot be used; the message is one line: expected, found, remedy."""
+
+
 def in_words(value: object) -> str:
     """Return what a value is, for an error: the shape and type of a tensor, the type of anything else."""
     if isinstance(value, torch.Tensor):

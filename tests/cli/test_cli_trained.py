@@ -12,10 +12,10 @@ from PIL import Image
 from test_cli_attention import MODEL, drawn, weights  # noqa: F401  a fixture
 from torch import Tensor
 
-from engine.predict import MODEL_FILE, Card, model_file, timm_config
 from vitreg.cli.pictures import read_picture
 from vitreg.cli.weights import read_state
 from vitreg.errors import ArgumentError
+from vitreg.train.models.stored import MODEL_FILE, Card, model_file, timm_config
 
 SIZE = 96
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from small_data import MODEL, SIZE, write_index, write_picture
 from small_runs import planned, write_pictures
 
-from engine.plan import Run
+from vitreg.train.runs.plan import Run
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,12 @@ import timm
 import torch
 from small_data import MODEL, SIZE, write_index, write_picture
 
-from engine.data import read_folder
-from engine.photos import photo_task
-from engine.plan import Design, Run, Start, plan
-from engine.subset import Share
-from engine.train import Hyperparameters
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.data.subset import Share
+from vitreg.train.models.start import Start
+from vitreg.train.runs.plan import Design, Run, plan
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 AUGMENT = "rand-m9-mstd0.5-inc1"
 # With a drop path of 0.5 every step depends on the random numbers drawn in it.

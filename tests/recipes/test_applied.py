@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitreg
-from engine.applied import Applied, Mixing
-from engine.errors import RecipeError
-from engine.methods import METHODS, check_methods, is_guided, target_of
+from vitreg.errors import InputError
+from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.hyperparameters import Mixing
+from vitreg.train.training.methods import METHODS, check_methods, is_guided, target_of
 
 LAM = 2.0
 
@@ -123,5 +124,5 @@ def test_transmix_mixes_as_its_authors_unless_told_otherwise(model: nn.Module) -
 
 def test_names_are_found_whatever_their_case() -> None:
     assert check_methods(["gta+transmix", "l2-sp", "L2-SP"]) == ("GTA+TransMix", "L2-SP")
-    with pytest.raises(RecipeError, match="did you mean L2-SP"):
+    with pytest.raises(InputError, match="did you mean L2-SP"):
         check_methods(["L2SP"])

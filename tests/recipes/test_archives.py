@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from official_data import make_cub, make_pet
 
-import engine.archives
-import engine.official
-from engine.archives import Archive, is_archive, unpack
-from engine.data import read_folder
-from engine.errors import RecipeError
-from engine.official.dogs import DOGS
-from engine.official.download import download
-from engine.official.layout import Layout
-from engine.official.pet import PET
+import vitreg.train.data.archives
+import vitreg.train.data.official
+from vitreg.errors import InputError
+from vitreg.train.data.archives import Archive, is_archive, unpack
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.official.dogs import DOGS
+from vitreg.train.data.official.download import download
+from vitreg.train.data.official.layout import Layout
+from vitreg.train.data.official.pet import PET
 
 
 def pack(folder: Path, archive: Path, *, top: str | None = None) -> Path:
@@ -41,15 +41,15 @@ def md5(path: Path) -> str:
 def use(monkeypatch: pytest.MonkeyPatch, layout: Layout, *archives: Archive) -> Layout:
     """Let the owner have published other archives."""
     other = dataclasses.replace(layout, archives=archives)
-    layouts = [other if one.name == layout.name else one for one in engine.official.LAYOUTS]
-    monkeypatch.setattr(engine.official, "LAYOUTS", tuple(layouts))
+    layouts = [other if one.name == layout.name else one for one in vitreg.train.data.official.LAYOUTS]
+    monkeypatch.setattr(vitreg.train.data.official, "LAYOUTS", tuple(layouts))
     return other
 
 
 @pytest.fixture
 def cub_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     archive = pack(make_cub(tmp_path / "made"), tmp_path / "CUB_200_2011.tgz")
-    use(monkeypatch, engine.official.CUB, Archive(archive.name, md5(archive)))
+    use(monkeypatch, vitreg.train.data.official.CUB, Archive(archive.name, md5(archive)))
     return archive
 
 
@@ -101,7 +101,7 @@ def test_archives_that_belong_together(tmp_path: Path, monkeypatch: pytest.Monke
     use(monkeypatch, PET, *(Archive(path.name, md5(path)) for path in (images, annotations)))
     whole = annotations.read_bytes()
     annotations.unlink()
-    with pytest.raises(RecipeError, match=r"no annotations\.tar\.gz in .*images\.tar\.gz, .*belong together"):
+    with pytest.raises(InputError, match=r"no annotations\.tar\.gz in .*images\.tar\.gz, .*belong together"):
         read_folder(images, name="Pet")
     annotations.write_bytes(whole)
     folder = read_folder(tmp_path, name="Pet")
@@ -149,7 +149,7 @@ def test_tar_member_that_would_leave_the_folder_is_refused(
 ) -> None:
     name, target = name.format(tmp=tmp_path), target.format(tmp=tmp_path)
     evil_tar(tmp_path / "evil.tar", name, kind=kind, target=target)
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         unpack_one(tmp_path / "evil.tar")
     assert nothing_is_kept(tmp_path)
     assert not list(tmp_path.rglob("evil.txt"))
@@ -174,7 +174,7 @@ def test_zip_member_that_would_leave_the_folder_is_refused(
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as zipped:
         zipped.writestr("good.txt", "good")
         zipped.writestr(entry, "evil")
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         unpack_one(tmp_path / "evil.zip")
     assert nothing_is_kept(tmp_path)
     assert not list(tmp_path.rglob("evil.txt"))
@@ -188,7 +188,7 @@ def test_truncated_archive_leaves_nothing_and_a_whole_one_goes_on(
     archive = pack(make_pet(tmp_path / "made"), tmp_path / f"pets{suffix}")
     whole = archive.read_bytes()
     archive.write_bytes(whole[: int(kept * len(whole))])
-    with pytest.raises(RecipeError, match=f"cannot unpack .*pets{suffix}"):
+    with pytest.raises(InputError, match=f"cannot unpack .*pets{suffix}"):
         unpack_one(archive)
     assert nothing_is_kept(tmp_path)
     archive.write_bytes(whole)
@@ -205,7 +205,7 @@ def test_tar_that_ends_or_breaks_between_two_members_is_refused(
         place = tar.getmembers()[member].offset  # tarfile itself takes either for the end
     whole = archive.read_bytes()
     archive.write_bytes(whole[:place] if is_cut else whole[:place] + b"?" + whole[place + 1 :])
-    with pytest.raises(RecipeError, match=r"cannot unpack .*pets\.tar: no end after"):
+    with pytest.raises(InputError, match=r"cannot unpack .*pets\.tar: no end after"):
         unpack_one(archive)
     assert nothing_is_kept(tmp_path)
 
@@ -221,13 +221,13 @@ def test_what_a_killed_process_left_is_not_kept(cub_archive: Path) -> None:
 
 def test_interrupt_while_unpacking_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = pack(make_pet(tmp_path / "made"), tmp_path / "pets.tar")
-    extract = engine.archives._extract
+    extract = vitreg.train.data.archives._extract
 
     def interrupted(path: Path, into: Path) -> None:
         extract(path, into)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine.archives, "_extract", interrupted)
+    monkeypatch.setattr(vitreg.train.data.archives, "_extract", interrupted)
     with pytest.raises(KeyboardInterrupt):
         unpack_one(archive)
     assert nothing_is_kept(tmp_path)
@@ -235,7 +235,7 @@ def test_interrupt_while_unpacking_leaves_nothing(tmp_path: Path, monkeypatch: p
 
 def test_other_file_under_the_owner_s_name_is_refused(cub_archive: Path) -> None:
     cub_archive.write_bytes(cub_archive.read_bytes() + b"\0")
-    with pytest.raises(RecipeError, match=r"is not the owner's file: its MD5 sum is not [0-9a-f]{32}"):
+    with pytest.raises(InputError, match=r"is not the owner's file: its MD5 sum is not [0-9a-f]{32}"):
         read_folder(cub_archive)
 
 
@@ -243,12 +243,12 @@ def test_folder_unpacked_from_another_archive_is_refused(tmp_path: Path) -> None
     archive = pack(make_pet(tmp_path / "made"), tmp_path / "pets.tar")
     unpack_one(archive)
     archive.write_bytes(archive.read_bytes() + b"\0" * 512)
-    with pytest.raises(RecipeError, match=r"was unpacked from other archives .*; remove it"):
+    with pytest.raises(InputError, match=r"was unpacked from other archives .*; remove it"):
         unpack_one(archive)
 
 
 def test_missing_archive_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"cannot read the data archive: no nowhere\.zip in"):
+    with pytest.raises(InputError, match=r"cannot read the data archive: no nowhere\.zip in"):
         read_folder(tmp_path / "nowhere.zip")
 
 
@@ -294,21 +294,19 @@ def test_download_fetches_what_is_missing(
 def test_download_that_is_not_whole_is_not_kept(served: Layout, tmp_path: Path) -> None:
     path = tmp_path / "server" / "annotations.tar.gz"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(RecipeError, match=r"annotations\.tar\.gz did not arrive whole"):
+    with pytest.raises(InputError, match=r"annotations\.tar\.gz did not arrive whole"):
         download(served, tmp_path / "pets", say=lambda text: None)
     assert [path.name for path in (tmp_path / "pets").iterdir()] == ["images.tar.gz"]
 
 
 def test_download_from_a_dead_address_says_where_to_look(served: Layout, tmp_path: Path) -> None:
     (tmp_path / "server" / "images.tar.gz").unlink()
-    with pytest.raises(RecipeError, match=r"cannot download .*; fetch it yourself from https://www\.robots"):
+    with pytest.raises(InputError, match=r"cannot download .*; fetch it yourself from https://www\.robots"):
         download(served, tmp_path / "pets", say=lambda text: None)
     assert not list((tmp_path / "pets").iterdir())
 
 
 def test_download_without_a_published_sum_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        RecipeError, match=r"images\.tar, annotation\.tar, lists\.tar of Stanford Dogs cannot"
-    ):
+    with pytest.raises(InputError, match=r"images\.tar, annotation\.tar, lists\.tar of Stanford Dogs cannot"):
         download(DOGS, tmp_path / "dogs", say=lambda text: None)
     assert not (tmp_path / "dogs").exists()

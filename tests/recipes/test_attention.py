@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from engine.attention import attended, best_head_jaccard, object_share, patch_coverage
+from vitreg.train.training.attention_metrics import attended, best_head_jaccard, object_share, patch_coverage
 
 
 def slow_attended(row: list[float], mass: float) -> set[int]:

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from small_data import MODEL, SIZE
 
 import table3
-from engine import train as train_module
-from engine.plan import Run
-from engine.run import trained_model
+from vitreg.train.runs.plan import Run
+from vitreg.train.runs.run import trained_model
+from vitreg.train.training import loop as train_module
 
 
 def test_the_log_is_nearly_that_of_pictures_augmented_on_the_cpu(

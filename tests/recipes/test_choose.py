@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from engine.choose import choices, chosen, only_chosen, said
-from engine.runs import Configuration, Report
-from engine.subset import Share
-from engine.train import Hyperparameters
+from engine.experiment.search import choices, chosen, only_chosen, said
+from vitreg.train.data.subset import Share
+from vitreg.train.runs.report import Configuration, Report
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
 SMALL, ALL = Share(rate=0.15), Share(rate=1.0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from small_data import MODEL, write_picture
 
-from engine.cli import run_table
-from engine.job import Table
-from engine.options import parse_lams
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
+from engine.scripts.options import parse_lams
 
 METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.confusion import accuracies, confused, confusion, draw_confusion
+from vitreg.train.confusion_matrix import accuracies, confused, confusion, draw_confusion
 
 
 def test_confusion_against_a_loop() -> None:

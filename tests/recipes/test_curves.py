@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 
-from engine.curves import draw_lams, draw_steps
-from engine.paper import PaperTable
-from engine.runs import Configuration, Report
-from engine.subset import Share
-from engine.table import rows
-from engine.train import Hyperparameters
+from engine.results.curves import draw_lams, draw_steps
+from engine.results.paper import PaperTable
+from engine.results.rows import rows
+from vitreg.train.data.subset import Share
+from vitreg.train.runs.report import Configuration, Report
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(steps=20, batch_size=4, lr=1e-3, weight_decay=0.05)
 NO_PAPER = PaperTable({})

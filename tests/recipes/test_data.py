@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from small_data import write_index, write_picture
 
-from engine.data import read_folder
-from engine.errors import RecipeError
+from vitreg.errors import InputError
+from vitreg.train.data.folder import read_folder
 
 
 def test_class_folders_give_sorted_classes_and_all_pictures(class_folders: Path) -> None:
@@ -60,25 +60,25 @@ def test_unusable_row_is_named(indexed: Path, column: int, value: str, message: 
     cells = lines[1].split(",")
     cells[column] = value
     (indexed / "index.csv").write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]))
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         read_folder(indexed)
 
 
 def test_picture_listed_twice_is_refused(indexed: Path) -> None:
     text = (indexed / "index.csv").read_text()
     (indexed / "index.csv").write_text(text + text.splitlines()[1] + "\n")
-    with pytest.raises(RecipeError, match="listed twice"):
+    with pytest.raises(InputError, match="listed twice"):
         read_folder(indexed)
 
 
 def test_class_of_the_test_split_alone_is_named(class_folders: Path) -> None:
     write_picture(class_folders / "test" / "dodo" / "0.png", seed=0)
-    with pytest.raises(RecipeError, match="no training picture for class dodo"):
+    with pytest.raises(InputError, match="no training picture for class dodo"):
         read_folder(class_folders)
 
 
 def test_two_labels_of_one_name_are_refused(indexed: Path) -> None:
     index = indexed / "index.csv"
     index.write_text(index.read_text().replace(",10 lives,", ",9 lives,"))
-    with pytest.raises(RecipeError, match="two labels have the class name 9 lives"):
+    with pytest.raises(InputError, match="two labels have the class name 9 lives"):
         read_folder(indexed)

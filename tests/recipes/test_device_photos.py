@@ -12,12 +12,12 @@ from timm.data import auto_augment
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from engine.data import Sample
-from engine.device_photos import DevicePhotos, computed
-from engine.errors import RecipeError
-from engine.noted_picture import NotedPicture, noting_operation
-from engine.photos import Photos
-from engine.task import Draw
+from vitreg.errors import InputError
+from vitreg.train.data.batches import Draw
+from vitreg.train.data.device_photos import DevicePhotos, computed
+from vitreg.train.data.noted_picture import NotedPicture, noting_operation
+from vitreg.train.data.photographs import Photos
+from vitreg.train.data.samples import Sample
 from vitreg.views import random_numbers
 
 CPU = torch.device("cpu")
@@ -195,7 +195,7 @@ def test_kept_pictures_are_not_read_again() -> None:
     device.photos.kept.clear()  # and there are no files
     assert torch.equal(device.batch(draws(5)), first)
     device.kept.clear()
-    with pytest.raises(RecipeError, match="not there"):
+    with pytest.raises(InputError, match="not there"):
         device.batch(draws(5))
 
 
@@ -232,14 +232,14 @@ def test_nothing_waits_for_the_device(augment: str) -> None:
 
 @pytest.mark.parametrize("augment", ["original", "v0", "3a", "augmix-m3"])
 def test_other_policies_are_refused(augment: str) -> None:
-    with pytest.raises(RecipeError, match=r"knows crop, none and timm's rand-.*not Au.*augment on the CPU"):
+    with pytest.raises(InputError, match=r"knows crop, none and timm's rand-.*not Au.*augment on the CPU"):
         DevicePhotos(photos(augment, count=1), CPU)
 
 
 def test_unknown_operation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     unknown: Callable[..., Image.Image] = lambda picture, **_: picture  # noqa: E731
     monkeypatch.setitem(auto_augment.NAME_TO_OP, "Invert", unknown)
-    with pytest.raises(RecipeError, match=r"does not know timm's operation Invert.*augment on the CPU"):
+    with pytest.raises(InputError, match=r"does not know timm's operation Invert.*augment on the CPU"):
         DevicePhotos(photos(RAND, count=1), CPU)
 
 

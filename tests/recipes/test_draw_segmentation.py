@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.draw_segmentation import GROUND, STRENGTH, TINT, draw_segmentation, tinted
+from engine.results.segmentation.picture import GROUND, STRENGTH, TINT, draw_segmentation, tinted
 
 GREY = torch.tensor([0.299, 0.587, 0.114])
 

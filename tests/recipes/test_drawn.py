@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import demo, world
-from engine.cli import run_table
-from engine.drawn import SETTINGS, Drawn, drawn_start, drawn_task
-from engine.job import Table
-from engine.settings import GUIDED
-from engine.weights import read_weights
+from engine.demo import supervised as demo
+from engine.demo import world
+from engine.demo.dataset import SETTINGS, Drawn, drawn_start, drawn_task
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
+from vitreg.train.models.weights import read_weights
+from vitreg.train.settings import GUIDED
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from engine import everything
-from engine.everything import Told, arguments_of, page, run_all
+from engine.scripts import run_all as everything
+from engine.scripts.run_all import Told, arguments_of, page, run_all
 
-RECIPES = Path(everything.__file__).resolve().parent.parent
+RECIPES = Path(everything.__file__).resolve().parents[2]
 SCRIPTS = ("table1", "table3", "table4", "table6", "table_a")
 
 

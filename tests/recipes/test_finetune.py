@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from small_data import SIZE, write_picture
 
 import finetune
-from engine import demo
-from engine import result as results
-from engine.data import read_folder
-from engine.evaluate import evaluate
-from engine.photos import photo_task
-from engine.predict import load_stored
+from engine.demo import supervised as demo
+from vitreg.train import result as results
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.models.stored import load_stored
+from vitreg.train.training.evaluation import evaluate
 
 
 @pytest.fixture

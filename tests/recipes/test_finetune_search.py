@@ -7,11 +7,11 @@ import pytest
 import torch
 from finetuned import arguments, run
 
-from engine.data import read_folder
-from engine.errors import RecipeError
-from engine.finetune import chance, choose, read_pictures, verdict
-from engine.runs import Configuration, Report
-from engine.train import Hyperparameters
+from vitreg.errors import InputError
+from vitreg.train.data.folder import read_folder
+from vitreg.train.finetune import chance, choose, read_pictures, verdict
+from vitreg.train.runs.report import Configuration, Report
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 
 @pytest.mark.slow
@@ -73,5 +73,5 @@ def test_layouts_of_the_tables_are_read_as_they_read_them(class_folders: Path, i
     assert read_pictures(class_folders) == read_folder(class_folders)
     assert read_pictures(indexed) == read_folder(indexed)
     (class_folders / "train").rename(class_folders / "all")
-    with pytest.raises(RecipeError, match=r"neither index\.csv nor train/"):
+    with pytest.raises(InputError, match=r"neither index\.csv nor train/"):
         read_pictures(class_folders)  # a class named test would be a surprise

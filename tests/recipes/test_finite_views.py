@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 
 import vitreg
-from engine import applied
-from engine.applied import TRANSMIX
-from engine.plan import Run
-from engine.run import readings_in, trained_model
-from engine.task import Batches, Draw
+from vitreg.train.data.batches import Batches, Draw
+from vitreg.train.runs.plan import Run
+from vitreg.train.runs.run import readings_in, trained_model
+from vitreg.train.training import guided_model as applied
+from vitreg.train.training.hyperparameters import TRANSMIX
 
 
 def with_hyper(run: Run, seed: int | None = None, **options: Any) -> Run:

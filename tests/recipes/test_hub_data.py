@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from small_data import write_picture
 
-from engine.data import read_folder
-from engine.errors import RecipeError
-from engine.hub_data import HubData, hub_folder, parse_hub_data
+from vitreg.errors import InputError
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.hub_dataset import HubData, hub_folder, parse_hub_data
 
 NAME = "someone/birds"
 Row = dict[str, object]
@@ -78,7 +78,7 @@ def test_second_time_nothing_is_fetched(
     (place.parent / "lock").unlink()
     assert hub_folder(HubData(NAME), tmp_path / "ours") == place
     assert not (place.parent / "lock").exists()  # what is whole is read, also where nothing can be written
-    with pytest.raises(RecipeError, match="pip install datasets"):
+    with pytest.raises(InputError, match="pip install datasets"):
         hub_folder(HubData(NAME, label="label"), tmp_path / "ours")  # which is another choice
 
 
@@ -103,12 +103,12 @@ def test_one_of_several_labels_is_chosen(library: ModuleType, tmp_path: Path) ->
     made = [{"image": jpeg(n), "label": 0, "fine_label": n % 3} for n in range(3)]
     store(library, {"train": made, "test": made}, fine_label=fine)
     with pytest.raises(
-        RecipeError, match=r"2 label columns \(label, fine_label\).*hf:someone/birds\?label=label"
+        InputError, match=r"2 label columns \(label, fine_label\).*hf:someone/birds\?label=label"
     ):
         hub_folder(HubData(NAME), tmp_path / "ours")
     folder = read_folder(hub_folder(HubData(NAME, label="fine_label"), tmp_path / "ours"))
     assert folder.classes == ("red", "green", "blue")
-    with pytest.raises(RecipeError, match=r"no label column 'image': label, fine_label of image, label"):
+    with pytest.raises(InputError, match=r"no label column 'image': label, fine_label of image, label"):
         hub_folder(HubData(NAME, label="image"), tmp_path / "ours")
 
 
@@ -124,7 +124,7 @@ def test_one_of_several_parts_is_chosen(library: ModuleType, tmp_path: Path) -> 
         )
         + "---\n"
     )
-    with pytest.raises(RecipeError, match=r"cannot get someone/birds .*small"):
+    with pytest.raises(InputError, match=r"cannot get someone/birds .*small"):
         hub_folder(HubData(NAME), tmp_path / "ours")
     folder = read_folder(hub_folder(HubData(NAME, config="large"), tmp_path / "ours"))
     assert len(folder.train) == 6
@@ -148,7 +148,7 @@ def test_nothing_is_left_of_what_cannot_be_used(
     library: ModuleType, tmp_path: Path, train: list[Row] | None, test: list[Row] | None, message: str
 ) -> None:
     store(library, {name: made for name, made in (("train", train), ("test", test)) if made is not None})
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         hub_folder(HubData(NAME), tmp_path / "ours")
     assert not list((tmp_path / "ours").rglob("*.*g")), "no picture and no index"
     assert not list((tmp_path / "ours").rglob("files"))
@@ -162,13 +162,13 @@ def test_picture_that_is_gone(library: ModuleType, tmp_path: Path, monkeypatch: 
     found = library.load_dataset(NAME)
     (tmp_path / NAME / "test" / "booby" / "a.png").unlink()
     monkeypatch.setattr(library, "load_dataset", lambda *arguments, **options: found)
-    with pytest.raises(RecipeError, match=r"test picture 1: cannot read .*a\.png: No such file"):
+    with pytest.raises(InputError, match=r"test picture 1: cannot read .*a\.png: No such file"):
         hub_folder(HubData(NAME), tmp_path / "ours")
 
 
 def test_data_without_pictures_or_classes(library: ModuleType, tmp_path: Path) -> None:
     store(library, {"train": rows(2), "test": rows(2)}, label=library.Value("int64"))
-    with pytest.raises(RecipeError, match=r"0 label columns .*ClassLabel; it has image, label"):
+    with pytest.raises(InputError, match=r"0 label columns .*ClassLabel; it has image, label"):
         hub_folder(HubData(NAME), tmp_path / "ours")
 
 
@@ -188,13 +188,13 @@ def test_out_of_reach_says_what_to_give(
         raise ConnectionError("Couldn't reach\nthe hub")
 
     monkeypatch.setattr(library, "load_dataset", unreachable)
-    with pytest.raises(RecipeError, match=r"https://huggingface.co/datasets/someone/birds and give a folder"):
+    with pytest.raises(InputError, match=r"https://huggingface.co/datasets/someone/birds and give a folder"):
         hub_folder(HubData(NAME), tmp_path / "ours")
 
 
 def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "ours").write_text("a file")
-    with pytest.raises(RecipeError, match="cannot write someone/birds into"):
+    with pytest.raises(InputError, match="cannot write someone/birds into"):
         hub_folder(HubData(NAME), tmp_path / "ours")
 
 
@@ -221,5 +221,5 @@ def test_names() -> None:
     ],
 )
 def test_names_that_are_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="expected hf:OWNER/DATASET"):
+    with pytest.raises(InputError, match="expected hf:OWNER/DATASET"):
         parse_hub_data(text)

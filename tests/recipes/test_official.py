@@ -11,12 +11,13 @@ from PIL import Image
 from small_data import MODEL
 from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars, VOCSegmentation
 
-from engine.cli import run_table
-from engine.data import Sample, read_folder
-from engine.errors import RecipeError
-from engine.job import Table
-from engine.official.voc import VOC, read_voc
-from engine.photos import photo_task
+from engine.experiment.job import Table
+from engine.scripts.console import run_table
+from vitreg.errors import InputError
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.official.voc import VOC, read_voc
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.data.samples import Sample
 
 CLASSES = {
     "CUB": ("001.Black_footed_Albatross", "002.Laysan_Albatross"),
@@ -98,23 +99,23 @@ def test_voc_is_pictures_with_masks(tmp_path: Path) -> None:
 
 
 def test_voc_has_no_classes(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no class: it is for table 4"):
+    with pytest.raises(InputError, match="no class: it is for table 4"):
         read_folder(make_voc(tmp_path))
 
 
 def test_voc_with_a_broken_mask_or_in_another_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"is not PASCAL VOC 2012\. .*ImageSets/Segmentation/val\.txt"):
+    with pytest.raises(InputError, match=r"is not PASCAL VOC 2012\. .*ImageSets/Segmentation/val\.txt"):
         read_voc(tmp_path)
     pictures = read_voc(make_voc(tmp_path))
     pictures[1].path.unlink()
-    with pytest.raises(RecipeError, match=f"1 of the 9 .* the first is .*{pictures[1].path.name}"):
+    with pytest.raises(InputError, match=f"1 of the 9 .* the first is .*{pictures[1].path.name}"):
         read_voc(tmp_path)
     assert VOC.address in VOC.advice
 
 
 def test_another_data_set_than_its_name_is_refused(tmp_path: Path) -> None:
     root = make_cub(tmp_path)
-    with pytest.raises(RecipeError, match=r"Cars=.* is CUB-200-2011, not Stanford Cars"):
+    with pytest.raises(InputError, match=r"Cars=.* is CUB-200-2011, not Stanford Cars"):
         read_folder(root, name="Cars")
     assert read_folder(root, name="birds").classes == CLASSES["CUB"]  # a name of the user's own
 
@@ -124,7 +125,7 @@ def test_own_layout_under_a_paper_s_name_is_read(class_folders: Path) -> None:
 
 
 def test_unknown_folder_under_a_paper_s_name_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"neither index\.csv .*\. CUB-200-2011: .*images\.txt.*caltech"):
+    with pytest.raises(InputError, match=r"neither index\.csv .*\. CUB-200-2011: .*images\.txt.*caltech"):
         read_folder(tmp_path, name="cub")
 
 
@@ -145,7 +146,7 @@ def test_cars_labels_of_the_test_lie_in_either_place(place: str, tmp_path: Path)
 def test_scipy_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     (tmp_path / "train_list.mat").write_bytes(b"")
-    with pytest.raises(RecipeError, match=r"train_list\.mat is a MATLAB file: pip install scipy"):
+    with pytest.raises(InputError, match=r"train_list\.mat is a MATLAB file: pip install scipy"):
         read_folder(tmp_path, name="Dogs")
 
 
@@ -210,7 +211,7 @@ def test_broken_file_is_named_with_where_to_get_it(
         shutil.rmtree(path)
     else:
         path.unlink()
-    with pytest.raises(RecipeError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read_folder(root, name=name)
     assert "\n" not in str(caught.value)
 
@@ -219,9 +220,7 @@ def test_cars_class_outside_the_list_is_named(tmp_path: Path) -> None:
     scipy_io = pytest.importorskip("scipy.io")
     root = make_cars(tmp_path)
     scipy_io.savemat(root / "devkit" / "cars_meta.mat", {"class_names": ["one"]})
-    with pytest.raises(
-        RecipeError, match=r"cars_train_annos\.mat, 0000\d\.jpg: expected a class from 1 to 1"
-    ):
+    with pytest.raises(InputError, match=r"cars_train_annos\.mat, 0000\d\.jpg: expected a class from 1 to 1"):
         read_folder(root)
 
 
@@ -230,7 +229,7 @@ def test_gap_in_the_classes_is_named(tmp_path: Path) -> None:
     for name in ("trainval", "test"):
         path = root / "annotations" / f"{name}.txt"
         path.write_text(path.read_text().replace(" 2 2 1", " 3 2 1"))
-    with pytest.raises(RecipeError, match=r"from 1 on without a gap, found \[1, 3\]"):
+    with pytest.raises(InputError, match=r"from 1 on without a gap, found \[1, 3\]"):
         read_folder(root)
 
 

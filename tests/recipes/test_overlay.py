@@ -9,11 +9,11 @@ from PIL import Image
 from small_data import MODEL, SIZE
 
 import vitreg
-from engine.data import read_folder
-from engine.overlay import attention_maps
-from engine.photos import photo_task
-from engine.weights import load_model
 from figure1 import main as figure1
+from vitreg.train.attention_overlay import attention_maps
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.models.weights import load_model
 
 
 def test_maps_are_the_attention_that_the_model_pays(indexed: Path, state: dict[str, torch.Tensor]) -> None:

@@ -10,12 +10,12 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from small_data import write_index, write_picture
 
-from engine import photos
-from engine.data import read_folder
-from engine.errors import RecipeError
-from engine.photos import photo_task
-from engine.task import Task
-from engine.transforms import box_mask, evaluation_transform
+from vitreg.errors import InputError
+from vitreg.train.data import photographs as photos
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.data.transforms import box_mask, evaluation_transform
 
 AUGMENT = "rand-m9-mstd0.5-inc1"
 
@@ -85,7 +85,7 @@ def test_trimap_of_another_size_is_named(tmp_path: Path) -> None:
             Image.new("L", (9, 9)).save(tmp_path / f"{label}{split}_trimap.png")
             rows.append([f"{label}{split}.png", label, split, f"{label}{split}_trimap.png"])
     write_index(tmp_path, rows, ["path", "label", "split", "trimap"])
-    with pytest.raises(RecipeError, match=r"0train_trimap\.png is \(9, 9\) pixels"):
+    with pytest.raises(InputError, match=r"0train_trimap\.png is \(9, 9\) pixels"):
         task(tmp_path)
 
 

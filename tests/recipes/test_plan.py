@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from rich.console import Console
 from small_data import MODEL, SIZE
 
-from engine.applied import Mixing
-from engine.data import read_folder
-from engine.errors import RecipeError
-from engine.methods import SOURCE
-from engine.photos import photo_task
-from engine.plan import Design, Start, plan, plan_search
-from engine.progress import Progress
-from engine.run import measured_task, stored_model, training_indices
-from engine.study import execute
-from engine.subset import Share
-from engine.task import Task
-from engine.train import Hyperparameters
+from vitreg.errors import InputError
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.data.subset import Share
+from vitreg.train.models.start import Start
+from vitreg.train.runs.execution import execute
+from vitreg.train.runs.plan import Design, plan, plan_search
+from vitreg.train.runs.run import measured_task, stored_model, training_indices
+from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
+from vitreg.train.training.methods import SOURCE
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
 
@@ -95,12 +95,12 @@ def test_a_search_sees_no_test_picture(task: Task) -> None:
 
 @pytest.mark.parametrize("hold_out", [0.0, 1.0])
 def test_a_search_holds_something_out(task: Task, hold_out: float) -> None:
-    with pytest.raises(RecipeError, match="a share between 0 and 1 has to be held out"):
+    with pytest.raises(InputError, match="a share between 0 and 1 has to be held out"):
         plan_search(design(task), hold_out)
 
 
 def test_a_search_of_single_pictures_is_refused(task: Task) -> None:
-    with pytest.raises(RecipeError, match="has a single picture to train on"):
+    with pytest.raises(InputError, match="has a single picture to train on"):
         plan_search(design(task, shares=[Share(shots=1)]), 0.2)
     assert plan_search(design(task, shares=[Share(shots=1)], methods=("fine-tune",)), 0.2) == []
 
@@ -109,7 +109,7 @@ def test_a_search_of_single_pictures_is_refused(task: Task) -> None:
 def test_pictures_in_pairs_need_an_even_batch(task: Task, options: dict[str, Any]) -> None:
     odd = replace(HYPER, batch_size=5, mixing=Mixing(mixup=0.8) if "hyper" in options else Mixing())
     lams = {"GTA+TransMix": (1.0,), "L2-SP": (0.1,), "GTA": (1.0,)}
-    with pytest.raises(RecipeError, match="mixes pictures in pairs: --batch-size 5 has to be even"):
+    with pytest.raises(InputError, match="mixes pictures in pairs: --batch-size 5 has to be even"):
         plan(design(task, **{**options, "hyper": odd, "lams": lams}))
 
 
@@ -122,9 +122,9 @@ def test_a_list_of_files_is_a_share(task: Task) -> None:
     ]
     assert training_indices(run) == [0, 3, 5]
     assert "mine" in run.configuration.folder
-    with pytest.raises(RecipeError, match="names no picture of class 10 lives; add some"):
+    with pytest.raises(InputError, match="names no picture of class 10 lives; add some"):
         plan(design(replace(task, lists={"mine": (0, 3)}), shares=[Share(files="mine")]))
-    with pytest.raises(RecipeError, match="indexed has no list yours"):
+    with pytest.raises(InputError, match="indexed has no list yours"):
         plan(design(listed, shares=[Share(files="yours")]))
 
 
@@ -164,5 +164,5 @@ def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> 
     assert sum(per_class.values()) / len(per_class) == pytest.approx(kept[1].metrics["class_mean"])
 
     (tmp_path / runs[1].configuration.folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(RecipeError, match=r"model\.safetensors is broken"):
+    with pytest.raises(InputError, match=r"model\.safetensors is broken"):
         stored_model(runs[1], tmp_path)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from small_data import MODEL, SIZE, write_picture
 
 import predict
-from engine.predict import find_pictures, load_stored
+from vitreg.train.data.pictures import find_pictures
+from vitreg.train.models.stored import load_stored
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def test_the_model_is_loaded_by_timm_and_by_load_state_dict(result: Path) -> Non
 def test_prediction_of_the_test_pictures_is_what_finetune_wrote(
     result: Path, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.predict.BATCH_SIZE", 4)  # so that the pictures come in two batches
+    monkeypatch.setattr("vitreg.train.predictions.BATCH_SIZE", 4)  # so that the pictures come in two batches
     out = tmp_path / "new"
     given = [
         class_folders / "test",

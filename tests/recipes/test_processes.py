@@ -32,23 +32,27 @@ from small_data import MODEL, SIZE, write_index, write_picture
 
 import finetune
 import table3
-from engine import checkpoint, evaluate, processes
-from engine.checkpoint import NAME, Checkpoints
-from engine.cli import exit_code
-from engine.data import read_folder
-from engine.drawn import drawn_start
-from engine.errors import RecipeError
-from engine.photos import Photos, photo_task
-from engine.plan import Design, Run, Start, plan
-from engine.prepare import make_accelerator
-from engine.processes import connect, disconnect, on_main, rank
-from engine.progress import Progress
-from engine.run import trained_model
-from engine.runs import load_report, lock
-from engine.study import execute
-from engine.subset import Share
-from engine.task import Task
-from engine.train import Hyperparameters
+from engine.demo.dataset import drawn_start
+from engine.scripts.console import exit_code
+from vitreg.errors import InputError
+from vitreg.files import lock
+from vitreg.train.basics import distributed as processes
+from vitreg.train.basics.distributed import connect, disconnect, on_main, rank
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import Photos, photo_task
+from vitreg.train.data.subset import Share
+from vitreg.train.models.start import Start
+from vitreg.train.runs.execution import execute
+from vitreg.train.runs.plan import Design, Run, plan
+from vitreg.train.runs.report import load_report
+from vitreg.train.runs.run import trained_model
+from vitreg.train.training import checkpoint
+from vitreg.train.training import evaluation as evaluate
+from vitreg.train.training.checkpoint import NAME, Checkpoints
+from vitreg.train.training.device import make_accelerator
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 ROOT = Path(__file__).resolve().parents[2]
 HYPER = Hyperparameters(steps=6, batch_size=4, lr=1e-3, weight_decay=0.05, warmup_epochs=1, smoothing=0.1)
@@ -375,7 +379,7 @@ def failing(data: Path, weights: Path, out: Path, words: list[str], where: int |
 
     def broken(self: Photos, index: int, *, seed: int) -> torch.Tensor:
         if rank() == where:
-            raise RecipeError("no picture")
+            raise InputError("no picture")
         return picture(self, index, seed=seed)
 
     setattr(Photos, "picture", broken)  # noqa: B010
@@ -425,5 +429,5 @@ def test_run_of_another_command_is_left_for_last(boxed: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(("variable", "name"), processes.REFUSED.items())
 def test_shared_out_models_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
-    with pytest.raises(RecipeError, match=f"expected to work with DDP, found {name} .* --multi_gpu"):
+    with pytest.raises(InputError, match=f"expected to work with DDP, found {name} .* --multi_gpu"):
         make_accelerator(Namespace(device="cpu", precision="no"))

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from engine.progress import Progress, duration
+from vitreg.train.basics.progress import Progress, duration
 
 
 @pytest.mark.parametrize(

@@ -23,23 +23,23 @@ import torch
 from rich.console import Console
 from small_data import MODEL, SIZE
 
-from engine.checkpoint import NAME
-from engine.data import read_folder
-from engine.errors import RecipeError
-from engine.photos import photo_task
-from engine.plan import Design, Run, Start, plan
-from engine.prepare import make_accelerator
-from engine.progress import Progress
-from engine.ray_cluster import RayOptions, SharedTable, cluster
-from engine.ray_executor import _run, execute_on_ray
-from engine.ray_news import TableNews
-from engine.run import MODEL_FILE
-from engine.runs import Report, lock
-from engine.settings import PHOTOS
-from engine.sources import photographed_start
-from engine.study import execute
-from engine.subset import Share
-from engine.train import Hyperparameters
+from engine.experiment.ray_cluster import RayOptions, SharedTable, cluster
+from engine.experiment.ray_executor import _run, execute_on_ray
+from engine.experiment.ray_news import TableNews
+from vitreg.errors import InputError
+from vitreg.files import lock
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.data.subset import Share
+from vitreg.train.models.start import Start, photographed_start
+from vitreg.train.runs.execution import execute
+from vitreg.train.runs.plan import Design, Run, plan
+from vitreg.train.runs.report import Report
+from vitreg.train.runs.run import MODEL_FILE
+from vitreg.train.training.checkpoint import NAME
+from vitreg.train.training.device import make_accelerator
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 AUGMENT = "rand-m9-mstd0.5-inc1"
 HYPER = Hyperparameters(steps=6, batch_size=4, lr=1e-3, weight_decay=0.05, smoothing=0.1, drop_path=0.5)
@@ -65,22 +65,22 @@ ON_CPU = Namespace(device="cpu", precision="no")
     ],
 )
 def test_options_that_cannot_be_meant(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(RecipeError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)):
         RayOptions(**options)
 
 
 def test_device_of_a_run() -> None:
     assert RayOptions().run_device == RayOptions(device="cpu").run_device == "cpu"
     assert RayOptions(gpus=0.5).run_device == RayOptions(gpus=2.0, device="cuda").run_device == "cuda"
-    with pytest.raises(RecipeError, match="--device cuda, and 0 GPUs a run; ask for 1"):
+    with pytest.raises(InputError, match="--device cuda, and 0 GPUs a run; ask for 1"):
         RayOptions(device="cuda")
-    with pytest.raises(RecipeError, match="--device cpu does not use the 1 GPUs of each run"):
+    with pytest.raises(InputError, match="--device cpu does not use the 1 GPUs of each run"):
         RayOptions(gpus=1.0, device="cpu")
 
 
 def test_ray_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RecipeError, match=re.escape('needs ray; pip install "vitreg[ray]"')):
+    with pytest.raises(InputError, match=re.escape('needs ray; pip install "vitreg[ray]"')):
         on_ray([], tmp_path, RayOptions())
 
 
@@ -121,14 +121,14 @@ def test_task_on_a_node(indexed: Path, weights: Path, tmp_path: Path) -> None:
     def report() -> Report | None:
         return _run(table, run.configuration, run.task, run.start, wait=False)
 
-    with pytest.raises(RecipeError, match=f"does not see the --out {out} of this table"):
+    with pytest.raises(InputError, match=f"does not see the --out {out} of this table"):
         report()  # also on a node that joined later than the table began
     with lock(token, wait=True):
         with lock(folder, wait=True):
             assert report() is None
         assert report() == expected
     assert sorted(path.name for path in folder.iterdir()) == ["DONE", "lock", "report.json"]
-    with pytest.raises(RecipeError, match=f"locks in --out {out} do not hold on"):
+    with pytest.raises(InputError, match=f"locks in --out {out} do not hold on"):
         report()
 
 
@@ -174,7 +174,7 @@ def planned(
     task = photo_task(read_folder(data), name="indexed", size=SIZE, augment=AUGMENT)
     design = Design(
         [task if has_masks else replace(task, test_masks=None)],
-        [photographed_start(str(weights), replace(PHOTOS, model=MODEL, size=SIZE))],
+        [photographed_start(str(weights), MODEL, size=SIZE)],
         methods=methods,
         lams={"GTA": (10.0,)},
         shares=[Share(rate=1.0)],
@@ -353,7 +353,7 @@ def test_killed_process(
             message = (
                 r"fine-tune|GTA.*its process was lost, and 0 retries did not help \(WorkerCrashedError\)"
             )
-            with pytest.raises(RecipeError, match=message):
+            with pytest.raises(InputError, match=message):
                 on_ray([run], out, options, every=0.05)
     assert len(killed) == 1
     if not retries:
@@ -382,7 +382,7 @@ def test_error_of_a_run_ends_the_table(
 
     hyper = replace(HYPER, lr=1e30)
     bad = with_start(replace(bad, configuration=replace(bad.configuration, hyper=hyper)), wait)
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(InputError) as caught:
         on_ray([long, bad], out, replace(options, retries=2), every=0.05)
     assert str(caught.value).startswith(f"{bad.title}: the loss is not finite at step")
     assert "\n" not in str(caught.value)
@@ -452,7 +452,7 @@ def test_shares_of_a_cpu_and_the_state_of_torch(
             began = time.monotonic()
             while not all(other.exists() for other in places):
                 if time.monotonic() > began + 600:
-                    raise RecipeError("the three are not at once")
+                    raise InputError("the three are not at once")
                 time.sleep(0.05)
 
         return wait
@@ -468,23 +468,23 @@ def test_folder_that_the_nodes_do_not_see(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = Path("/proc/self/cwd/out")  # of each process another folder
-    with pytest.raises(RecipeError, match="does not see the --out /proc/self/cwd/out of this table; give a"):
+    with pytest.raises(InputError, match="does not see the --out /proc/self/cwd/out of this table; give a"):
         on_ray(planned(indexed, weights), out, options)
     assert list(out.iterdir()) == []
     # Locks that do not hold: those of this process are not taken.
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "flock", lambda *_: None)
-        with pytest.raises(RecipeError, match=f"locks in --out {tmp_path} do not hold on"):
+        with pytest.raises(InputError, match=f"locks in --out {tmp_path} do not hold on"):
             on_ray(planned(indexed, weights), tmp_path, options)
 
 
 @pytest.mark.slow
 def test_things_that_cannot_be_had(options: RayOptions, indexed: Path, weights: Path, tmp_path: Path) -> None:
     runs = planned(indexed, weights)
-    with pytest.raises(RecipeError, match="no node has 100 CPU and 0 GPU for a run, but 2 CPU; 0 GPU; ask"):
+    with pytest.raises(InputError, match="no node has 100 CPU and 0 GPU for a run, but 2 CPU; 0 GPU; ask"):
         on_ray(runs, tmp_path / "out", RayOptions(None, cpus=100.0))
     file = open(tmp_path / "open", "w")  # noqa: SIM115
-    with file, pytest.raises(RecipeError, match=r"a task or source cannot be sent to the nodes \("):
+    with file, pytest.raises(InputError, match=r"a task or source cannot be sent to the nodes \("):
         on_ray([with_start(runs[0], file.flush)], tmp_path / "out", options)
 
 
@@ -495,7 +495,7 @@ def test_cluster_of_this_machine(
     import ray
 
     ray.shutdown()  # of the connection to the other cluster
-    with pytest.raises(RecipeError, match=r"Ray cannot reach the cluster at 127.0.0.1:1 \(Conn"):
+    with pytest.raises(InputError, match=r"Ray cannot reach the cluster at 127.0.0.1:1 \(Conn"):
         cluster(RayOptions("127.0.0.1:1")).__enter__()
     monkeypatch.setenv("RAY_ADDRESS", options.address or "")  # is not asked
     with cluster(RayOptions()):

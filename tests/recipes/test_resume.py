@@ -21,17 +21,20 @@ from small_data import MODEL
 from small_runs import HYPER, METHODS, create, planned
 from torch import Tensor
 
-from engine import checkpoint, runs
-from engine import run as run_module
-from engine.checkpoint import NAME, Checkpoints
-from engine.errors import RecipeError
-from engine.photos import Photos
-from engine.plan import Run, Start
-from engine.progress import Progress
-from engine.run import checkpoints_of, machine, trained_model
-from engine.runs import Report, load_report, lock
-from engine.study import execute
-from engine.task import Batches
+from vitreg.errors import InputError
+from vitreg.files import lock
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.batches import Batches
+from vitreg.train.data.photographs import Photos
+from vitreg.train.models.start import Start
+from vitreg.train.runs import report as runs
+from vitreg.train.runs import run as run_module
+from vitreg.train.runs.execution import execute
+from vitreg.train.runs.plan import Run
+from vitreg.train.runs.report import Report, load_report
+from vitreg.train.runs.run import checkpoints_of, machine, trained_model
+from vitreg.train.training import checkpoint
+from vitreg.train.training.checkpoint import NAME, Checkpoints
 
 EVERY = 2
 """Steps between two checkpoints: the tests' clock counts steps."""
@@ -278,7 +281,7 @@ def test_checkpoint_that_fits_and_cannot_be_loaded_is_an_error(
     path.parent.mkdir()
     path.write_bytes(half)
     changed(path, lambda stored: stored["model"].pop("cls_token"))
-    with pytest.raises(RecipeError, match=r"cannot continue from .*checkpoint\.pt .*delete it"):
+    with pytest.raises(InputError, match=r"cannot continue from .*checkpoint\.pt .*delete it"):
         trained(pair["GTA"], tmp_path)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine import runs
-from engine.errors import RecipeError
-from engine.runs import Configuration, Report, load_report, lock, prepare_out, store_report, write_atomically
-from engine.subset import Share
-from engine.train import Hyperparameters
+from vitreg.errors import InputError
+from vitreg.files import lock, prepare_out, write_atomically
+from vitreg.train.data.subset import Share
+from vitreg.train.runs import report as runs
+from vitreg.train.runs.report import Configuration, Report, load_report, store_report
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
 CONFIGURATION = Configuration(
@@ -116,7 +117,7 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mo
 def test_broken_report_is_named(tmp_path: Path, damage: str) -> None:
     store_report(tmp_path, report())
     (tmp_path / CONFIGURATION.folder / "report.json").write_text(damage)
-    with pytest.raises(RecipeError, match=r"report\.json is broken"):
+    with pytest.raises(InputError, match=r"report\.json is broken"):
         load_report(tmp_path, CONFIGURATION)
 
 
@@ -144,7 +145,7 @@ def test_lock_is_held_by_one_process(tmp_path: Path) -> None:
 
 def test_out_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecipeError, match="cannot write to --out"):
+    with pytest.raises(InputError, match="cannot write to --out"):
         prepare_out(tmp_path / "file" / "runs")
     prepare_out(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -10,10 +10,10 @@ from official_data import BOX, make_voc
 from PIL import Image
 from small_data import write_picture
 
-from engine.errors import RecipeError
-from engine.official.voc import MaskedPicture, read_voc
-from engine.scenes import Scenes, task_scenes, voc_scenes
-from engine.task import Task
+from engine.data.scenes import Scenes, task_scenes, voc_scenes
+from vitreg.errors import InputError
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.official.voc import MaskedPicture, read_voc
 
 
 def write_classes(path: Path, numbers: np.ndarray) -> Path:
@@ -131,12 +131,12 @@ def torn(one: MaskedPicture) -> None:
 def test_what_cannot_be_used(spoil: Callable[[MaskedPicture], None], said: str, tmp_path: Path) -> None:
     one = one_picture(tmp_path, np.zeros((20, 20), dtype=np.uint8))
     spoil(one)
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(InputError, match=said):
         voc_scenes([one], size=16)
 
 
 def test_no_pictures() -> None:
-    with pytest.raises(RecipeError, match="expected pictures of PASCAL VOC 2012, found none"):
+    with pytest.raises(InputError, match="expected pictures of PASCAL VOC 2012, found none"):
         voc_scenes([], size=16)
 
 
@@ -173,5 +173,5 @@ def test_scenes_of_a_task() -> None:
 
 
 def test_task_without_masks() -> None:
-    with pytest.raises(RecipeError, match=r"birds has no masks\. Give its index\.csv boxes or trimaps"):
+    with pytest.raises(InputError, match=r"birds has no masks\. Give its index\.csv boxes or trimaps"):
         task_scenes(small_task(None))

@@ -13,13 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.classification import binary_jaccard_index
 
-import engine.segmentation
+import engine.results.segmentation.jaccard
 import vitreg
-from engine.attention import attended
-from engine.errors import RecipeError
-from engine.official.voc import read_voc
-from engine.scenes import Scenes, voc_scenes
-from engine.segmentation import BATCH_SIZE, mask_jaccard, masks_of, patch_pixels, segmentation_jaccard
+from engine.data.scenes import Scenes, voc_scenes
+from engine.results.segmentation.jaccard import (
+    BATCH_SIZE,
+    mask_jaccard,
+    masks_of,
+    patch_pixels,
+    segmentation_jaccard,
+)
+from vitreg.errors import InputError
+from vitreg.train.data.official.voc import read_voc
+from vitreg.train.training.attention_metrics import attended
 
 CPU = Accelerator(cpu=True)
 SIDE, SIZE, DEPTH = 4, 32, 3  # patches of 8 × 8 pixels
@@ -110,7 +116,7 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = Scenes("hand", "f", torch.zeros(3, 3, 4, 4, dtype=torch.uint8), objects)
     first, second, last = [0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]
     rows = torch.tensor([[first, last], [first, last], [second, first]])
-    monkeypatch.setattr(engine.segmentation, "_attention", lambda *given: [rows])
+    monkeypatch.setattr(engine.results.segmentation.jaccard, "_attention", lambda *given: [rows])
     batches: list[int] = []
     found = segmentation_jaccard(small_vit(), scenes, accelerator=CPU, on_batch=batches.append)
     assert found == {
@@ -125,7 +131,7 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert batches == [3]
     places = [2, 0]
-    monkeypatch.setattr(engine.segmentation, "_attention", lambda *given: [rows[places]])
+    monkeypatch.setattr(engine.results.segmentation.jaccard, "_attention", lambda *given: [rows[places]])
     masks = masks_of(small_vit(), scenes, places, -1, accelerator=CPU)
     expected = torch.zeros(2, 4, 4, dtype=torch.bool)
     expected[0, :2, 2:] = expected[1, :2, :2] = True
@@ -212,7 +218,7 @@ def broken() -> nn.Module:
 def test_what_cannot_be_measured(
     make: Callable[[], nn.Module], scenes: Scenes, mass: float, said: str
 ) -> None:
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(InputError, match=said):
         segmentation_jaccard(make(), scenes, accelerator=CPU, mass=mass)
 
 
@@ -227,7 +233,7 @@ def test_what_cannot_be_measured(
     ],
 )
 def test_masks_that_cannot_be_drawn(indices: list[int], mass: float, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(InputError, match=said):
         masks_of(small_vit(), drawn_scenes(3), indices, 0, accelerator=CPU, mass=mass)
 
 

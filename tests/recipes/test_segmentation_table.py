@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from engine.errors import RecipeError
-from engine.segmentation_table import (
+from engine.results.segmentation.table import (
     SegmentationRow,
     as_csv,
     as_markdown,
@@ -17,6 +16,7 @@ from engine.segmentation_table import (
     read_paper_jaccard,
     segmentation_rows,
 )
+from vitreg.errors import InputError
 
 
 def measured(*jaccard: float, **change: Any) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def test_csv_is_unrounded() -> None:
     ],
 )
 def test_what_makes_no_table(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(InputError, match=said):
         segmentation_rows("VOC", {**FOUND, **change}, block=11)
 
 

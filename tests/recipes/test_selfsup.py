@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine import demo, selfsup, world
-from engine.errors import RecipeError
-from engine.selfsup import METHODS, Pretraining, random_views, self_supervised_checkpoint
+from engine.demo import self_supervised as selfsup
+from engine.demo import supervised as demo
+from engine.demo import world
+from engine.demo.self_supervised import METHODS, Pretraining, random_views, self_supervised_checkpoint
+from vitreg.errors import InputError
 
 Setting = Callable[..., None]
 
@@ -105,9 +107,9 @@ def test_killed_writing_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_unusable_requests_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"expected DINO, iBOT as method, found 'ibot'; did you mean iBOT"):
+    with pytest.raises(InputError, match=r"expected DINO, iBOT as method, found 'ibot'; did you mean iBOT"):
         self_supervised_checkpoint(tmp_path, "ibot")  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="at least one step of pre-training, found 0"):
+    with pytest.raises(InputError, match="at least one step of pre-training, found 0"):
         self_supervised_checkpoint(tmp_path, "DINO", steps=0)
     assert list(tmp_path.iterdir()) == []
 

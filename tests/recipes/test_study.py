@@ -16,13 +16,14 @@ from accelerate import Accelerator
 from small_data import MODEL, SIZE
 from torch import Tensor, nn
 
-from engine.data import read_folder
-from engine.errors import RecipeError
-from engine.evaluate import evaluate
-from engine.photos import photo_task
-from engine.task import Task
-from engine.train import Hyperparameters, train
-from engine.weights import load_model
+from vitreg.errors import InputError
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.models.weights import load_model
+from vitreg.train.training.evaluation import evaluate
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 HYPER = Hyperparameters(steps=6, batch_size=4, lr=1e-3, weight_decay=0.05, smoothing=0.1, drop_path=0.1)
@@ -93,7 +94,7 @@ def test_guide_keeps_the_attention_and_is_gone_afterwards(task: Task, state: dic
 
 
 def test_loss_that_is_not_finite_stops_the_run(task: Task, state: dict[str, Tensor]) -> None:
-    with pytest.raises(RecipeError, match="the loss is not finite at step"):
+    with pytest.raises(InputError, match="the loss is not finite at step"):
         trained(task, state, lr=1e30)
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import RecipeError
-from engine.subset import Share, split, stratified
+from vitreg.errors import InputError
+from vitreg.train.data.subset import Share, split, stratified
 
 
 @given(
@@ -44,9 +44,9 @@ def test_shots() -> None:
 
 
 def test_empty_or_too_small_class_is_named() -> None:
-    with pytest.raises(RecipeError, match=r"10 % leaves class rare empty: it has 3 pictures"):
+    with pytest.raises(InputError, match=r"10 % leaves class rare empty: it has 3 pictures"):
         stratified([0] * 10 + [1] * 3, Share(rate=0.1), seed=0, classes=("common", "rare"))
-    with pytest.raises(RecipeError, match=r"4 per class is more than the 3 training pictures of class rare"):
+    with pytest.raises(InputError, match=r"4 per class is more than the 3 training pictures of class rare"):
         stratified([0] * 10 + [1] * 3, Share(shots=4), seed=0, classes=("common", "rare"))
 
 
@@ -63,5 +63,5 @@ def test_held_out_is_a_share_of_each_class_and_never_all() -> None:
     some = [index for index in everything if labels[index] == 1 or index % 3]
     kept, out = split(some, labels, 0.3, seed=0, classes="abc")
     assert sorted([*kept, *out]) == some
-    with pytest.raises(RecipeError, match="class b has a single picture"):
+    with pytest.raises(InputError, match="class b has a single picture"):
         split([0, 1, 2], [0, 0, 1], 0.2, seed=0, classes="ab")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from small_data import write_index, write_picture
 
-from engine.data import Folder, read_folder
-from engine.errors import RecipeError
-from engine.subset_lists import read_subset_list, train_names, write_subset_list
+from vitreg.errors import InputError
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.samples import Folder
+from vitreg.train.data.subset_lists import read_subset_list, train_names, write_subset_list
 
 NAMES = ("auk", "booby", "crow")
 
@@ -115,7 +116,7 @@ def test_path_from_the_root_comes_before_an_end(tmp_path: Path) -> None:
     ],
 )
 def test_lines_that_are_refused(folder: Folder, tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         read(folder, tmp_path, text)
     assert "list.txt" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -125,5 +126,5 @@ def test_lines_that_are_refused(folder: Folder, tmp_path: Path, text: str, messa
 def test_list_that_cannot_be_read(folder: Folder, tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(RecipeError, match="cannot read the list"):
+    with pytest.raises(InputError, match="cannot read the list"):
         read_subset_list(tmp_path / "list.txt", folder)

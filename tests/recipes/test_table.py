@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from engine.paper import PaperTable, read_paper_table
-from engine.plot import draw
-from engine.runs import Configuration, Report
-from engine.subset import Share
-from engine.table import Row, as_csv, as_markdown, as_rich, cells, mixed, notes, rows
-from engine.train import Hyperparameters
+from engine.results.paper import PaperTable, read_paper_table
+from engine.results.points import draw
+from engine.results.rows import Row, as_csv, as_markdown, as_rich, cells, mixed, notes, rows
+from vitreg.train.data.subset import Share
+from vitreg.train.runs.report import Configuration, Report
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
 PAPER = PaperTable(

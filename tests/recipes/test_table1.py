@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from official_data import make_aircraft, make_cub, make_pet, make_voc
 
-import engine.counts
-import engine.official
-from engine.counts import read_paper_counts
-from engine.official import LAYOUTS
+import engine.results.dataset_counts
+import vitreg.train.data.official
+from engine.results.dataset_counts import read_paper_counts
 from table1 import main as table1
+from vitreg.train.data.official import LAYOUTS
 
 
 def run(*arguments: str | Path) -> int:
@@ -77,7 +77,7 @@ def test_counts_beside_the_paper_s(
     assert "CUB: 2 classes, 200 in the paper" in shown
     assert "pet: 4 test pictures, 3669 in the paper" in shown
     assert "birds:" not in shown
-    assert f"VOC: 3 pictures of {engine.official.VOC.title} val with masks" in shown
+    assert f"VOC: 3 pictures of {vitreg.train.data.official.VOC.title} val with masks" in shown
     for name in ("Cars", "Aircraft", "Dogs"):
         assert f"{name} is not given and left out. " in shown
     written = (tmp_path / "out" / "table1.md").read_text()
@@ -89,7 +89,7 @@ def test_counts_beside_the_paper_s(
 def test_agreement_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(engine.counts, "read_paper_counts", lambda: {"cub": (2, 8, 4)})
+    monkeypatch.setattr(engine.results.dataset_counts, "read_paper_counts", lambda: {"cub": (2, 8, 4)})
     assert run("--data", f"CUB={make_cub(tmp_path)}", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "as in the paper: CUB" in shown

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import torch
 
-from engine.task import Batches
+from vitreg.train.data.batches import Batches
 from vitreg.views import random_numbers
 
 

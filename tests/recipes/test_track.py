@@ -5,12 +5,12 @@ from pathlib import Path
 import accelerate.tracking
 import pytest
 
-from engine import track
-from engine.errors import RecipeError
-from engine.runs import Configuration
-from engine.subset import Share
-from engine.track import check_trackers, tracked
-from engine.train import Hyperparameters
+from vitreg.errors import InputError
+from vitreg.train.data.subset import Share
+from vitreg.train.runs import tracking as track
+from vitreg.train.runs.report import Configuration
+from vitreg.train.runs.tracking import check_trackers, tracked
+from vitreg.train.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(steps=9, batch_size=4, lr=1e-3, weight_decay=0.05)
 CONFIGURATION = Configuration(
@@ -41,9 +41,7 @@ def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
 
 def test_a_tracker_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(track, "get_available_trackers", list)
-    with pytest.raises(
-        RecipeError, match="--log-with wandb: its library is not installed; pip install wandb"
-    ):
+    with pytest.raises(InputError, match="--log-with wandb: its library is not installed; pip install wandb"):
         check_trackers(["wandb"])
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
+from vitreg.train.data.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
 
 MEAN = (0.5, 0.5, 0.5)
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from small_data import MODEL, SIZE
 from torch import Tensor, nn
 
-from engine.errors import RecipeError
-from engine.weights import empty_model, file_hash, load_model, read_weights, state_hash
+from vitreg.errors import InputError
+from vitreg.train.models.weights import empty_model, file_hash, load_model, read_weights, state_hash
 
 State = dict[str, Tensor]
 
@@ -102,7 +102,7 @@ def test_scales_of_layers_by_their_other_name(tmp_path: Path) -> None:
 
 def test_patches_of_another_size_are_not_resampled(tmp_path: Path, state: State) -> None:
     torch.save({**state, "patch_embed.proj.weight": torch.randn(64, 3, 8, 8)}, tmp_path / "small.pth")
-    with pytest.raises(RecipeError, match="patches of 8 × 8 instead of 16 × 16 pixels"):
+    with pytest.raises(InputError, match="patches of 8 × 8 instead of 16 × 16 pixels"):
         loaded(tmp_path / "small.pth")
 
 
@@ -148,13 +148,13 @@ def test_keys_that_do_not_fit_are_named(tmp_path: Path, state: State, change: ob
     changed = dict(state)
     change(changed)  # type: ignore[operator]
     torch.save(changed, tmp_path / "changed.pth")
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         loaded(tmp_path / "changed.pth")
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, state: State) -> None:
     torch.save({**state, "norm.bias": torch.full((64,), float("nan"))}, tmp_path / "nan.pth")
-    with pytest.raises(RecipeError, match=r"not finite in norm\.bias"):
+    with pytest.raises(InputError, match=r"not finite in norm\.bias"):
         read_weights(tmp_path / "nan.pth")
 
 
@@ -170,7 +170,7 @@ class _Opens:
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     torch.save({"state_dict": _Opens(tmp_path / "made")}, tmp_path / "evil.pth")
-    with pytest.raises(RecipeError, match="cannot read the weights"):
+    with pytest.raises(InputError, match="cannot read the weights"):
         read_weights(tmp_path / "evil.pth")
     assert not (tmp_path / "made").exists()
 
@@ -180,17 +180,17 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 def test_broken_file_is_one_line(tmp_path: Path, content: bytes, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match="cannot read the weights") as caught:
+    with pytest.raises(InputError, match="cannot read the weights") as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
 
 
 def test_models_that_cannot_serve() -> None:
-    with pytest.raises(RecipeError, match="did you mean deit_tiny_patch16_224"):
+    with pytest.raises(InputError, match="did you mean deit_tiny_patch16_224"):
         empty_model("diet_tiny_patch16_224", num_classes=2, size=SIZE)
-    with pytest.raises(RecipeError, match="no class token"):
+    with pytest.raises(InputError, match="no class token"):
         empty_model("test_vit4", num_classes=2, size=SIZE)
-    with pytest.raises(RecipeError, match="cannot build test_resnet"):
+    with pytest.raises(InputError, match="cannot build test_resnet"):
         empty_model("test_resnet", num_classes=2, size=SIZE)
 
 

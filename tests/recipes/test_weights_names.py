@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from small_data import MODEL, SIZE
 from torch import Tensor
 
-from engine import hub
-from engine.errors import RecipeError
-from engine.hub import fetch, open_weights
-from engine.weights import file_hash, load_model, state_hash
+from vitreg.errors import InputError
+from vitreg.train.models import pretrained as hub
+from vitreg.train.models.pretrained import fetch, open_weights
+from vitreg.train.models.weights import file_hash, load_model, state_hash
 
 State = dict[str, Tensor]
 SERVED = f"{MODEL}.r160_in1k"
@@ -67,7 +67,7 @@ def test_file_has_the_fingerprint_of_its_content(weights: Path, state: State) ->
 @pytest.mark.parametrize("text", ["nowhere.pth", "tim", ""])
 def test_what_is_no_file_is_told_the_forms(text: str) -> None:
     with pytest.raises(
-        RecipeError, match=r"no such file; expected a \.safetensors or .pth FILE, timm, hf-hub:"
+        InputError, match=r"no such file; expected a \.safetensors or .pth FILE, timm, hf-hub:"
     ):
         open_weights(text, MODEL)
 
@@ -85,7 +85,7 @@ def test_timm_serves_what_lies_in_its_cache(cache: Path, model: str) -> None:
 
 def test_timm_out_of_reach_says_what_to_fetch(cache: Path) -> None:
     with pytest.raises(
-        RecipeError, match=rf"from https://huggingface\.co/timm/{SERVED} and give the file"
+        InputError, match=rf"from https://huggingface\.co/timm/{SERVED} and give the file"
     ) as e:
         open_weights("timm", MODEL)
     assert "\n" not in str(e.value)
@@ -102,14 +102,14 @@ def test_timm_out_of_reach_says_what_to_fetch(cache: Path) -> None:
     ],
 )
 def test_timm_without_weights_names_those_there_are(cache: Path, model: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         open_weights("timm", model)
 
 
 def test_values_that_are_not_finite_are_refused_from_anywhere(cache: Path) -> None:
     state = random_state(MODEL)
     put(cache, f"timm/{SERVED}", {**state, "norm.bias": torch.full((64,), float("nan"))})
-    with pytest.raises(RecipeError, match=r"timm has values that are not finite in norm\.bias"):
+    with pytest.raises(InputError, match=r"timm has values that are not finite in norm\.bias"):
         open_weights("timm", MODEL)
 
 
@@ -129,13 +129,13 @@ def test_hub_model_that_computes_something_else_is_refused(cache: Path) -> None:
     # The same names and shapes: only what is done with them differs.
     state = random_state(MODEL, num_classes=5, img_size=SIZE)
     put(cache, "someone/birds", state, config(act_layer="relu"))
-    with pytest.raises(RecipeError, match=f"something else than timm's {MODEL} with the same weights"):
+    with pytest.raises(InputError, match=f"something else than timm's {MODEL} with the same weights"):
         open_weights("hf-hub:someone/birds", MODEL)
 
 
 def test_hub_model_of_other_weights_is_refused(cache: Path) -> None:
     put(cache, "someone/birds", random_state(MODEL, num_classes=5, img_size=SIZE), config())
-    with pytest.raises(RecipeError, match="the weights do not fit deit_tiny_patch16_224"):
+    with pytest.raises(InputError, match="the weights do not fit deit_tiny_patch16_224"):
         open_weights("hf-hub:someone/birds", "deit_tiny_patch16_224")
 
 
@@ -143,13 +143,13 @@ def test_hub_model_with_a_file_of_its_own_is_refused(cache: Path) -> None:
     named = config()
     named["pretrained_cfg"] = {**named["pretrained_cfg"], "hf_hub_filename": "anything.bin"}  # type: ignore[dict-item]
     put(cache, "someone/birds", random_state(MODEL, num_classes=5, img_size=SIZE), named)
-    with pytest.raises(RecipeError, match=r"expected model\.safetensors"):
+    with pytest.raises(InputError, match=r"expected model\.safetensors"):
         open_weights("hf-hub:someone/birds", MODEL)
 
 
 def test_hub_out_of_reach(cache: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"fetch model\.safetensors from https://huggingface\.co/some/one and"
+        InputError, match=r"fetch model\.safetensors from https://huggingface\.co/some/one and"
     ):
         open_weights("hf-hub:some/one", MODEL)
 
@@ -191,7 +191,7 @@ def test_open_clip_tower_in_timm_makes_the_same_of_a_picture(clips: dict[str, St
 
 
 def test_open_clip_with_another_activation_is_refused(clips: dict[str, State]) -> None:
-    with pytest.raises(RecipeError, match=f"something else than timm's {CLIP} .* another activation"):
+    with pytest.raises(InputError, match=f"something else than timm's {CLIP} .* another activation"):
         open_weights("open_clip:ViT-small-quickgelu/drawn", CLIP)
 
 
@@ -200,7 +200,7 @@ def test_open_clip_tag_of_another_activation_is_refused(
 ) -> None:
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED["ViT-small"]["drawn"], "quick_gelu", True)
     with pytest.raises(
-        RecipeError, match=r"was trained with QuickGELU, .* try open_clip:ViT-small-quickgelu/drawn"
+        InputError, match=r"was trained with QuickGELU, .* try open_clip:ViT-small-quickgelu/drawn"
     ):
         open_weights("open_clip:ViT-small/drawn", CLIP)
 
@@ -221,18 +221,18 @@ def test_activation_is_named_where_timm_has_both(clips: dict[str, State]) -> Non
     ],
 )
 def test_open_clip_without_such_weights(clips: dict[str, State], place: str, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         open_weights(f"open_clip:{place}", CLIP)
 
 
 def test_open_clip_for_a_model_without_its_first_norm(clips: dict[str, State]) -> None:
-    with pytest.raises(RecipeError, match="the weights do not fit vit_small_patch16_224"):
+    with pytest.raises(InputError, match="the weights do not fit vit_small_patch16_224"):
         open_weights("open_clip:ViT-small/drawn", "vit_small_patch16_224")
 
 
 def test_open_clip_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(RecipeError, match="pip install open-clip-torch"):
+    with pytest.raises(InputError, match="pip install open-clip-torch"):
         open_weights("open_clip:ViT-B-16/openai", CLIP)
 
 
@@ -302,7 +302,7 @@ def test_files_of_one_name_are_kept_apart(server: SimpleNamespace, tmp_path: Pat
 def test_what_does_not_arrive_whole_is_not_kept(
     server: SimpleNamespace, tmp_path: Path, place: str, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(InputError, match=message):
         fetch(f"{server.address}/{place}", tmp_path / "cache")
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
 
@@ -313,7 +313,7 @@ def test_sum_in_the_name_is_checked_and_a_number_is_none(server: SimpleNamespace
 
 
 def test_server_that_cannot_be_reached(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="nothing was kept; repeat the command, or fetch the file yourself"):
+    with pytest.raises(InputError, match="nothing was kept; repeat the command, or fetch the file yourself"):
         fetch("http://127.0.0.1:9/weights.pth", tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -331,11 +331,11 @@ def test_address_is_a_file_like_any_other(
     _, fingerprint = open_weights(place, MODEL)
     assert fingerprint == file_hash(weights)
     place = "http://elsewhere.example/other.safetensors"
-    with pytest.raises(RecipeError, match="it leads to http://elsewhere"):
+    with pytest.raises(InputError, match="it leads to http://elsewhere"):
         open_weights("https://weights.example/other.safetensors", MODEL)
 
 
 @pytest.mark.parametrize("url", ["http://weights.example/a.pth", "ftp://weights.example/a.pth"])
 def test_only_encrypted_addresses(url: str) -> None:
-    with pytest.raises(RecipeError, match="only fetched from https"):
+    with pytest.raises(InputError, match="only fetched from https"):
         open_weights(url, MODEL)

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from engine import demo, world
-from engine.world import Pictures
+from engine.demo import supervised as demo
+from engine.demo import world
+from engine.demo.world import Pictures
 
 
 def _draw(kind: str, seed: int) -> Pictures:

@@ -1,0 +1,1 @@
+"""Pictures that only the tables of the paper need."""

@@ -1,0 +1,82 @@
+"""What a table's script compares, and what one command line makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from engine.experiment.ray_cluster import RayOptions, cluster
+from engine.experiment.ray_executor import execute_on_ray
+from vitreg.train.basics.progress import Progress
+from vitreg.train.runs.execution import execute
+from vitreg.train.runs.plan import Design, Run
+from vitreg.train.runs.report import Report
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table script: its name, and the rows and sources that it compares by default.
+
+    Attributes:
+        name: of the script, and of the paper's numbers beside ours.
+        methods: the rows.
+        sources: the labels of its sources; one without a label is not named.
+        searches: whether every method's grid is searched, also where one λ is known to do.
+        rates: the shares of the training pictures in the paper's protocol.
+        select: how the best λ is found where the options do not say, see `--select`.
+        measures: how many times a run is measured in the course of its training, unless the options say.
+        demo_seeds: the seeds of the demo, where its own would take too long.
+    """
+
+    name: str
+    methods: Sequence[str]
+    sources: Sequence[str] = ("",)
+    searches: bool = False
+    rates: tuple[float, ...] = (0.15, 1.0)
+    demo_seeds: tuple[int, ...] = (0, 1, 2)
+    select: str = "validation"
+    measures: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command line asks for, checked, and where its runs go; `notes` belong below its results."""
+
+    title: str
+    design: Design
+    out: Path
+    accelerator: Accelerator
+    workers: int
+    trackers: Sequence[str] = ()
+    ray: RayOptions | None = None
+    notes: Sequence[str] = ()
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Return what holds a connection to Ray over several calls of `execute`, if the runs go there."""
+        return nullcontext() if self.ray is None else cluster(self.ray)
+
+    def execute(self, runs: Sequence[Run], progress: Progress, *, keeps_models: bool = False) -> list[Report]:
+        """Return the reports of `runs`, after running those that are not finished."""
+        if self.ray is not None:
+            return execute_on_ray(
+                runs,
+                self.out,
+                options=self.ray,
+                workers=self.workers,
+                progress=progress,
+                keeps_models=keeps_models,
+                trackers=self.trackers,
+            )
+        return execute(
+            runs,
+            self.out,
+            accelerator=self.accelerator,
+            workers=self.workers,
+            progress=progress,
+            keeps_models=keeps_models,
+            trackers=self.trackers,
+        )

@@ -1,0 +1,66 @@
+"""The λ of each cell of a table: chosen by top-1, on held-out training pictures or on the test pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from vitreg.train.runs.plan import Cell
+from vitreg.train.runs.report import Report
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried in a cell: the mean top-1 over the seeds, in percent, by λ."""
+
+    cell: Cell
+    top1: Mapping[float, float]
+
+    @property
+    def lam(self) -> float:
+        """The λ with the highest top-1; among equals the smallest, which changes the training least."""
+        return max(sorted(self.top1), key=self.top1.__getitem__)
+
+
+def choices(reports: Iterable[Report]) -> list[Choice]:
+    """Return what the reports say of each cell in which more than one λ was tried, in their order."""
+    found: dict[Cell, dict[float, list[float]]] = {}
+    for report in reports:
+        c = report.configuration
+        if c.lam is not None and c.share is not None:
+            cell = (c.weights, c.data, c.share, c.method)
+            found.setdefault(cell, {}).setdefault(c.lam, []).append(report.metrics["top1"])
+    return [
+        Choice(cell, {lam: fmean(values) for lam, values in tried.items()})
+        for cell, tried in found.items()
+        if len(tried) > 1
+    ]
+
+
+def chosen(found: Iterable[Choice]) -> dict[Cell, float]:
+    """Return the λ of each cell."""
+    return {choice.cell: choice.lam for choice in found}
+
+
+def only_chosen(reports: Sequence[Report], found: Iterable[Choice]) -> list[Report]:
+    """Return the reports without those of λ that were not chosen."""
+    lams = chosen(found)
+    kept = []
+    for report in reports:
+        c = report.configuration
+        cell = None if c.share is None else (c.weights, c.data, c.share, c.method)
+        if cell not in lams or c.lam == lams[cell]:
+            kept.append(report)
+    return kept
+
+
+def said(found: Iterable[Choice], labels: Mapping[str, str], by: str) -> list[str]:
+    """Return a line for each choice, `by` what it was made; `labels` are the sources' by fingerprint."""
+    lines = []
+    for choice in found:
+        weights, data, share, method = choice.cell
+        source = f" from {labels[weights]}" if labels.get(weights) else ""
+        tried = ", ".join(f"{lam:g}: {top1:.1f}" for lam, top1 in sorted(choice.top1.items()))
+        lines.append(f"{data}{source}, {share}, {method}: λ = {choice.lam:g} by {by} (top-1 {tried})")
+    return lines

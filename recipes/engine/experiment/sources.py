@@ -1,0 +1,94 @@
+"""What a table starts from: the pictures of its data sets, and the pre-trained models."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vitreg.errors import InputError
+from vitreg.files import prepare_out
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.samples import Folder
+from vitreg.train.data.subset_lists import read_subset_list
+from vitreg.train.folder_task import Statistics, data_root, folder_task
+from vitreg.train.models.start import Start, photographed_start
+from vitreg.train.settings import Settings
+
+
+def drawn_sources(
+    out: Path, labels: Sequence[str], progress: Progress, *, is_quick: bool = False
+) -> tuple[Task, list[Start]]:
+    """Return the demo's task and its sources, which are pre-trained once."""
+    from engine.demo.dataset import drawn_start, drawn_task  # only the demo needs the drawn world
+
+    cache = out.resolve().parent / "cache"  # shared by all tables whose folders stand side by side
+    prepare_out(cache)
+    starts = []
+    for label in labels:
+        kind = f" ({label})" if label else ""
+        with progress.stage(f"pre-training the demo's source{kind}, once") as update:
+            starts.append(drawn_start(cache, label=label, is_quick=is_quick, on_step=update))
+    return drawn_task(), starts
+
+
+def photographed_starts(weights: dict[str, str], settings: Settings) -> list[Start]:
+    """Return a source for each label of a table.
+
+    Raises:
+        InputError: As `photographed_start`, or two labels have the same weights.
+    """
+    starts = [
+        photographed_start(place, settings.model or "", size=settings.size, label=label)
+        for label, place in weights.items()
+    ]
+    seen: dict[str, str] = {}
+    for start in starts:
+        if start.fingerprint in seen:
+            raise InputError(f"--weights: {seen[start.fingerprint]} and {start.label} are the same weights")
+        seen[start.fingerprint] = start.label
+    return starts
+
+
+def photographed_tasks(
+    places: Mapping[str, str],
+    settings: Settings,
+    statistics: Statistics,
+    progress: Progress,
+    *,
+    cache: Path,
+    lists: Mapping[str, Path] | None = None,
+) -> list[Task]:
+    """Return a task for each folder or data set of a hub; all are looked through before one is opened.
+
+    Data sets of a hub are kept in `cache`. `lists` are files that list a subset of each data set, by its
+    name; the tasks know them by the name that `lists_name` returns.
+
+    Raises:
+        InputError: A data set or a list cannot be used.
+    """
+    described: dict[str, tuple[Folder, tuple[int, ...]]] = {}
+    for name, place in places.items():
+        folder = read_folder(data_root(place, cache, say=progress.say), name=name, say=progress.say)
+        described[name] = folder, tuple(read_subset_list(lists[name], folder) if lists else ())
+    tasks = []
+    for name, (folder, indices) in described.items():
+        task = folder_task(folder, name, settings, statistics, progress)
+        tasks.append(replace(task, lists={lists_name(lists): indices}) if lists else task)
+    return tasks
+
+
+def lists_name(lists: Mapping[str, Path]) -> str:
+    """Return the name of a share that is given by lists of files: it changes with any of them.
+
+    Raises:
+        InputError: A list cannot be read.
+    """
+    try:
+        contents = [(name, path.read_bytes()) for name, path in sorted(lists.items())]
+    except OSError as error:
+        raise InputError(f"cannot read the list {error.filename}: {error.strerror}") from error
+    return f"list-{hashlib.sha256(repr(contents).encode()).hexdigest()[:8]}"

@@ -1,0 +1,109 @@
+"""Accuracy and attention as curves: against λ, and against the steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+from typing import TypeVar
+
+from matplotlib.axes import Axes
+
+from engine.results.points import as_png
+from engine.results.rows import Row, object_block
+from vitreg.plot.curves import curve, lam_axis
+from vitreg.plot.style import STYLES, looks, panels, plain, text_colour
+from vitreg.train.data.subset import Share
+from vitreg.train.runs.report import Report
+from vitreg.train.training.methods import BASELINE, SOURCE
+
+T = TypeVar("T")
+
+_OBJECT = "attention on the object, %"
+
+
+def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
+    """Return a PNG file: top-1, and attention on the object where it is known, against λ.
+
+    Fine-tuning without a penalty is a level line of its share's style.
+    """
+    names = list(dict.fromkeys((row.data, row.source) for row in rows))
+    values = {"top-1 on test pictures, %": ("top1", "std")}
+    if any(row.object_share is not None for row in rows):
+        values[_OBJECT] = ("object_share", "object_share_std")
+    figure, grid = panels(len(names), len(values))
+    for line, (data, source) in zip(grid, names, strict=True):
+        own = [r for r in rows if (r.data, r.source) == (data, source) and r.method != SOURCE]
+        shares = list(dict.fromkeys(row.share for row in own))
+        methods = list(dict.fromkeys(row.method for row in own if row.lam is not None))
+        for axes, (heading, (value, deviation)) in zip(line, values.items(), strict=True):
+            for share, style in zip(shares, _cycle(STYLES, len(shares)), strict=True):
+                for method, (colour, marker) in zip(methods, looks(len(methods) + 1)[1:], strict=True):
+                    at = sorted(
+                        (r.lam, getattr(r, value), getattr(r, deviation) or 0.0)
+                        for r in own
+                        if (r.share, r.method) == (share, method)
+                        and r.lam is not None
+                        and getattr(r, value) is not None
+                    )
+                    if at:
+                        curve(axes, at, label=f"{method}, {share}", colour=colour, marker=marker, style=style)
+                for row in own:
+                    if (row.share, row.method) == (share, BASELINE) and getattr(row, value) is not None:
+                        label = f"{BASELINE}, {share}"
+                        axes.axhline(getattr(row, value), color=text_colour(), linestyle=style, label=label)
+            lam_axis(axes, {row.lam for row in own if row.lam is not None})
+            axes.set_title(_heading(data, source, heading), fontsize=10, loc="left")
+    return as_png(figure, title)
+
+
+def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
+    """Return a PNG file: top-1, and attention on the object where it is known, against the training steps.
+
+    The reports are those of runs with `measure_every`; the block is the one that the source looks at the
+    objects with most.
+    """
+    groups: dict[tuple[str, str], list[Report]] = {}
+    for report in reports:
+        groups.setdefault((report.configuration.data, report.configuration.weights), []).append(report)
+    has_objects = any("object_share" in report.metrics for report in reports)
+    figure, grid = panels(len(groups), 2 if has_objects else 1)
+    for line, ((data, _), own) in zip(grid, groups.items(), strict=True):
+        block = object_block([r for r in own if r.configuration.method == SOURCE])
+        _steps(line[0], own, "top1", 1)
+        line[0].set_title(_heading(data, "", "top-1 on test pictures, %"), fontsize=10, loc="left")
+        if block is not None:
+            _steps(line[1], own, f"object_share/{block}", 100)
+            heading = _heading(data, "", f"{_OBJECT} (block {block})")
+            line[1].set_title(heading, fontsize=10, loc="left")
+        for axes in line:
+            axes.set_xlabel("training steps")
+    return as_png(figure, title)
+
+
+def _steps(axes: Axes, reports: Iterable[Report], name: str, scale: float) -> None:
+    cells: dict[tuple[str, float | None, Share | None], dict[int, list[float]]] = {}
+    for report in reports:
+        c = report.configuration
+        for entry in report.log:
+            if name in entry:
+                at = cells.setdefault((c.method, c.lam, c.share), {})
+                at.setdefault(int(entry["step"]) + 1, []).append(scale * entry[name])
+    kinds = list(dict.fromkeys((method, lam) for method, lam, _ in cells))
+    shares = list(dict.fromkeys(share for *_, share in cells))
+    for (method, lam, share), measured in cells.items():
+        colour, marker = looks(len(kinds))[kinds.index((method, lam))]
+        points = [
+            (step, fmean(values), stdev(values) if len(values) > 1 else 0.0)
+            for step, values in sorted(measured.items())
+        ]
+        label = f"{method if lam is None else f'{method} (λ = {lam:g})'}, {share}"
+        style = STYLES[shares.index(share) % len(STYLES)]
+        curve(axes, points, label=label, colour=colour, marker=marker, style=style)
+
+
+def _heading(data: str, source: str, what: str) -> str:
+    return plain(f"{data}{f' from {source}' if source else ''}: {what}")
+
+
+def _cycle(values: Sequence[T], count: int) -> list[T]:
+    return [values[place % len(values)] for place in range(count)]

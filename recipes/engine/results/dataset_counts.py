@@ -1,0 +1,139 @@
+"""How many pictures a data set has, beside the paper's Table 1. No picture is opened here."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.box import HORIZONTALS
+from rich.table import Table
+
+from engine.results.paper import PAPER
+from vitreg.errors import InputError
+from vitreg.train.basics.tables import csv_of, markdown
+from vitreg.train.data.samples import Folder
+from vitreg.train.data.subset import Share, stratified
+
+RATES = (0.15, 0.3, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A data set as found; `paper_…` is None where the paper has no such data set.
+
+    `at_…` is the size of the engine's subset (the same for each seed), None where a class would be empty.
+    `objects` says how the object is known in all pictures: by box, trimap, or not.
+    """
+
+    data: str
+    classes: int
+    train: int
+    test: int
+    at_15: int | None
+    at_30: int | None
+    at_50: int | None
+    at_100: int | None
+    objects: str
+    paper_classes: int | None
+    paper_train: int | None
+    paper_test: int | None
+
+    @property
+    def differences(self) -> list[str]:
+        """Where the data set is not the paper's, in words."""
+        pairs = {
+            "classes": (self.classes, self.paper_classes),
+            "training pictures": (self.train, self.paper_train),
+            "test pictures": (self.test, self.paper_test),
+        }
+        return [
+            f"{self.data}: {found} {what}, {printed} in the paper"
+            for what, (found, printed) in pairs.items()
+            if printed is not None and found != printed
+        ]
+
+
+def read_paper_counts() -> dict[str, tuple[int, int, int]]:
+    """Return the paper's classes, training and test pictures by the lower-case name of the data set."""
+    with open(PAPER / "table1.csv", newline="") as file:
+        return {
+            row["dataset"].lower(): (int(row["classes"]), int(row["train"]), int(row["test"]))
+            for row in csv.DictReader(file)
+        }
+
+
+def count(name: str, folder: Folder) -> Counts:
+    """Return the counts of a data set beside the paper's."""
+    samples = (*folder.train, *folder.test)
+    kinds = {"trimap" if s.trimap is not None else "box" if s.box is not None else "" for s in samples}
+    paper_classes, paper_train, paper_test = read_paper_counts().get(name.lower(), (None, None, None))
+    at_15, at_30, at_50, at_100 = (_subset(folder, rate) for rate in RATES)
+    return Counts(
+        name,
+        len(folder.classes),
+        len(folder.train),
+        len(folder.test),
+        at_15,
+        at_30,
+        at_50,
+        at_100,
+        kinds.pop() if len(kinds) == 1 else "",
+        paper_classes,
+        paper_train,
+        paper_test,
+    )
+
+
+def _subset(folder: Folder, rate: float) -> int | None:
+    labels = [sample.label for sample in folder.train]
+    try:
+        return len(stratified(labels, Share(rate=rate), seed=0, classes=folder.classes))
+    except InputError:
+        return None
+
+
+def notes(rows: Sequence[Counts]) -> list[str]:
+    """Return where the data sets differ from the paper's."""
+    known = [row for row in rows if row.paper_train is not None]
+    said = [text for row in known for text in row.differences]
+    same = [row.data for row in known if not row.differences]
+    if same:
+        said.append(f"as in the paper: {', '.join(same)}")
+    if any(row.at_15 is None or row.at_30 is None or row.at_50 is None for row in rows):
+        said.append("–: a class would be left without a picture.")
+    return said
+
+
+def _cells(rows: Sequence[Counts]) -> tuple[list[str], list[list[str]]]:
+    names = ["data", "classes", "training", "test", *(f"{100 * rate:g} %" for rate in RATES), "object"]
+    names += ["paper: classes", "training", "test"]
+    body = []
+    for row in rows:
+        at = ["–" if value is None else str(value) for value in (row.at_15, row.at_30, row.at_50, row.at_100)]
+        printed = [str(value or "") for value in (row.paper_classes, row.paper_train, row.paper_test)]
+        body.append([row.data, *map(str, (row.classes, row.train, row.test)), *at, row.objects, *printed])
+    return names, body
+
+
+def as_rich(rows: Sequence[Counts]) -> Table:
+    """Return the table for the terminal."""
+    names, body = _cells(rows)
+    drawn = Table(box=HORIZONTALS, pad_edge=False, padding=0)
+    for name in names:
+        drawn.add_column(name, justify="left" if name in ("data", "object") else "right", overflow="fold")
+    for texts in body:
+        drawn.add_row(*texts)
+    return drawn
+
+
+def as_markdown(rows: Sequence[Counts], left_out: Sequence[str]) -> str:
+    """Return the table as GitHub's Markdown, with what differs and what is left out."""
+    names, body = _cells(rows)
+    title = "table1: the data sets as found, beside the paper's counts"
+    return markdown(names, body, words=("data", "object"), title=title, below=[*notes(rows), *left_out])
+
+
+def as_csv(rows: Sequence[Counts]) -> str:
+    """Return the table as CSV, one column per field of `Counts`."""
+    return csv_of(Counts, rows)

@@ -1,0 +1,236 @@
+"""From stored runs to the rows of a table, and the rows as text. Nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from rich.box import HORIZONTALS
+from rich.markup import escape
+from rich.table import Table
+
+from engine.results.paper import PaperTable
+from vitreg.train.basics.tables import csv_of, markdown
+from vitreg.train.data.subset import Share
+from vitreg.train.runs.report import Report
+from vitreg.train.training.methods import BASELINE, SOURCE
+from vitreg.wording import listed
+
+_LEFT = ("data", "source", "trained on", "method")  # columns of words; the others are numbers
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method at one λ, on one data set and share; top-1 in percent, the object figures in percent too.
+
+    `source` is the label of the weights in a table of several; `class_mean` the mean of the classes' top-1.
+    `gain` is over fine-tuning without a penalty. `paper` is the number for the same data set, and
+    `difference` ours minus it; where `is_paper_data` is false, `paper` is the mean of the paper's data
+    sets, and only the gains can be compared.
+    """
+
+    data: str
+    source: str
+    share: str
+    method: str
+    lam: float | None
+    num_seeds: int
+    top1: float | None
+    std: float | None
+    class_mean: float | None
+    gain: float | None
+    paper: float | None
+    paper_gain: float | None
+    difference: float | None
+    is_paper_data: bool
+    block: int | None
+    object_share: float | None
+    object_share_std: float | None
+    jaccard: float | None
+    jaccard_std: float | None
+
+
+_Key = tuple[str, str, Share | None, str, float | None]
+"""Data set, source, share, method, λ."""
+
+
+def rows(reports: Iterable[Report], paper: PaperTable, labels: Mapping[str, str] | None = None) -> list[Row]:
+    """Return the table of the reports, in the order in which they first come, a source's own row first.
+
+    `labels` names the sources by the fingerprints of their weights, where there are several.
+    """
+    groups: dict[_Key, list[Report]] = {}
+    for report in reports:
+        c = report.configuration
+        groups.setdefault((c.data, (labels or {}).get(c.weights, ""), c.share, c.method, c.lam), []).append(
+            report
+        )
+    table = [_row(key, group, groups, paper) for key, group in groups.items()]
+    order, sources, shares = (
+        list(dict.fromkeys(getattr(row, name) for row in table)) for name in ("data", "source", "share")
+    )
+    return sorted(
+        table,
+        key=lambda row: (
+            order.index(row.data),
+            row.method != SOURCE,
+            shares.index(row.share),
+            sources.index(row.source),
+        ),
+    )
+
+
+def _row(key: _Key, group: list[Report], groups: dict[_Key, list[Report]], paper: PaperTable) -> Row:
+    data, source, share, method, lam = key
+    mean, std = _mean_std([report.metrics.get("top1") for report in group])
+    compared = groups.get((data, source, share, BASELINE, None), [])
+    baseline, _ = _mean_std([report.metrics.get("top1") for report in compared])
+    printed = None if share is None else paper.number(data, method, share, source)
+    printed_baseline = None if share is None else paper.number(data, BASELINE, share, source)
+    block = object_block(groups.get((data, source, None, SOURCE, None), []))
+    looked = _mean_std(_at(block, group, "object_share"))
+    matched = _mean_std(_at(block, group, "jaccard"))
+    return Row(
+        data=data,
+        source=source,
+        share="" if share is None else str(share),
+        method=method,
+        lam=lam,
+        num_seeds=len(group),
+        top1=mean,
+        std=std,
+        class_mean=_mean_std([report.metrics.get("class_mean") for report in group])[0],
+        gain=_minus(mean, baseline),
+        paper=printed,
+        paper_gain=_minus(printed, printed_baseline),
+        difference=_minus(mean, printed) if paper.same_data(data) else None,
+        is_paper_data=paper.same_data(data) is not None,
+        block=block,
+        object_share=looked[0],
+        object_share_std=looked[1],
+        jaccard=matched[0],
+        jaccard_std=matched[1],
+    )
+
+
+def object_block(source: Sequence[Report]) -> int | None:
+    """Return the block in which the source looks most at the object: chosen before any method is seen."""
+    if not source or "object_share" not in source[0].metrics:
+        return None
+    shares = source[0].metrics["object_share"]
+    return int(max(range(len(shares)), key=shares.__getitem__))
+
+
+def _at(block: int | None, group: Sequence[Report], metric: str) -> list[float | None]:
+    return [
+        100 * r.metrics[metric][block] if block is not None and metric in r.metrics else None for r in group
+    ]
+
+
+def _mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Return mean and sample standard deviation; no deviation of a single value."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None, None
+    return fmean(known), stdev(known) if len(known) > 1 else None
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def notes(table: Sequence[Row]) -> list[str]:
+    """Return what has to be said below the table for it to be read rightly."""
+    seeds = "/".join(
+        str(number) for number in sorted({row.num_seeds for row in table if row.method != SOURCE})
+    )
+    said = [f"mean ± standard deviation over {seeds} seed(s); gain: over fine-tune with the same pictures."]
+    if any(row.paper is not None and not row.is_paper_data for row in table):
+        said.append(
+            "paper: the mean over the paper's five data sets, which are other pictures: compare the gains."
+        )
+    blocks = {(row.data, row.source): row.block for row in table if row.block is not None}
+    for (data, source), block in blocks.items():
+        where = f"{data} from {source}" if source else data
+        said.append(
+            f"{where}: on object: share of the [CLS] attention on the object in block {block} (counted from "
+            "0), where the source looks at it most; Jaccard: of the object and the patches that hold 60 % of "
+            "a head's attention there, best head of each picture."
+        )
+    return said
+
+
+def mixed(reports: Iterable[Report]) -> list[str]:
+    """Return a warning if the runs of a table come from different devices, threads or versions."""
+    found: dict[str, set[str]] = {}
+    for report in reports:
+        machine = {**report.machine, **report.machine.get("versions", {})}
+        for name, value in machine.items():
+            if name != "versions":
+                found.setdefault(name, set()).add(str(value))
+    told = [f"{name} {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
+    return [f"warning: not all runs were computed alike: {listed(told)}"] if told else []
+
+
+def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return headings and rows as text, without the columns that no row fills."""
+    columns = {
+        "data": [row.data for row in table],
+        "source": [row.source for row in table],
+        "trained on": [row.share for row in table],
+        "method": [row.method for row in table],
+        "λ": ["" if row.lam is None else f"{row.lam:g}" for row in table],
+        "seeds": ["" if row.method == SOURCE else str(row.num_seeds) for row in table],
+        "top-1": [_plus_minus(row.top1, row.std) for row in table],
+        "gain": [_signed(None if row.method == BASELINE else row.gain) for row in table],
+        "paper": [_number(row.paper) for row in table],
+        "paper's gain": [_signed(None if row.method == BASELINE else row.paper_gain) for row in table],
+        "ours − paper": [_signed(row.difference) for row in table],
+        "on object": [_plus_minus(row.object_share, row.object_share_std) for row in table],
+        "Jaccard": [_plus_minus(row.jaccard, row.jaccard_std) for row in table],
+    }
+    kept = {name: values for name, values in columns.items() if any(values)}
+    return list(kept), [list(values) for values in zip(*kept.values(), strict=True)]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.1f}"
+
+
+def _plus_minus(mean: float | None, std: float | None) -> str:
+    return _number(mean) + ("" if std is None else f" ± {std:.1f}")
+
+
+def as_rich(table: Sequence[Row]) -> Table:
+    """Return the table for the terminal; what is the same in all rows is left out, to fit narrow ones."""
+    names, body = cells(table)
+    constant = {
+        name
+        for name, *texts in zip(names, *body, strict=True)
+        if name in ("data", "seeds") and len(set(filter(None, texts))) == 1
+    }
+    drawn = Table(box=HORIZONTALS, pad_edge=False, padding=0)
+    shown = [place for place, name in enumerate(names) if name not in constant]
+    for place in shown:
+        drawn.add_column(names[place], justify="left" if names[place] in _LEFT else "right", overflow="fold")
+    for row, texts, following in zip(table, body, [*table[1:], None], strict=True):
+        group = (row.data, row.share, row.source)
+        ends = following is None or group != (following.data, following.share, following.source)
+        drawn.add_row(*(escape(texts[place]) for place in shown), end_section=ends)
+    return drawn
+
+
+def as_markdown(table: Sequence[Row], title: str, below: Sequence[str]) -> str:
+    """Return the table as GitHub's Markdown, with what is to be said below it."""
+    names, body = cells(table)
+    return markdown(names, body, words=_LEFT, title=title, below=below)
+
+
+def as_csv(table: Sequence[Row]) -> str:
+    """Return the table as CSV, unrounded, one column per field of `Row`."""
+    return csv_of(Row, table)

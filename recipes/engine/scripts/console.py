@@ -1,0 +1,146 @@
+"""From the command line to a finished table; every error is one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from engine.experiment.job import Job, Table
+from engine.experiment.search import Choice, choices, chosen, only_chosen, said
+from engine.results.paper import read_paper_table
+from engine.results.points import draw as draw_points
+from engine.results.rows import Row, as_csv, as_markdown, as_rich, mixed, notes, rows
+from engine.scripts.options import parser
+from engine.scripts.prepare import prepare
+from vitreg import VitregError
+from vitreg.errors import InputError
+from vitreg.files import write_atomically
+from vitreg.train.basics.distributed import (
+    OtherProcessError,
+    connect,
+    count,
+    disconnect,
+    fail,
+    follow,
+    is_main,
+    on_main,
+)
+from vitreg.train.basics.progress import Progress
+from vitreg.train.runs.plan import Design, Run, plan, plan_search
+from vitreg.train.runs.report import Report
+
+Drawing = Callable[[Sequence[Row], Sequence[Report], str], bytes]
+"""From a table's rows, the reports behind them and its title to a PNG file."""
+
+
+def run_table(
+    table: Table, *, description: str, draw: Drawing = draw_points, argv: Sequence[str] | None = None
+) -> int:
+    """Run a table's script, with its picture by `draw`, and return the exit code."""
+
+    def script(console: Console) -> None:
+        arguments = parser(table.name, description)
+        arguments.set_defaults(select=table.select)
+        options = arguments.parse_args(argv)
+        with Progress(console) as progress:
+            job = prepare(table, options, progress=progress)
+            _, reports, found = measured(job, job.design, options, progress)
+        on_main(lambda: _show(console, table.name, job, reports, found, options.select, draw))
+
+    return exit_code(script)
+
+
+def _show(
+    console: Console,
+    name: str,
+    job: Job,
+    reports: Sequence[Report],
+    found: Sequence[Choice],
+    select: str,
+    draw: Drawing,
+) -> None:
+    """Print the table and write it beside its runs."""
+    labels = {start.fingerprint: start.label for start in job.design.starts}
+    body = rows(reports, read_paper_table(name), labels)
+    below = [*notes(body), *told(job, reports, found, select)]
+    console.print(f"\n{job.title}", style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(as_rich(body))
+    for note in below:
+        console.print(note, markup=False, highlight=False)
+    write_atomically(job.out / f"{name}.md", as_markdown(body, job.title, below))
+    write_atomically(job.out / f"{name}.csv", as_csv(body))
+    write_atomically(job.out / f"{name}.png", draw(body, reports, job.title))
+    written = f"written: {job.out / name}.md, .csv, .png and a folder for each run"
+    console.print(written, markup=False, soft_wrap=True)
+
+
+def told(job: Job, reports: Sequence[Report], found: Sequence[Choice], select: str) -> list[str]:
+    """Return what has to be said of the runs: how λ was found, and whether they were computed alike."""
+    labels = {start.fingerprint: start.label for start in job.design.starts}
+    by = "held-out training pictures" if select == "validation" else "the test pictures"
+    return [*job.notes, *said(found, labels, by), *mixed(reports)]
+
+
+def measured(
+    job: Job,
+    design: Design,
+    options: Namespace,
+    progress: Progress,
+    *,
+    seeds: Sequence[int] | None = None,
+    keeps_models: bool = False,
+) -> tuple[list[Run], list[Report], list[Choice]]:
+    """Return the runs of `design` and their reports, each cell at its best λ, and how that was found.
+
+    λ is chosen by all seeds of the design, also where only the runs of some `seeds` are wanted.
+    """
+    wanted = design if seeds is None else replace(design, seeds=seeds)
+    plan(wanted)  # so that what cannot be used is found before the search
+    found: list[Choice] = []
+    with job.connected():
+        if options.select == "validation":
+            search = plan_search(design, options.hold_out)
+            found = choices(job.execute(search, progress)) if search else []
+        runs = plan(wanted, chosen(found))
+        reports = job.execute(runs, progress, keeps_models=keeps_models)
+    if options.select == "test":
+        found = choices(reports)
+        kept = only_chosen(reports, found)
+        runs = [run for run, report in zip(runs, reports, strict=True) if report in kept]
+        reports = kept
+    return runs, reports, found
+
+
+def exit_code(script: Callable[[Console], None]) -> int:
+    """Run `script` and return 0, or 2 after one line on what was wrong with its input.
+
+    Of several processes the main one alone has a console, and the first to fail says why.
+    """
+    connect()
+    console = Console() if is_main() else Console(quiet=True, force_terminal=False)
+    if not console.is_terminal:
+        console = Console(width=160, quiet=console.quiet)  # a file has no width to fit into
+    try:
+        script(console)
+        disconnect()
+    except OtherProcessError:
+        follow()
+        return 2
+    except (InputError, VitregError, OSError) as error:
+        line = f"error: {' '.join(str(error).split())}"
+        fail(lambda: print(line, file=sys.stderr, flush=True))
+        return 2
+    except KeyboardInterrupt:
+        fail(lambda: print("stopped; the same command goes on from here", file=sys.stderr, flush=True))
+        return 130
+    except Exception:
+        if count() == 1:
+            raise
+        fail(traceback.print_exc)
+        return 1
+    return 0

@@ -1,0 +1,1 @@
+"""Fine-tune one model on a folder of pictures: the part that `pip install "vitreg[train]"` brings."""

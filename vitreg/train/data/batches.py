@@ -1,0 +1,95 @@
+"""Which pictures a step sees, and how each is augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vitreg.train.basics.distributed import rank, share
+from vitreg.train.data.dataset import Task
+from vitreg.views import view_seed
+
+
+class Draw(NamedTuple):
+    """A picture by its index, the seed of its augmentation, and its view's number, or -1 if all are new."""
+
+    picture: int
+    seed: int
+    view: int = -1
+
+
+class Batches:
+    """Batches of draws for `steps` steps: shuffled passes over `indices`, joined end to end.
+
+    A batch larger than the subset repeats pictures, with other augmentations: nothing is ever dropped, and a
+    batch is always full. What is drawn depends on the seed and the step alone, not on the number of worker
+    processes, nor on `first`, the step to begin with. Each picture is augmented anew, or, with `views`, in
+    one of so many ways, which are the same at every seed.
+    """
+
+    def __init__(
+        self,
+        indices: Sequence[int],
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        first: int = 0,
+        views: int = 0,
+    ) -> None:
+        self.indices = list(indices)
+        self.batch_size = batch_size
+        self.steps = steps
+        self.seed = seed
+        self.first = first
+        self.views = views
+
+    def __len__(self) -> int:
+        return self.steps - self.first
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        passes = np.random.default_rng([self.seed, 1])
+        waiting: list[int] = []
+        for step in range(self.steps):
+            while len(waiting) < self.batch_size:
+                waiting += [self.indices[place] for place in passes.permutation(len(self.indices))]
+            batch, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+            if step < self.first:
+                continue
+            seeds = np.random.SeedSequence([self.seed, 2, step]).generate_state(self.batch_size)
+            yield [self._draw(index, int(seed)) for index, seed in zip(batch, seeds, strict=True)]
+
+    def _draw(self, index: int, seed: int) -> Draw:
+        if not self.views:
+            return Draw(index, seed)
+        number = index * self.views + seed % self.views
+        return Draw(index, view_seed(0, number), number)
+
+
+class Draws(Dataset[tuple[Tensor, int, int]]):
+    """The dataset that turns a draw into a picture, its label and its view; for use with `Batches`."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
+        picture = self.task.train.picture(draw.picture, seed=draw.seed)
+        return picture, self.task.train_labels[draw.picture], draw.view
+
+
+class Slices:
+    """The part of each batch that this process takes; all parts together are the batch of one process."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches, self.size = batches, share(batches.batch_size)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for batch in self.batches:
+            yield batch[rank() * self.size : (rank() + 1) * self.size]

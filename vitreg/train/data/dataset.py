@@ -1,0 +1,63 @@
+"""What a run needs to know of a data set, drawn or photographed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class TrainingPictures(Protocol):
+    """Training pictures by index, augmented with the random numbers of `seed` alone."""
+
+    def picture(self, index: int, *, seed: int) -> Tensor:
+        """Return picture `index` as uint8 [3, size, size]."""
+
+    def plain(self, index: int) -> Tensor:
+        """Return picture `index` as a test picture is seen, without chance: uint8 [3, size, size]."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification task with its test pictures as the network sees them, before normalisation.
+
+    `test` is uint8 [n, 3, size, size]; `test_masks` is bool [n, size, size], true on the object, or None
+    where nobody said where the objects are. `train_names` are the training pictures' files, relative to the
+    data's folder; `lists` are subsets of the training pictures that were given as lists of files, by name.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    fingerprint: str
+    size: int
+    train: TrainingPictures = field(repr=False)
+    train_labels: tuple[int, ...] = field(repr=False)
+    test: Tensor = field(repr=False)
+    test_labels: tuple[int, ...] = field(repr=False)
+    test_masks: Tensor | None = field(default=None, repr=False)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    train_names: tuple[str, ...] = field(default=(), repr=False)
+    lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    def held_out(self, indices: Sequence[int]) -> Task:
+        """Return the task with the training pictures `indices` as its test pictures; they stay in `train`."""
+        return replace(
+            self,
+            test=torch.stack([self.train.plain(index) for index in indices]),
+            test_labels=tuple(self.train_labels[index] for index in indices),
+            test_masks=None,
+        )
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """Return uint8 pictures [b, 3, size, size] as float32 with the model's mean and deviation."""
+        mean, std = (
+            torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std)
+        )
+        return (pictures.float() / 255 - mean) / std

@@ -1,0 +1,203 @@
+"""Data sets of the Hugging Face hub, written once as a folder that `read_folder` reads.
+
+Where an owner no longer serves a data set, a copy there may still be had: `hf:OWNER/DATASET`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib
+import io
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from PIL import Image
+
+from vitreg.errors import InputError
+from vitreg.files import lock, write_atomically
+from vitreg.wording import listed
+
+PREFIX = "hf:"
+_COLUMNS = ("path", "label", "class", "split")
+_CHOICES = ("label", "image", "config", "revision")
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A data set of the hub, and what has to be chosen where it offers several."""
+
+    name: str
+    label: str | None = None
+    image: str | None = None
+    config: str | None = None
+    revision: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder: readable, and different for each choice."""
+        digest = hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:10]
+        return f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', self.name)}-{digest}"
+
+
+def parse_hub_data(text: str) -> HubData | None:
+    """Return what `hf:OWNER/DATASET?label=COLUMN` names, or None if `text` is a folder's name.
+
+    After the `?`, joined by `&`: `label` and `image`, names of columns; `config`, a part of the data set that
+    has several; `revision`, a state of it.
+
+    Raises:
+        InputError: It is not of that form.
+    """
+    if not text.startswith(PREFIX):
+        return None
+    name, _, query = text.removeprefix(PREFIX).partition("?")
+    choices = parse_qsl(query, keep_blank_values=True)
+    chosen = dict(choices)
+    well_formed = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and len(chosen) == len(choices) == query.count("=")
+    if not well_formed or set(chosen) - set(_CHOICES) or "" in chosen.values():
+        raise InputError(
+            f"{text}: expected hf:OWNER/DATASET, and what is chosen of it as ?label=COLUMN&config=NAME "
+            f"({', '.join(_CHOICES)})"
+        )
+    return HubData(name, **chosen)
+
+
+def hub_folder(data: HubData, cache: Path, *, say: Callable[[str], None] = lambda text: None) -> Path:
+    """Return the folder in `cache` with the pictures of `data` and an index.csv, fetched and written once.
+
+    Pictures are kept byte for byte. Whatever happens meanwhile, the folder holds all of them or is not there;
+    of several processes, one writes and the others wait for it. The test split is `test`, or `validation`
+    where there is none or its labels are withheld.
+
+    Raises:
+        InputError: The library `datasets` is missing, the data set cannot be fetched, its columns or splits
+            are not those of a classification, or it cannot be written.
+    """
+    place = cache / data.folder
+    done, part = place / "files", place / "part"
+    if done.is_dir():
+        return done
+    try:
+        with lock(place, wait=True):
+            if not done.is_dir():  # another process may have done it meanwhile
+                shutil.rmtree(part, ignore_errors=True)  # of one that was killed
+                say(f"fetching {data.name} from the Hugging Face hub (once)")
+                try:
+                    _write(data, _fetched(data), part)
+                    os.sync()  # what is in the files, before their folder gets its name
+                    part.rename(done)
+                except BaseException:
+                    shutil.rmtree(part, ignore_errors=True)
+                    raise
+    except OSError as error:
+        raise InputError(f"cannot write {data.name} into {place}: {error}") from error
+    return done
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise InputError(
+            "data of the Hugging Face hub (hf:) need the library datasets; pip install datasets"
+        ) from error
+
+
+def _fetched(data: HubData) -> Any:
+    library = _library()
+    try:
+        return library.load_dataset(data.name, data.config, revision=data.revision)
+    except Exception as error:  # whatever the library, the network or the files lead it to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise InputError(
+            f"cannot get {data.name} from the Hugging Face hub: {reason}; or fetch it from "
+            f"https://huggingface.co/datasets/{data.name} and give a folder with train/CLASS and test/CLASS"
+        ) from error
+
+
+def _write(data: HubData, splits: Any, part: Path) -> None:
+    if "train" not in splits:
+        raise InputError(
+            f"{data.name} has the splits {listed(splits)}; expected train, and test or validation"
+        )
+    features = splits["train"].features
+    image = _column(data, features, _library().Image, "image", data.image)
+    label = _column(data, features, _library().ClassLabel, "label", data.label)
+    test = next((name for name in ("test", "validation") if _is_labelled(splits, name, label)), None)
+    if test is None:
+        raise InputError(
+            f"{data.name} has no test pictures with labels: its splits are {listed(splits)}; expected train, "
+            "and test or validation"
+        )
+    if splits[test].features[label] != features[label]:
+        raise InputError(f"{data.name}: the classes of {test} are not those of train")
+    names = features[label].names
+    index = [list(_COLUMNS)]
+    for split, source in (("train", "train"), ("test", test)):
+        (part / split).mkdir(parents=True)
+        rows = (
+            splits[source].select_columns([image, label]).cast_column(image, _library().Image(decode=False))
+        )
+        for number, row in enumerate(rows):
+            where = f"{data.name}, {source} picture {number}"
+            content = _content(row[image], where)
+            if not 0 <= (row[label] if row[label] is not None else -1) < len(names):
+                raise InputError(f"{where} has no label")
+            path = f"{split}/{number:06}.{_format(content, where)}"
+            (part / path).write_bytes(content)
+            index.append([path, str(row[label]), names[row[label]], split])
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(index)
+    write_atomically(part / "index.csv", text.getvalue())
+
+
+def _column(data: HubData, features: Any, kind: type, what: str, chosen: str | None) -> str:
+    """Return the name of the one column of type `kind`, or of the chosen one."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if chosen is not None and chosen not in found:
+        raise InputError(
+            f"{data.name} has no {what} column {chosen!r}: {listed(found) or 'none'} of {listed(features)} "
+            f"{'is a' if len(found) == 1 else 'are of type'} {kind.__name__}"
+        )
+    if chosen is None and len(found) != 1:
+        remedy = f"choose one: hf:{data.name}?{what}={found[0]}" if found else f"it has {listed(features)}"
+        raise InputError(
+            f"{data.name} has {len(found)} {what} columns ({listed(found)}), expected one of type "
+            f"{kind.__name__}; {remedy}"
+        )
+    return chosen or found[0]
+
+
+def _is_labelled(splits: Any, name: str, label: str) -> bool:
+    return (
+        name in splits
+        and label in splits[name].features
+        and any(value is not None and value >= 0 for value in splits[name][label])
+    )
+
+
+def _content(picture: dict[str, Any] | None, where: str) -> bytes:
+    if picture is None:
+        raise InputError(f"{where} is missing")
+    if picture["bytes"] is not None:
+        return bytes(picture["bytes"])
+    try:
+        return Path(picture["path"]).read_bytes()
+    except OSError as error:
+        raise InputError(f"{where}: cannot read {picture['path']}: {error.strerror}") from error
+
+
+def _format(content: bytes, where: str) -> str:
+    """Return the suffix of a picture's file: what it is, whatever it was called."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return str(picture.format).lower()
+    except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
+        raise InputError(f"{where} is corrupt: {type(error).__name__}: {error}".splitlines()[0]) from error

@@ -1,0 +1,93 @@
+"""What happens to a photograph before the network sees it; masks go through the same geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import create_transform
+from timm.data.auto_augment import RandAugment
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+
+from vitreg.errors import InputError
+from vitreg.train.data.samples import Box
+
+EVALUATION_RATIO = 256 / 224
+"""The short side before the centre crop, as a multiple of the crop: Resize(256) + CenterCrop(224)."""
+
+
+def training_transform(
+    size: int, *, augment: str, mean: tuple[float, ...]
+) -> Callable[[Image.Image], Tensor]:
+    """Return random crop, flip and augmentation, from a picture to uint8 [3, size, size].
+
+    `augment` is a timm augmentation string (`rand-m9-mstd0.5-inc1`), `crop` for crop and flip alone, or
+    `none` for the evaluation transform.
+
+    Raises:
+        InputError: timm does not know the string.
+    """
+    if augment == "none":
+        evaluate = evaluation_transform(size)
+        return lambda picture: evaluate(picture, None)[0]
+    try:
+        transform = create_transform(
+            size,
+            is_training=True,
+            auto_augment=None if augment == "crop" else augment,
+            color_jitter=0.0,
+            interpolation="bicubic",
+            mean=mean,  # the colour of what RandAugment moves into the picture
+            re_prob=0.0,  # the paper: no random erasing
+            normalize=False,
+        )
+    except Exception as error:  # timm takes the string apart with whatever error that leads to
+        raise InputError(f"timm does not know the augmentation {augment!r}: {error}") from error
+    # NOTE[DIFF]: at full magnitude, one draw in fifty, timm's posterize keeps 0 bits: a black picture with
+    # an old Pillow, an error with a new one. Just below, it keeps 1.
+    for step in transform.transforms:
+        for operation in step.ops if isinstance(step, RandAugment) else ():
+            if operation.name.startswith("Posterize"):
+                operation.magnitude_max = 9.99
+    return transform
+
+
+def evaluation_transform(size: int) -> Callable[[Image.Image, Tensor | None], tuple[Tensor, Tensor | None]]:
+    """Return resize and centre crop of picture and mask, to uint8 [3, size, size] and bool [size, size]."""
+    geometry = v2.Compose(
+        [
+            v2.Resize(round(size * EVALUATION_RATIO), InterpolationMode.BICUBIC, antialias=True),
+            v2.CenterCrop(size),
+        ]
+    )
+
+    def transform(picture: Image.Image, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if mask is None:
+            return v2.functional.pil_to_tensor(geometry(picture)), None
+        if tuple(mask.shape) != (picture.height, picture.width):
+            raise ValueError(
+                f"a mask of {tuple(mask.shape)} for a picture of {picture.height, picture.width}"
+            )
+        # torchvision resizes a `Mask` by the nearest pixel, with the size and crop of the picture beside it.
+        picture, cut = geometry(picture, tv_tensors.Mask(mask.to(torch.uint8)))
+        return v2.functional.pil_to_tensor(picture), cut.bool().as_subclass(Tensor)
+
+    return transform
+
+
+def box_mask(box: Box, *, height: int, width: int) -> Tensor:
+    """Return bool [height, width], true where a pixel's centre lies in the box."""
+    left, top, box_width, box_height = box
+    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    inside_x = (x >= left) & (x < left + box_width)
+    inside_y = (y >= top) & (y < top + box_height)
+    return inside_y[:, None] & inside_x[None, :]
+
+
+def trimap_mask(trimap: Image.Image) -> Tensor:
+    """Return bool [height, width], true on the object (1); the undecided outline (3) is not counted to it."""
+    return torch.from_numpy(np.asarray(trimap) == 1)

@@ -1,0 +1,1 @@
+"""Pre-trained weights, and models that were stored."""

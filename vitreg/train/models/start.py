@@ -1,0 +1,41 @@
+"""The pre-trained model that every method starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from vitreg.train.models.pretrained import open_weights
+from vitreg.train.models.weights import empty_model, load_model
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all methods start from: `create(num_classes, drop_path)` returns the source with a new head.
+
+    `label` is its name in a table of several sources.
+    """
+
+    name: str
+    fingerprint: str
+    create: Callable[[int, float], nn.Module] = field(repr=False)
+    label: str = ""
+
+
+def photographed_start(weights: str, name: str, *, size: int, label: str = "") -> Start:
+    """Return the timm model `name` for pictures of `size` pixels with `weights`, in memory.
+
+    Raises:
+        InputError: There is no such model, or the weights cannot be read or do not fit.
+    """
+    empty_model(name, num_classes=2, size=size)
+    state, fingerprint = open_weights(weights, name)
+    load_model(name, state, num_classes=2, size=size)
+
+    def create(num_classes: int, drop_path: float) -> torch.nn.Module:
+        return load_model(name, state, num_classes=num_classes, size=size, drop_path=drop_path)
+
+    return Start(name, fingerprint, create, label)

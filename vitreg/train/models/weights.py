@@ -1,0 +1,203 @@
+"""A timm model with the weights of a local file, or an error that names the keys that do not fit."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vitreg.errors import InputError
+from vitreg.wording import listed, nearest
+
+_WRAPPERS = ("state_dict", "model", "teacher", "student")
+_PREFIXES = ("module.", "backbone.")
+_UNUSED = ("masked_embed",)
+"""What iBOT's student sees in place of a masked patch; fine-tuning masks none."""
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return (
+                hashlib.file_digest(file, "sha256").hexdigest()
+                if sys.version_info >= (3, 11)
+                else _digest(file)
+            )
+    except OSError as error:
+        raise InputError(f"cannot read the weights {path}: {error.strerror}") from error
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def state_hash(state: dict[str, Tensor]) -> str:
+    """Return the sha256 of the names, types, shapes and values of tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a `.safetensors` or torch file in float32, freed from their checkpoint.
+
+    Unwrapped are dictionaries under `state_dict`, `model`, `teacher` or `student` and the prefixes `module.`
+    and `backbone.`. DINO's and iBOT's whole checkpoints hold a teacher and a student: the teacher is taken,
+    as their owners evaluate it. Left out are their projection heads and iBOT's `masked_embed`. Nothing in the
+    file is executed.
+
+    Raises:
+        InputError: The file cannot be read, holds no tensors, or a tensor has a value that is not finite.
+    """
+    try:
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise InputError(f"cannot read the weights {path}: {type(error).__name__}: {reason}") from error
+    while isinstance(loaded, dict) and (
+        inner := next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
+    ):
+        loaded = loaded[inner]
+    if not isinstance(loaded, dict):
+        raise InputError(
+            f"{path} holds a {type(loaded).__name__}, expected a dictionary of tensors (a state_dict)"
+        )
+    state = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
+    while prefix := next((p for p in _PREFIXES if any(key.startswith(p) for key in state)), None):
+        # A DINO or iBOT checkpoint holds its projection head beside the backbone: only the backbone is
+        # wanted.
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not state:
+        raise InputError(f"{path} holds no tensors, expected a state_dict")
+    return finite({key: value for key, value in state.items() if key not in _UNUSED}, str(path))
+
+
+def finite(state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the tensors in float32.
+
+    Raises:
+        InputError: A tensor of `where` has a value that is not finite.
+    """
+    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise InputError(f"{where} has values that are not finite in {listed(broken)}")
+    return state
+
+
+class _Unread:
+    """What stands for a NumPy number in a checkpoint: nothing of NumPy has to run to pass over it."""
+
+    def __init__(self, *parts: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_PASSED_OVER = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+
+
+def _load_pickled(path: Path) -> Any:
+    # DINO's and iBOT's whole checkpoints hold their arguments as a Namespace, and learning rates of NumPy's
+    # schedules in the state of the optimizer.
+    known: list[Any] = [argparse.Namespace, *((_Unread, name) for name in _PASSED_OVER)]
+    with torch.serialization.safe_globals(known):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.0) -> nn.Module:
+    """Return the timm model `name` for pictures of `size` pixels, randomly initialised.
+
+    Raises:
+        InputError: timm has no such model, it has no class token, or it cannot be built at that size.
+    """
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    try:
+        model = timm.create_model(name, num_classes=num_classes, img_size=size, drop_path_rate=drop_path)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise InputError(
+            f"timm cannot build {name} for {size} pixels: {str(error).splitlines()[0]}"
+        ) from error
+    patch = model.patch_embed.patch_size[0] if hasattr(model, "patch_embed") else 1
+    if size % patch:
+        raise InputError(f"--size {size} is not a multiple of {name}'s patches of {patch} pixels")
+    if getattr(model, "cls_token", None) is None:
+        raise InputError(
+            f"{name} has no class token, whose attention the methods guide; try deit_tiny_patch16_224"
+        )
+    return model
+
+
+def load_model(
+    name: str, state: dict[str, Tensor], *, num_classes: int, size: int, drop_path: float = 0.0
+) -> nn.Module:
+    """Return the timm model `name` with `state` in everything but its new head.
+
+    timm's own filter of the model's family resamples the position embedding to `size` and translates other
+    spellings.
+
+    Raises:
+        InputError: As `empty_model`, the patches are of another size, or the keys or shapes do not fit.
+    """
+    model = empty_model(name, num_classes=num_classes, size=size, drop_path=drop_path)
+    _check_patches(name, state, model.state_dict())
+    translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        found = _translated(translate, state, model) if translate else dict(state)
+    except Exception as error:
+        raise InputError(
+            f"the weights do not fit {name}: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+    own = model.state_dict()
+    wanted, found = (
+        {k: v for k, v in tensors.items() if not k.startswith("head.")} for tensors in (own, found)
+    )
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+            for key in wanted
+            if key in found and found[key].shape != wanted[key].shape
+        ],
+    }
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {listed(keys, at_most=3)}" for what, keys in problems.items() if keys)
+        raise InputError(f"the weights do not fit {name}: {told}")
+    model.load_state_dict(found, strict=False)
+    return model
+
+
+def _check_patches(name: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise `InputError` if the patches are of another size, which timm would resample without a word."""
+    key = "patch_embed.proj.weight"
+    if key in state and key in own and state[key].dim() == 4 and state[key].shape[2:] != own[key].shape[2:]:
+        sizes = (" × ".join(map(str, tensor.shape[2:])) for tensor in (state[key], own[key]))
+        raise InputError("the weights do not fit {}: patches of {} instead of {} pixels".format(name, *sizes))
+
+
+def _translated(translate: Callable[..., Any], state: dict[str, Tensor], model: nn.Module) -> Any:
+    """Return `state` as timm spells it: iBOT calls the scale of a layer `gamma_1`, timm `ls1.gamma`."""
+    scales = "adapt_layer_scale" in inspect.signature(translate).parameters
+    return translate(dict(state), model, **({"adapt_layer_scale": True} if scales else {}))

@@ -1,0 +1,1 @@
+"""Runs: planned, computed once, stored whole."""

@@ -1,0 +1,186 @@
+"""A table's runs, planned and checked before the first of them is trained."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+import vitreg
+from vitreg.errors import InputError
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.device_photos import check_on_device
+from vitreg.train.data.subset import Share, split, subset
+from vitreg.train.models.start import Start
+from vitreg.train.runs.report import Configuration
+from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.methods import METHODS, SOURCE, is_guided
+
+TRAINING_COST = 3
+"""Of a picture that is trained on, in pictures that are evaluated; for the estimate of the time left."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration, with the things in memory it is about."""
+
+    configuration: Configuration
+    task: Task
+    start: Start
+
+    @property
+    def title(self) -> str:
+        """The run, for the person who waits for it."""
+        c = self.configuration
+        where = f"{c.data} from {self.start.label}" if self.start.label else c.data
+        if c.method == SOURCE:
+            return f"{where}: attention before training"
+        lam = "" if c.lam is None else f" λ={c.lam:g}"
+        return f"{where}: {c.method}{lam}, {c.share}, seed {c.seed}{', validation' if c.hold_out else ''}"
+
+    @property
+    def cost(self) -> int:
+        """The run's work, in pictures that are evaluated."""
+        hyper = self.configuration.hyper
+        trained = 0 if hyper is None else hyper.steps * hyper.batch_size
+        return TRAINING_COST * trained + len(self.task.test)
+
+
+Cell = tuple[str, str, Share, str]
+"""The cell of a table: fingerprint of the weights, data set, share, method."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a table compares: every source on every task, with every method, share and seed.
+
+    Attributes:
+        lams: for each method that has a λ, the values to be tried.
+        hold_out: the share of each class of a run's training pictures that is left out of its training, and
+            that the run is measured on in place of the test pictures; 0 for the test pictures.
+        measure_every: steps between two measurements in the course of the training; 0 for none.
+    """
+
+    tasks: Sequence[Task]
+    starts: Sequence[Start]
+    methods: Sequence[str]
+    lams: Mapping[str, Sequence[float]]
+    shares: Sequence[Share]
+    seeds: Sequence[int]
+    hyper: Hyperparameters
+    augment: str
+    precision: str = "no"
+    hold_out: float = 0.0
+    measure_every: int = 0
+
+
+def plan(design: Design, chosen: Mapping[Cell, float] | None = None) -> list[Run]:
+    """Return the runs of a table, the first seed of everything before the second of anything.
+
+    Args:
+        design: what the table compares.
+        chosen: the one λ of a cell; in the others all λ of the design are run.
+
+    Raises:
+        InputError: A share leaves a class empty, a class has nothing to be held out, or a method cannot be
+            used with a model.
+    """
+    runs: list[Run] = []
+    for task in design.tasks:
+        for start in design.starts:
+            _check(design, task, start)
+            if task.test_masks is not None:
+                runs.append(_run(design, task, start, method=SOURCE, lam=None, share=None, seed=0))
+        for seed, share, start, method in _cells(design):
+            cell = (start.fingerprint, task.name, share, method)
+            lams = [chosen[cell]] if chosen and cell in chosen else _lams(design, method)
+            runs += [
+                _run(design, task, start, method=method, lam=lam, share=share, seed=seed) for lam in lams
+            ]
+    return runs
+
+
+def plan_search(design: Design, hold_out: float) -> list[Run]:
+    """Return the runs that choose the λ of the methods with several, without a look at the test pictures.
+
+    Raises:
+        InputError: As `plan`, or a class has only one training picture.
+    """
+    if not 0 < hold_out < 1:
+        raise InputError(f"a share between 0 and 1 has to be held out to choose by, found {hold_out:g}")
+    several = [method for method in design.methods if len(_lams(design, method)) > 1]
+    search = replace(design, methods=several, hold_out=hold_out, measure_every=0)
+    return [run for run in plan(search) if run.configuration.method != SOURCE]
+
+
+def _cells(design: Design) -> Iterator[tuple[int, Share, Start, str]]:
+    return itertools.product(design.seeds, design.shares, design.starts, design.methods)
+
+
+def _lams(design: Design, method: str) -> Sequence[float | None]:
+    return design.lams[method] if is_guided(method) else (None,)
+
+
+def _run(
+    design: Design,
+    task: Task,
+    start: Start,
+    *,
+    method: str,
+    lam: float | None,
+    share: Share | None,
+    seed: int,
+) -> Run:
+    hyper = design.hyper
+    if method != SOURCE and not METHODS[method].has_weight_decay:
+        hyper = replace(hyper, weight_decay=0.0)
+    if not is_guided(method):
+        hyper = replace(hyper, every=1)  # without a penalty it is one run, whatever `every`
+    configuration = Configuration(
+        data=task.name,
+        data_fingerprint=task.fingerprint,
+        model=start.name,
+        weights=start.fingerprint,
+        size=task.size,
+        augment=design.augment,
+        method=method,
+        lam=lam,
+        share=share,
+        seed=seed,
+        hyper=None if method == SOURCE else hyper,
+        precision=design.precision,
+        hold_out=0.0 if method == SOURCE else design.hold_out,
+        measure_every=0 if method == SOURCE else design.measure_every,
+    )
+    return Run(configuration, task, start)
+
+
+def _check(design: Design, task: Task, start: Start) -> None:
+    for seed, share in itertools.product(design.seeds, design.shares):
+        taken = subset(task, share, seed=seed)
+        if design.hold_out and design.methods:
+            split(taken, task.train_labels, design.hold_out, seed=seed, classes=task.classes)
+    if design.hyper.augment_on == "device":
+        check_on_device(task)
+    model = start.create(len(task.classes), 0.0)
+    if task.test_masks is not None:
+        with vitreg.trace(model, "attn_probs"):  # what the evaluation reads
+            pass
+    for method in design.methods:
+        if design.hyper.batch_size % 2 and (METHODS[method].transmix or design.hyper.mixing):
+            raise InputError(
+                f"{method} mixes pictures in pairs: --batch-size {design.hyper.batch_size} has to be even"
+            )
+        for lam in _lams(design, method):
+            _check_method(model, method, lam, start.name)
+
+
+def _check_method(model: nn.Module, method: str, lam: float | None, name: str) -> None:
+    try:
+        Applied(model, method, lam, num_classes=2).undo()
+    except vitreg.VitregError as error:
+        value = "" if lam is None else f" with λ={lam:g}"
+        raise InputError(f"{method}{value} cannot be used with {name}: {error}") from error

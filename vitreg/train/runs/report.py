@@ -1,0 +1,105 @@
+"""Stored runs: one folder each, named by its configuration, complete when it holds `DONE`.
+
+A finished run is never run again. One that was killed has no `DONE` and goes on from its last checkpoint, or
+starts afresh with the same seed, so a table that was interrupted ends with the figures of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vitreg.errors import InputError
+from vitreg.files import write_atomically
+from vitreg.train.data.subset import Share
+from vitreg.train.training.hyperparameters import Hyperparameters
+
+ENGINE = 2
+"""Raised whenever a change of the engine changes figures: runs of another engine are other runs."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that decides a run's figures, apart from the machine and the versions of the libraries.
+
+    Attributes:
+        hold_out: the share of each class's training pictures that the run is measured on instead of the test
+            pictures, without having been trained on; 0 for the test pictures.
+        measure_every: steps between two measurements in the course of the training; 0 for none.
+    """
+
+    data: str
+    data_fingerprint: str
+    model: str
+    weights: str
+    size: int
+    augment: str
+    method: str
+    lam: float | None
+    share: Share | None
+    seed: int
+    hyper: Hyperparameters | None
+    precision: str = "no"
+    hold_out: float = 0.0
+    measure_every: int = 0
+    engine: int = ENGINE
+
+    @property
+    def folder(self) -> str:
+        """The name of the run's folder: readable, and different for each configuration."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        lam = "" if self.lam is None else f"lam{self.lam:g}"
+        share = "" if self.share is None else self.share.slug
+        held_out = "validation" if self.hold_out else ""
+        parts = [self.data, self.method, lam, share, f"seed{self.seed}", held_out, digest]
+        return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts if part)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a finished run left behind.
+
+    `seconds` leaves out what an interruption cost; `continued` says how many times the training was taken up
+    from a checkpoint.
+    """
+
+    configuration: Configuration
+    metrics: dict[str, Any]
+    log: list[dict[str, float]]
+    seconds: float
+    machine: dict[str, Any]
+    continued: int = 0
+
+
+def load_report(out: Path, configuration: Configuration) -> Report | None:
+    """Return the report of a run in `out`, or None if it is not finished.
+
+    Raises:
+        InputError: The run says it is done, but its report cannot be read or is that of another
+            configuration.
+    """
+    folder = out / configuration.folder
+    if not (folder / "DONE").is_file():
+        return None
+    try:
+        stored = json.loads((folder / "report.json").read_text())
+        if stored["configuration"] != json.loads(json.dumps(asdict(configuration))):
+            raise ValueError("it is of another configuration")
+        measured = (stored["metrics"], stored["log"], stored["seconds"], stored["machine"])
+        return Report(configuration, *measured, continued=stored.get("continued", 0))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / 'report.json'} is broken ({error}); delete the folder to run it again"
+        ) from error
+
+
+def store_report(out: Path, report: Report) -> None:
+    """Write a run's report, then its `DONE`: a kill at any moment leaves a whole run or an unfinished one."""
+    folder = out / report.configuration.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+    write_atomically(folder / "DONE", "")

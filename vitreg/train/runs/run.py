@@ -1,0 +1,218 @@
+"""One run, from its configuration to its report: trained, measured, stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.torch import load_file, save
+from torch import nn
+
+import vitreg
+from vitreg.errors import InputError
+from vitreg.files import write_atomically
+from vitreg.train.basics.distributed import count, on_main
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.subset import split, subset
+from vitreg.train.data.subset_lists import write_subset_list
+from vitreg.train.runs.plan import TRAINING_COST, Run
+from vitreg.train.runs.report import Report, load_report, store_report
+from vitreg.train.runs.tracking import tracked
+from vitreg.train.training.checkpoint import SECONDS, Checkpoints, discard
+from vitreg.train.training.evaluation import evaluate
+from vitreg.train.training.loop import train
+from vitreg.train.training.methods import SOURCE
+from vitreg.train.training.state import Entry, Measurement
+
+MODEL_FILE = "model.safetensors"
+TRAIN_LIST = "train.csv"
+"""The files that a run was trained on, in the form that `--subset` reads."""
+
+
+def finished(run: Run, out: Path, *, keeps_model: bool = False) -> Report | None:
+    """Return the report of `run` in `out`, or None if it is not finished, or has no model that is needed."""
+    report = load_report(out, run.configuration)
+    if report is None or not keeps_model or run.configuration.method == SOURCE:
+        return report
+    return report if (out / run.configuration.folder / MODEL_FILE).is_file() else None
+
+
+def complete(
+    run: Run,
+    out: Path,
+    *,
+    accelerator: Accelerator,
+    workers: int,
+    progress: Progress,
+    checkpoint_seconds: float = SECONDS,
+    keeps_model: bool = False,
+    trackers: Sequence[str] = (),
+) -> Report:
+    """Train and measure `run`, store its report in `out` and return it.
+
+    The caller holds the lock of the run's folder. An interrupted run continues from its checkpoint, and
+    `trackers` are told its log as it comes. Several processes do it together, and return one report.
+    """
+    c, folder = run.configuration, out / run.configuration.folder
+    checkpoints = checkpoints_of(run, out, accelerator, progress, every=checkpoint_seconds)
+    pictures = 0 if c.hyper is None else TRAINING_COST * c.hyper.batch_size
+    with tracked(trackers, c, folder) as tell:
+        model, log = trained_model(
+            run,
+            accelerator=accelerator,
+            workers=workers,
+            on_step=lambda: progress.advance(pictures),
+            on_entry=tell,
+            checkpoints=checkpoints,
+            readings=readings_in(out, run),
+        )
+    task = measured_task(run)
+    metrics = evaluate(
+        model, task, accelerator=accelerator, has_head=c.method != SOURCE, on_batch=progress.advance
+    )
+    where = machine(accelerator)
+
+    def stored() -> Report:
+        report = Report(c, metrics, log, checkpoints.seconds, where, checkpoints.continued)
+        if keeps_model and c.method != SOURCE:
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+            write_atomically(folder / MODEL_FILE, save(tensors))
+        if task.train_names and c.share is not None:
+            labels = [task.classes[label] for label in task.train_labels]
+            listed = write_subset_list(task.train_names, labels, training_indices(run))
+            write_atomically(folder / TRAIN_LIST, listed)
+        store_report(out, report)
+        discard(folder)
+        return report
+
+    return on_main(stored)
+
+
+def stored_model(run: Run, out: Path) -> nn.Module:
+    """Return the trained model of a finished run that kept it; the source is returned as it is.
+
+    Raises:
+        InputError: The stored weights cannot be read.
+    """
+    model = run.start.create(len(run.task.classes), 0.0)
+    if run.configuration.method == SOURCE:
+        return model
+    path = out / run.configuration.folder / MODEL_FILE
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:  # whatever the broken bytes lead the reader into
+        raise InputError(f"{path} is broken ({type(error).__name__}); delete it to train it again") from error
+    return model
+
+
+def checkpoints_of(
+    run: Run, out: Path, accelerator: Accelerator, progress: Progress, *, every: float = SECONDS
+) -> Checkpoints:
+    """Return the checkpoint of `run` in `out`, for a caller that holds the lock of the run's folder."""
+    folder = out / run.configuration.folder
+    owner = {"configuration": asdict(run.configuration), "machine": machine(accelerator)}
+    return Checkpoints(folder, owner, say=lambda text: progress.say(f"{run.title}: {text}"), every=every)
+
+
+def readings_in(out: Path, run: Run) -> Path:
+    """Return where in `out` is kept what sources read of the views of a run's pictures, for all runs."""
+    c = run.configuration
+    augment_on = None if c.hyper is None else c.hyper.augment_on
+    drawn_by = [version(package) for package in ("torch", "torchvision", "timm", "pillow", "numpy")]
+    pictures = json.dumps([c.data_fingerprint, c.size, c.augment, augment_on, drawn_by])
+    return out / "readings" / f"{c.data}-{hashlib.sha256(pictures.encode()).hexdigest()[:10]}"
+
+
+def training_indices(run: Run) -> list[int]:
+    """Return the indices of the pictures that `run` trains on."""
+    return _parted(run)[0]
+
+
+def measured_task(run: Run) -> Task:
+    """Return the task that `run` is measured on: with its held-out pictures in place of the test pictures."""
+    return run.task.held_out(_parted(run)[1]) if run.configuration.hold_out else run.task
+
+
+def _parted(run: Run) -> tuple[list[int], list[int]]:
+    c, task = run.configuration, run.task
+    if c.share is None:
+        return [], []
+    indices = subset(task, c.share, seed=c.seed)
+    if not c.hold_out:
+        return indices, []
+    return split(indices, task.train_labels, c.hold_out, seed=c.seed, classes=task.classes)
+
+
+def trained_model(
+    run: Run,
+    *,
+    accelerator: Accelerator,
+    workers: int,
+    on_step: Callable[[], None] = lambda: None,
+    on_entry: Callable[[Entry], None] = lambda entry: None,
+    checkpoints: Checkpoints | None = None,
+    readings: Path | None = None,
+) -> tuple[nn.Module, list[Entry]]:
+    """Return the run's model, trained, and the training's log; the source is returned as it is.
+
+    What a source reads of a finite number of views is kept in the folder `readings`, in memory without one.
+    """
+    c, task = run.configuration, run.task
+    # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
+    set_seed(c.seed)
+    model = run.start.create(len(task.classes), 0.0 if c.hyper is None else c.hyper.drop_path)
+    if c.hyper is None or c.share is None:
+        return model, []
+
+    def measured(model: nn.Module) -> Entry:
+        return _as_entry(evaluate(model, task, accelerator=accelerator))
+
+    log = train(
+        model,
+        task,
+        training_indices(run),
+        c.hyper,
+        method=c.method,
+        lam=c.lam,
+        seed=c.seed,
+        accelerator=accelerator,
+        workers=workers,
+        measure=Measurement(c.measure_every, measured) if c.measure_every else None,
+        on_step=on_step,
+        on_entry=on_entry,
+        checkpoints=checkpoints,
+        readings=readings,
+    )
+    return model, log
+
+
+def _as_entry(metrics: dict[str, Any]) -> Entry:
+    """Return top-1 and the attention figures, one a block, under names of their own."""
+    entry = {"top1": metrics["top1"]}
+    for name in ("object_share", "jaccard"):
+        entry |= {f"{name}/{block}": value for block, value in enumerate(metrics.get(name, ()))}
+    return entry
+
+
+def machine(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what a run ran on: devices, instructions, threads, and versions that may change its figures."""
+    device = accelerator.device
+    packages = ("torch", "torchvision", "timm", "accelerate", "torchmetrics", "numpy", "pillow")
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": count(),
+        "python": platform.python_version(),
+        "versions": {"vitreg": vitreg.__version__, **{package: version(package) for package in packages}},
+    }

@@ -1,0 +1,1 @@
+"""The training loop, its methods and its measurements."""

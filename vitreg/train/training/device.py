@@ -1,0 +1,48 @@
+"""The device and precision of a run, and what they mean for its batches."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+
+from vitreg.errors import InputError
+from vitreg.train.basics.distributed import count, refuse_other_than_ddp, share
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.methods import METHODS
+
+
+def make_accelerator(options: Namespace) -> Accelerator:
+    """Return accelerate's device and precision, and connect the processes if several were launched.
+
+    torch is made to repeat itself exactly.
+
+    Raises:
+        InputError: There is no such device, or the processes were launched to share out the model.
+    """
+    refuse_other_than_ddp()
+    device = options.device
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device, True):
+        raise InputError(f"--device {device}: torch finds no such device here")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for matrix products that repeat exactly
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return Accelerator(cpu=device == "cpu", mixed_precision=options.precision)
+
+
+def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
+    """Raise `InputError` unless the processes can divide a batch evenly, mixed pictures in whole pairs."""
+    mixing = [method for method in methods if METHODS[method].transmix or hyper.mixing]
+    if share(hyper.batch_size) % 2 and mixing and count() > 1:
+        raise InputError(
+            f"{mixing[0]} mixes pictures in pairs, and each of the {count()} processes its own: --batch-size "
+            f"{hyper.batch_size} has to be divisible by {2 * count()}"
+        )
+
+
+def workers_for(*, has_gpu: bool) -> int:
+    """Return how many processes read pictures for a run: on the CPU they would take the cores from it."""
+    return min(8, max(1, (os.cpu_count() or 1) // count())) if has_gpu else 0

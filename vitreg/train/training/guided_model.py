@@ -1,0 +1,117 @@
+"""A method at work on a model: its penalty, the part it trains, how it mixes pictures and takes the loss."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from timm.data import Mixup
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vitreg
+from vitreg.train.training.hyperparameters import TRANSMIX, Mixing
+from vitreg.train.training.methods import METHODS, can_be_remembered, target_of
+
+
+class Applied:
+    """Method `method` on `model`, from its construction until `undo`, or as a context manager.
+
+    Args:
+        model: the model, which is also the source.
+        method: a name of `METHODS`.
+        lam: its λ, if it has one.
+        num_classes: of the task.
+        mixing: how pictures are mixed, whatever the method.
+        smoothing: of the labels.
+        every: the penalty is taken on every so many steps.
+        views: how many views of pictures there are in all; 0 if each is new, and the source reads it anew.
+        readings: the folder in which is kept what the source reads of a view.
+
+    Attributes:
+        attachment: what computes the penalty, or None without one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: str,
+        lam: float | None,
+        *,
+        num_classes: int,
+        mixing: Mixing | None = None,
+        smoothing: float = 0.0,
+        every: int = 1,
+        views: int = 0,
+        readings: Path | None = None,
+    ) -> None:
+        self.smoothing = smoothing
+        self.attachment: vitreg.Attachment | None = None
+        self._transmix: vitreg.TransMix | None = None
+        self._mixup: Mixup | None = None
+        chosen, target, mixing = METHODS[method], target_of(method, lam), mixing or Mixing()
+        with ExitStack() as undo:
+            if (
+                chosen.trains is not None
+            ):  # first, as a penalty on the weights leaves out those that are frozen
+                undo.enter_context(vitreg.freeze(model, chosen.trains))
+            if target is not None:
+                # A mixed picture is none of the views.
+                is_kept = views and can_be_remembered(target) and not mixing and not chosen.transmix
+                source = vitreg.CachedSource(model, views, path=readings) if is_kept else None
+                self.attachment = vitreg.attach(model, source, target=target, every=every)
+                undo.callback(self.attachment.remove)
+            if chosen.transmix:
+                used = mixing or TRANSMIX
+                self._transmix = vitreg.TransMix(
+                    model,
+                    num_classes=num_classes,
+                    mixup_alpha=used.mixup,
+                    cutmix_alpha=used.cutmix,
+                    switch_prob=used.switch,
+                    smoothing=smoothing,
+                )
+                undo.callback(self._transmix.remove)
+            elif mixing:
+                self._mixup = Mixup(
+                    mixup_alpha=mixing.mixup,
+                    cutmix_alpha=mixing.cutmix,
+                    switch_prob=mixing.switch,
+                    label_smoothing=smoothing,
+                    num_classes=num_classes,
+                )
+            self._undo = undo.pop_all()
+
+    def mixed(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pictures as the model shall see them, and their labels, [b] or soft [b, classes]."""
+        if self._transmix is not None:
+            return self._transmix(pictures, labels)
+        if self._mixup is not None:
+            return self._mixup(pictures.clone(), labels)
+        return pictures, labels
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of the logits [b, classes] with the labels that `mixed` returned."""
+        if self._transmix is not None:
+            return self._transmix.loss(logits)
+        smoothing = 0.0 if self._mixup is not None else self.smoothing  # it has smoothed them itself
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+
+    def penalty(self, views: Tensor | None = None) -> Tensor | float:
+        """Return the weighted penalty of the last forward pass, on the views with these numbers."""
+        return 0.0 if self.attachment is None else self.attachment.penalty(views=views)
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The penalty's unweighted terms."""
+        return {} if self.attachment is None else dict(self.attachment.terms)
+
+    def undo(self) -> None:
+        """Leave nothing on the model; calling it again does nothing."""
+        self._undo.close()
+
+    def __enter__(self) -> Applied:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()

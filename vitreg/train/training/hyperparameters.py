@@ -1,0 +1,50 @@
+"""How a run is optimised and how its pictures are mixed; the same for every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How pictures are mixed in pairs: Beta parameters of mixup and CutMix, 0 switches one off.
+
+    `switch` is the probability of CutMix where both are on.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch: float = 0.5
+
+    def __bool__(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+
+# NOTE[DIFF]: the paper does not say with what its TransMix mixes; these are the method's own (Chen et al.
+# 2022, Section 4.1), where no other mixing is asked for.
+TRANSMIX = Mixing(mixup=0.8, cutmix=1.0, switch=0.8)
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """How a run is optimised; the same for every method.
+
+    Attributes:
+        views: in how many ways each picture is augmented, each of which a source reads once; 0 for anew each
+            time.
+        every: the penalty is taken on every so many steps, and as much stronger.
+        augment_on: where pictures are cropped and augmented; the two differ in the last levels of a pixel.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    warmup_epochs: float = 0.0
+    smoothing: float = 0.0
+    drop_path: float = 0.0
+    mixing: Mixing = field(default_factory=Mixing)
+    views: int = 0
+    every: int = 1
+    augment_on: Literal["cpu", "device"] = "cpu"

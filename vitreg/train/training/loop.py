@@ -1,0 +1,169 @@
+"""The one training loop: AdamW, a cosine over the steps, cross-entropy and whatever penalty is attached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from vitreg.errors import InputError
+from vitreg.train.basics.distributed import mean, parallel, vary_random_numbers
+from vitreg.train.data.batches import Batches, Draws, Slices
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.device_photos import drawn_on_device
+from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.state import Entry, Measurement, Training
+
+if TYPE_CHECKING:
+    from vitreg.train.training.checkpoint import Checkpoints
+
+WARMUP_START = 1e-6
+"""The learning rate at the first step of a warm-up."""
+
+LOGGED_STEPS = 20
+"""How many times in a run the loss and the penalty's terms are noted."""
+
+
+def train(
+    model: nn.Module,
+    task: Task,
+    indices: Sequence[int],
+    hyper: Hyperparameters,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    method: str = "fine-tune",
+    lam: float | None = None,
+    workers: int = 0,
+    measure: Measurement | None = None,
+    readings: Path | None = None,
+    on_step: Callable[[], None] = lambda: None,
+    on_entry: Callable[[Entry], None] = lambda entry: None,
+    checkpoints: Checkpoints | None = None,
+) -> list[Entry]:
+    """Train `model` in place on `indices` of the task and return the log: step, loss, lr, unweighted terms.
+
+    The source of a method is the model as it comes in, and nothing of the method stays on it afterwards. With
+    `checkpoints` the training goes on from the last one, to the same weights and log as if it had never been
+    interrupted; `on_step` and `on_entry` are told of the steps and the entries before it, too. `measure` adds
+    what it measures to the log, now and then and after the last step. What a source reads of a finite number
+    of views is kept in the folder `readings`.
+
+    Several processes train one model: each takes an equal slice of every batch, and the log has the means
+    over them, so that weights and log are those of one process up to rounding. This does not hold where
+    random numbers are drawn while training, for stochastic depth and for mixed pictures, which each process
+    draws for its own slice.
+
+    Raises:
+        InputError: The loss is no longer finite, or the batch cannot be divided among the processes.
+    """
+    model.to(accelerator.device).train()
+    on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
+    with Applied(
+        model,
+        method,
+        lam,
+        num_classes=len(task.classes),
+        mixing=hyper.mixing,
+        smoothing=hyper.smoothing,
+        every=hyper.every,
+        views=hyper.views * len(task.train_labels),
+        readings=readings,
+    ) as applied:
+        optimizer = create_optimizer_v2(model, opt="adamw", lr=hyper.lr, weight_decay=hyper.weight_decay)
+        schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
+        training = Training(model, optimizer)
+        vary_random_numbers(seed)
+        if checkpoints is not None:
+            checkpoints.restore(training, indices)
+        if applied.attachment is not None:
+            applied.attachment.step = training.step
+        for _ in range(training.step):
+            on_step()
+        for entry in training.log:
+            on_entry(entry)
+        batches = Batches(
+            indices,
+            batch_size=hyper.batch_size,
+            steps=hyper.steps,
+            seed=seed,
+            first=training.step,
+            views=hyper.views,
+        )
+        with parallel(model, accelerator) as replica:
+            for drawn in loader(task, batches, hyper, accelerator=accelerator, workers=workers):
+                step = training.step
+                schedule.step_update(step)
+                pictures, labels = map(on_device, drawn[:2])
+                pictures, labels = applied.mixed(task.normalised(pictures), labels)
+                with accelerator.autocast():
+                    logits = replica(pictures)
+                loss = applied.loss(logits, labels)
+                objective = loss + applied.penalty(drawn[2])
+                optimizer.zero_grad()
+                accelerator.backward(objective)
+                optimizer.step()
+                is_last = step == hyper.steps - 1
+                entry = {}
+                if step % max(1, hyper.steps // LOGGED_STEPS) == 0 or is_last:
+                    values = {"objective": objective.detach(), "loss": loss.detach(), **applied.terms}
+                    noted = mean({name: float(value) for name, value in values.items()})
+                    is_finite = math.isfinite(noted.pop("objective"))
+                    entry = {"lr": optimizer.param_groups[0]["lr"], **noted}
+                    if not is_finite:
+                        raise InputError(
+                            f"the loss is not finite at step {step} ({entry}); try a smaller --lr or --lam"
+                        )
+                if measure is not None and ((step + 1) % measure.every == 0 or is_last):
+                    entry |= measure.of(model)
+                    model.train()
+                if entry:
+                    training.log.append({"step": step, **entry})
+                    on_entry(training.log[-1])
+                training.step += 1
+                if checkpoints is not None:
+                    checkpoints.save(training, is_last=is_last)
+                on_step()
+    return training.log
+
+
+def _schedule(
+    optimizer: torch.optim.Optimizer, hyper: Hyperparameters, *, num_pictures: int
+) -> CosineLRScheduler:
+    # NOTE[DIFF]: the paper does not say whether it warms up; "DINO's fine-tuning configuration" has 5 epochs.
+    # In a subset smaller than a batch an epoch is not a whole step; half of the run is the most that is
+    # warmed up.
+    warmup = math.ceil(hyper.warmup_epochs * num_pictures / hyper.batch_size)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=hyper.steps,
+        warmup_t=min(warmup, hyper.steps // 2),
+        warmup_lr_init=WARMUP_START,
+        t_in_epochs=False,
+    )
+
+
+def loader(
+    task: Task, batches: Batches, hyper: Hyperparameters, *, accelerator: Accelerator, workers: int
+) -> Iterable[Sequence[Tensor]]:
+    """Return pictures uint8 [b, 3, size, size], labels [b] and views [b] of the batches, one by one."""
+    if hyper.augment_on == "device":
+        return drawn_on_device(task, Slices(batches), accelerator.device)
+    return DataLoader(
+        Draws(task),
+        batch_sampler=Slices(batches),
+        num_workers=workers if len(batches) else 0,
+        pin_memory=accelerator.device.type == "cuda",
+        # So that no number is taken from the model's own generator.
+        generator=torch.Generator().manual_seed(batches.seed),
+    )
