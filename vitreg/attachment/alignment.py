@@ -154,10 +154,15 @@ def _check_patches(penalty: ReadingPenalty, reader: Reader, index: int, value: T
 
 def _check_same_shape(penalty: ReadingPenalty, index: int, ours: Tensor, theirs: Tensor) -> None:
     """Raise `MismatchError` unless the values of block `index` have one shape."""
-    if ours.shape != theirs.shape:
-        raise MismatchError(
-            f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
-            f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) "
-            "must be off; another patch or image size needs align='resample', another number of heads "
-            "heads='mean'."
-        )
+    if ours.shape == theirs.shape:
+        return
+    remedy = (
+        "another patch or image size needs align='resample', another number of heads heads='mean'."
+        if penalty.align == "exact"
+        else "if the model takes another picture size since it was attached (set_input_size), attach again."
+    )
+    raise MismatchError(
+        f"{penalty.extractor} of block {index} is {list(ours.shape)} in the model and "
+        f"{list(theirs.shape)} in the source. Token dropping (patch_drop_rate, patch_dropout) "
+        f"must be off; {remedy}"
+    )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
 from vitreg.registry import ClassRegistry
@@ -125,11 +125,14 @@ def refuse_mask(module: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]],
 def refuse_changed_weights(attention: nn.Module) -> None:
     """Raise `UnsupportedModelError` if a module does not compute with its weights as they are.
 
-    The peft library merges an adapter into the weights only while its wrapper runs, and a parametrization
-    (spectral norm) may change its state whenever the weight is looked at.
+    The peft library merges an adapter into the weights only while its wrapper runs, a parametrization
+    (spectral norm) may change its state whenever the weight is looked at, and where a hook computes it
+    (pruning, the older weight norm), the weight is that of the last pass until the module itself runs.
     """
     found = "an adapter" if hasattr(attention, "base_layer") else ""
     found = "a parametrization" if hasattr(attention, "parametrizations") else found
+    if any(isinstance(value, Tensor) and "weight" in name for name, value in vars(attention).items()):
+        found = "a hook that computes one (pruning, weight norm)"
     if found:
         raise UnsupportedModelError(
             f"The logits are read from the weights of {type(attention).__name__}, found {found} on them. "

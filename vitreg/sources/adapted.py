@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError
+from vitreg.families import find_tower
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
 from vitreg.sources.forward import evaluating, run_source
@@ -37,6 +38,13 @@ class BaseSource:
         _refuse_merged(tower.module)
         with _adapters_off(tower.module):
             self._refuse_trained()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "tower": self.tower.module}  # a tower's probes are functions of this process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.tower = find_tower(state["tower"])
 
     def _refuse_trained(self) -> None:
         """Raise `ArgumentError` if a parameter of the base is trained; adapters that are off are not."""

@@ -88,6 +88,9 @@ class CachedSource(FrozenSource):
         self.limit = limit
         self._remembered: dict[tuple[Any, ...], RowCache] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_remembered": {}}  # a copy reads anew, or from the folder
+
     @torch.compiler.disable
     def read(
         self,

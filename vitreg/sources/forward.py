@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import UnsupportedModelError
+from vitreg.errors import MismatchError, UnsupportedModelError, VitregError, in_words
 from vitreg.functional.precision import Autocast, autocast_as
 from vitreg.reader import Reader, ReadingComplete, readers
 
@@ -18,8 +18,19 @@ def run_source(reader: Reader, images: Tensor, autocast: Autocast | None) -> Non
 
     Raises:
         UnsupportedModelError: the model changes the images before its stem, which would happen twice.
+        MismatchError: the tower fails, as one of another picture size does.
     """
-    run_tower(reader, images, autocast)
+    try:
+        run_tower(reader, images, autocast)
+    except (VitregError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise MismatchError(
+            f"Expected a source that runs on the model's images, {in_words(images)}, found that it fails "
+            f"({type(error).__name__}: {str(error).strip()}). If the model takes another picture size "
+            "since it was attached (set_input_size), attach again: with a source of that size, or with the "
+            "old one and align='resample'."
+        ) from error
     _check_same_images(reader, images)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Set
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from vitreg.families import find_tower, towers
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
 from vitreg.sources.adapted import BaseSource
+from vitreg.sources.copies import frozen_copy
 from vitreg.sources.forward import run_source
 from vitreg.types import Tower, ViewNumbers
 
@@ -47,7 +47,7 @@ class FrozenSource:
             read to 2 to 3 digits: the penalty is no longer exactly zero where nothing was trained.
 
     Raises:
-        UnsupportedModelError: the weights are sharded.
+        UnsupportedModelError: the weights are sharded, or something on a module cannot be copied.
         ArgumentError: `autocast` is no lower precision.
     """
 
@@ -60,12 +60,16 @@ class FrozenSource:
                 "Expected a source whose weights are whole, found sharded ones (FSDP2), which cannot be "
                 "copied. Attach before `fully_shard`, or pass a source that is not sharded."
             )
-        module = copy.deepcopy(tower.module).eval().requires_grad_(False)
-        for parameter in module.parameters():
-            parameter.grad = None
-        self.tower = find_tower(module)
+        self.tower = find_tower(frozen_copy(tower.module))
         self.autocast = autocast
         self._weights = _Weights()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "tower": self.tower.module}  # a tower's probes are functions of this process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.tower = find_tower(state["tower"])
 
     def follow(self, model: nn.Module) -> None:
         """Move to the device and floating-point type of `model`'s weights, if they differ.
