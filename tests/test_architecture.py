@@ -18,7 +18,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ALL = FILES + sorted(ENGINE.rglob("*.py"))
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("vitreg.errors", "vitreg.wording", "vitreg.registry", "vitreg.types", "vitreg.layers", "vitreg.grids"),
+    (
+        "vitreg.errors",
+        "vitreg.wording",
+        "vitreg.registry",
+        "vitreg.types",
+        "vitreg.layers",
+        "vitreg.grids",
+        "vitreg.names",
+    ),
     ("vitreg.functional", "vitreg.hooks", "vitreg.files"),
     ("vitreg.families",),
     ("vitreg.extractors", "vitreg.penalties", "vitreg.augment", "vitreg.reader"),

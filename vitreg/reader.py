@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from vitreg.errors import StateError, UnsupportedModelError
 from vitreg.extractors import extractors
+from vitreg.functional.kept_tensors import kept_by_itself
 from vitreg.functional.precision import Autocast, autocast_now
 from vitreg.hooks import Hooks
+from vitreg.names import plain_name
 from vitreg.types import Probe, Query, Tap, Tower
 
 Key = tuple[str, Query]
@@ -57,7 +59,6 @@ class Reader:
         self.values: dict[Slot, Tensor] = {}
         self.images: Tensor | None = None
         self._images_version: int | None = None
-        self._reads_again = False  # whether the last pass with gradients was read, should it run again
         self.autocast: Autocast | None = None
         self.skipped: str | None = (
             "none was seen since attaching (a model that was compiled before has to be compiled again)"
@@ -102,10 +103,11 @@ class Reader:
 
     def replaced(self) -> str | None:
         """Return the name of a module that is read and stands no longer where it stood, or None."""
-        now = dict(self.tower.module.named_modules(remove_duplicate=False))
+        now: dict[str, set[int]] = {}
+        for name, module in self.tower.module.named_modules(remove_duplicate=False):
+            now.setdefault(plain_name(name), set()).add(id(module))
         for name, module in self._places.items():
-            found = now.get(name)
-            if found is not module and getattr(found, "_checkpoint_wrapped_module", None) is not module:
+            if id(module) not in now.get(plain_name(name), ()):
                 return name
         return None
 
@@ -129,8 +131,6 @@ class Reader:
         """Start a pass: the stem is about to run on the images."""
         if _in_backward():
             return
-        if torch.is_grad_enabled():
-            self._reads_again = self.enabled and (not self.training_only or self.tower.module.training)
         if not self.enabled:
             return
         if self.training_only:
@@ -162,9 +162,7 @@ class Reader:
 
     def reads_now(self, slot: Slot) -> bool:
         """Return whether a hook that fires now for `slot` belongs to a pass that is read."""
-        if _in_backward():
-            return self._reads_again  # a checkpointed block must save the same tensors again
-        if not self.enabled:
+        if not self.enabled or _in_backward():
             return False
         if not self.training_only:
             return True
@@ -186,8 +184,6 @@ class Reader:
         Raises:
             UnsupportedModelError: there is one already.
         """
-        if _in_backward():
-            return
         if slot in self.values:
             name, _, index = slot
             raise UnsupportedModelError(
@@ -224,7 +220,8 @@ class _Value:
                 return
             self.seen[key] = delivered
             if len(self.seen) == len(self.probe.taps):
-                value = self.probe.read(self.seen)
+                with kept_by_itself():
+                    value = self.probe.read(self.seen)
                 self.seen.clear()
                 self.reader.store(self.slot, value)
 
