@@ -275,8 +275,22 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 def test_public_names_are_all_that_is_public() -> None:
-    found = {n for n, v in vars(vitreg).items() if not n.startswith("_") and not inspect.ismodule(v)}
-    assert found == set(vitreg.__all__) - {"__version__"}
+    found = {n for n in dir(vitreg) if not inspect.ismodule(getattr(vitreg, n))}
+    assert found == set(vitreg.__all__)
+
+
+def test_public_names_are_where_type_checkers_see_them() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (seen,) = (node for node in tree.body if isinstance(node, ast.If))  # if TYPE_CHECKING
+    places = {
+        alias.name: node.module
+        for node in seen.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if node.module != "vitreg"
+    }
+    assert places == {name: module for module, names in vitreg._PLACES.items() for name in names}
+    assert {*places, "__version__"} == set(vitreg.__all__)
 
 
 def test_every_formula_names_its_source() -> None:

@@ -1,30 +1,41 @@
-"""vitreg: keep what a pre-trained Vision Transformer knows while fine-tuning it."""
+"""vitreg: keep what a pre-trained Vision Transformer knows while fine-tuning it.
 
-from vitreg import measure as measure
-from vitreg.attachment.attach import Attachment, attach
-from vitreg.augment import TransMix
-from vitreg.description import Description, describe
-from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError, VitregError
-from vitreg.extractors import list_extractors, register_extractor
-from vitreg.families import list_families, list_towers, register_family, register_tower
-from vitreg.families.registries import BlockParts, TowerParts
-from vitreg.parameters.freeze import Freeze, freeze
-from vitreg.penalties import (
-    BSS,
-    GTA,
-    L2SP,
-    FeatureGuide,
-    ParameterPenalty,
-    ReadingPenalty,
-    list_penalties,
-    register_penalty,
-)
-from vitreg.sources.adapted import BaseSource
-from vitreg.sources.cached import CachedSource
-from vitreg.sources.frozen import FrozenSource
-from vitreg.tracing import Trace, trace
-from vitreg.types import AttentionReading, Block, Probe, Tap, Tower
-from vitreg.views import Views
+The names are loaded when they are asked for (PEP 562), so that `import vitreg` and `vitreg --help` do not
+load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vitreg import functional as functional
+    from vitreg import measure as measure
+    from vitreg.attachment.attach import Attachment, attach
+    from vitreg.augment import TransMix
+    from vitreg.description import Description, describe
+    from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError, VitregError
+    from vitreg.extractors import list_extractors, register_extractor
+    from vitreg.families import list_families, list_towers, register_family, register_tower
+    from vitreg.families.registries import BlockParts, TowerParts
+    from vitreg.parameters.freeze import Freeze, freeze
+    from vitreg.penalties import (
+        BSS,
+        GTA,
+        L2SP,
+        FeatureGuide,
+        ParameterPenalty,
+        ReadingPenalty,
+        list_penalties,
+        register_penalty,
+    )
+    from vitreg.sources.adapted import BaseSource
+    from vitreg.sources.cached import CachedSource
+    from vitreg.sources.frozen import FrozenSource
+    from vitreg.tracing import Trace, trace
+    from vitreg.types import AttentionReading, Block, Probe, Tap, Tower
+    from vitreg.views import Views
 
 __version__ = "0.1.0"
 
@@ -70,3 +81,49 @@ __all__ = [
     "register_tower",
     "trace",
 ]
+
+_PLACES = {
+    "vitreg.attachment.attach": ("Attachment", "attach"),
+    "vitreg.augment": ("TransMix",),
+    "vitreg.description": ("Description", "describe"),
+    "vitreg.errors": ("ArgumentError", "MismatchError", "StateError", "UnsupportedModelError", "VitregError"),
+    "vitreg.extractors": ("list_extractors", "register_extractor"),
+    "vitreg.families": ("list_families", "list_towers", "register_family", "register_tower"),
+    "vitreg.families.registries": ("BlockParts", "TowerParts"),
+    "vitreg.parameters.freeze": ("Freeze", "freeze"),
+    "vitreg.penalties": (
+        "BSS",
+        "FeatureGuide",
+        "GTA",
+        "L2SP",
+        "ParameterPenalty",
+        "ReadingPenalty",
+        "list_penalties",
+        "register_penalty",
+    ),
+    "vitreg.sources.adapted": ("BaseSource",),
+    "vitreg.sources.cached": ("CachedSource",),
+    "vitreg.sources.frozen": ("FrozenSource",),
+    "vitreg.tracing": ("Trace", "trace"),
+    "vitreg.types": ("AttentionReading", "Block", "Probe", "Tap", "Tower"),
+    "vitreg.views": ("Views",),
+}
+"""Where each public name is defined."""
+
+_MODULES = ("functional", "measure")
+"""The modules whose names are public, too."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name of this package, loaded now."""
+    if name in _MODULES:
+        return import_module(f"vitreg.{name}")
+    for module, names in _PLACES.items():
+        if name in names:
+            found = globals()[name] = getattr(import_module(module), name)
+            return found
+    raise AttributeError(f"module 'vitreg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_MODULES})

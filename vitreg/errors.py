@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 
 class VitregError(Exception):
     """The base of every error that vitreg raises on purpose."""
@@ -31,6 +29,8 @@ class InputError(VitregError):
 
 def in_words(value: object) -> str:
     """Return what a value is, for an error: the shape and type of a tensor, the type of anything else."""
-    if isinstance(value, torch.Tensor):
+    from torch import Tensor  # here, as most who import this file need no torch
+
+    if isinstance(value, Tensor):
         return f"{list(value.shape)} of {value.dtype}"
     return type(value).__name__

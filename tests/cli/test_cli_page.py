@@ -15,11 +15,11 @@ PAGE = (DOCS / "cli.md").read_text(encoding="utf-8")
 
 
 def test_every_command_has_a_section_and_its_help() -> None:
-    for command in COMMANDS:
-        assert f"\n## {command.name}\n" in PAGE
-        assert f'{{{{ command_help("{command.name}") }}}}' in PAGE
-        text = command_line.command_help(command.name)
-        assert text.startswith(f"``` {{.text .drawing}}\nusage: vitreg {command.name}")
+    for name in COMMANDS:
+        assert f"\n## {name}\n" in PAGE
+        assert f'{{{{ command_help("{name}") }}}}' in PAGE
+        text = command_line.command_help(name)
+        assert text.startswith(f"``` {{.text .drawing}}\nusage: vitreg {name}")
         assert max(map(len, text.splitlines())) <= command_line.WIDTH
     assert command_line.command_help("vitreg").startswith("``` {.text .drawing}\nusage: vitreg [-h]")
 

@@ -24,7 +24,6 @@ from vitreg.description import Description, describe
 from vitreg.errors import ArgumentError
 from vitreg.types import Heads, Layers, Query
 
-_HELP = "draw where a model looks, over your pictures"
 _EXAMPLE = """For example
 
   vitreg attention vit_small_patch16_224.dino dog.jpg cat.jpg -o overlay.png
@@ -158,4 +157,4 @@ def _pixels(text: str) -> int:
     return int(text)
 
 
-COMMAND = Command("attention", _HELP, __doc__, _EXAMPLE, add_options, run)
+COMMAND = Command(__doc__, _EXAMPLE, add_options, run)

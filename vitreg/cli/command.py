@@ -9,19 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """One command, in a module of its own that is loaded once the command was chosen.
 
     Attributes:
-        name: what is typed after `vitreg`.
-        help: one line.
         description: all of it.
         example: command lines that work.
         add_options: adds its options to its parser.
         run: does it and returns the exit code.
     """
 
-    name: str
-    help: str
     description: str
     example: str
     add_options: Callable[[ArgumentParser], None]

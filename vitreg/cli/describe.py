@@ -14,11 +14,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 
-from vitreg.cli.build import build
 from vitreg.cli.command import Command
-from vitreg.description import describe
 
-_HELP = "say what a model is and what can be read in it"
 _EXAMPLE = """For example
 
   vitreg describe vit_small_patch16_224.dino
@@ -34,9 +31,12 @@ def add_options(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Print the description of the model."""
+    from vitreg.cli.build import build  # here, as the help needs no torch
+    from vitreg.description import describe
+
     found = describe(build(options.model))
     print(json.dumps(asdict(found), indent=2, ensure_ascii=False) if options.json else found)
     return 0
 
 
-COMMAND = Command("describe", _HELP, __doc__, _EXAMPLE, add_options, run)
+COMMAND = Command(__doc__, _EXAMPLE, add_options, run)

@@ -16,7 +16,6 @@ from vitreg.cli.command import Command
 from vitreg.cli.self_test import Check, self_test
 from vitreg.cli.versions import Version, versions
 
-_HELP = "check versions and devices, and GTA on a small model"
 _EXAMPLE = """For example
 
   vitreg doctor
@@ -94,4 +93,4 @@ def _said(ok: bool) -> str:
     return "ok    " if ok else "FAILED"
 
 
-COMMAND = Command("doctor", _HELP, __doc__, _EXAMPLE, add_options, run)
+COMMAND = Command(__doc__, _EXAMPLE, add_options, run)

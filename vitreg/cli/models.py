@@ -19,7 +19,6 @@ from vitreg.cli.command import Command
 from vitreg.cli.near import near
 from vitreg.cli.support import SupportRow, support_rows
 
-_HELP = "list the models that vitreg was tried on"
 _EXAMPLE = """For example
 
   vitreg models
@@ -99,4 +98,4 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([*padded, *cells[len(widths) :]]).rstrip()
 
 
-COMMAND = Command("models", _HELP, __doc__, _EXAMPLE, add_options, run)
+COMMAND = Command(__doc__, _EXAMPLE, add_options, run)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
-from typing import NoReturn
+from importlib import import_module
+from typing import Any, NoReturn
 
 import vitreg
-from vitreg.cli.attention import COMMAND as ATTENTION
-from vitreg.cli.describe import COMMAND as DESCRIBE
-from vitreg.cli.doctor import COMMAND as DOCTOR
-from vitreg.cli.models import COMMAND as MODELS
+from vitreg.cli.command import Command
 from vitreg.errors import ArgumentError
 
-COMMANDS = (DESCRIBE, MODELS, ATTENTION, DOCTOR)
+COMMANDS = {
+    "describe": "say what a model is and what can be read in it",
+    "models": "list the models that vitreg was tried on",
+    "attention": "draw where a model looks, over your pictures",
+    "doctor": "check versions and devices, and GTA on a small model",
+}
+"""What each command is for. Its module, called like it, is loaded only when it is chosen."""
 
 _FORMAT = argparse.RawDescriptionHelpFormatter
+
+
+def load_command(name: str) -> Command:
+    """Return a command, whose module may load torch."""
+    command: Command = import_module(f"vitreg.cli.{name}").COMMAND
+    return command
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +35,33 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise `ArgumentError` with the parser's message."""
         raise ArgumentError(f"{message} (see `{self.prog} --help`)")
+
+
+class CommandParser(Parser):
+    """The parser of one command, which gets its options when it is used."""
+
+    def __init__(self, *args: Any, command: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._waiting: str | None = command
+
+    def _fill(self) -> None:
+        if self._waiting is None:
+            return
+        command = load_command(self._waiting)
+        self._waiting = None
+        self.description, self.epilog = command.description, command.example
+        command.add_options(self)
+        self.set_defaults(run=command.run)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse, with the options of the command."""
+        self._fill()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        """Return the help of the command."""
+        self._fill()
+        return super().format_help()
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,15 +75,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=partial(_FORMAT, max_help_position=16),
     )
     parser.add_argument("--version", action="version", version=f"vitreg {vitreg.__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands")
-    for command in COMMANDS:
-        own = commands.add_parser(
-            command.name,
-            help=command.help,
-            description=command.description,
-            epilog=command.example,
-            formatter_class=partial(_FORMAT, max_help_position=28),
+    commands = parser.add_subparsers(dest="command", title="commands", parser_class=CommandParser)
+    for name, purpose in COMMANDS.items():
+        commands.add_parser(
+            name, help=purpose, command=name, formatter_class=partial(_FORMAT, max_help_position=28)
         )
-        command.add_options(own)
-        own.set_defaults(run=command.run)
     return parser
