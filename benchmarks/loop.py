@@ -6,7 +6,7 @@ that lies on the device. Both take turns. Pictures and their normalisation alone
 the network's.
 
     python benchmarks/loop.py
-    python benchmarks/loop.py --device cuda --amp --batch-size 128 --augment-on device
+    python benchmarks/loop.py --device cuda --amp --batch-size 128
 """
 
 from __future__ import annotations
@@ -118,7 +118,6 @@ def measured(options: argparse.Namespace) -> dict[str, Row]:
         batch_size=options.batch_size,
         lr=1e-5,
         weight_decay=0.05,
-        augment_on=options.augment_on,
     )
     torch.manual_seed(0)
     bare, looped = (make_model(options.model, size=options.size) for _ in range(2))
@@ -176,7 +175,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     line.add_argument("--batch-size", type=at_least(1), default=16)
     line.add_argument("--steps", type=at_least(1), default=3, help="of a round")
     line.add_argument("--augment", default="rand-m9-mstd0.5-inc1", help="as of the recipes")
-    line.add_argument("--augment-on", choices=("cpu", "device"), default="cpu")
     line.add_argument("--workers", type=at_least(0), default=0, help="processes that augment")
     options = line.parse_args(argv)
     if options.compile:

@@ -98,8 +98,6 @@ def parser() -> argparse.ArgumentParser:
     add("--smoothing", type=below_one, help="label smoothing")
     add("--drop-path", type=below_one, help="stochastic depth")
     add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
-    where = "augment on the CPU, or on the device, from pictures kept in its memory (cpu)"
-    add("--augment-on", choices=("cpu", "device"), help=where)
     add(
         "--views",
         type=at_least_0,

@@ -243,10 +243,9 @@ def test_scaling(tmp_path: Path) -> None:
     assert rows["5 tokens: GTA"]["baseline"] == "5 tokens: plain"
 
 
-@pytest.mark.parametrize("where", ["cpu", "device"])
-def test_loop(tmp_path: Path, where: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "loop.json"
-    assert loop.main([*SMALL, "--batch-size", "4", "--augment-on", where, "--json", str(path)]) == 0
+    assert loop.main([*SMALL, "--batch-size", "4", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert list(rows) == [loop.BARE, loop.LOOP, loop.PICTURES, loop.NORMALISE]
     assert all(row["pictures_per_second"] == pytest.approx(4 / row["seconds"]) for row in rows.values())

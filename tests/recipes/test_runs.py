@@ -13,7 +13,7 @@ from vitreg.files import lock, prepare_out, write_atomically
 from vitreg.train.data.subset import Share
 from vitreg.train.runs import report as runs
 from vitreg.train.runs.report import Configuration, Report, load_report, store_report
-from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
 CONFIGURATION = Configuration(
@@ -80,6 +80,47 @@ def test_every_field_names_another_folder() -> None:
     folders = {dataclasses.replace(CONFIGURATION, **{name: value}).folder for name, value in others.items()}
     assert len(folders | {CONFIGURATION.folder}) == len(others) + 1
     assert CONFIGURATION.folder.startswith("birds_GTA_lam10_rate15_seed3_")
+
+
+PHOTOGRAPHED = Hyperparameters(steps=200, batch_size=64, lr=1e-4, weight_decay=0.05, smoothing=0.1)
+MIXED = Hyperparameters(3, 2, 1e-3, 0.0, mixing=Mixing(0.8, 1.0), views=4, every=2)
+
+
+@pytest.mark.parametrize(
+    ("method", "lam", "hyper", "folder"),
+    [
+        ("GTA", 10.0, PHOTOGRAPHED, "birds_GTA_lam10_rate15_seed3_2c397ff757"),
+        ("fine-tune", None, PHOTOGRAPHED, "birds_fine-tune_rate15_seed3_e932edcb7e"),
+        ("L2-SP", 0.1, MIXED, "birds_L2-SP_lam0.1_rate15_seed3_9e9c832a47"),
+        ("source", None, None, "birds_source_seed0_1495c753e8"),
+    ],
+)
+def test_runs_of_before_keep_their_folders(
+    tmp_path: Path, method: str, lam: float | None, hyper: Hyperparameters | None, folder: str
+) -> None:
+    share, seed = (Share(rate=0.15), 3) if hyper else (None, 0)
+    c = Configuration(
+        *("birds", "ab" * 32, "deit_tiny_patch16_224", "cd" * 32, 224, "rand-m9-mstd0.5-inc1"),
+        *(method, lam, share, seed, hyper),
+    )
+    assert c.folder == folder
+    store_report(tmp_path, report(c))
+    path = tmp_path / folder / "report.json"
+    stored = json.loads(path.read_text())
+    if hyper is not None:
+        stored["configuration"]["hyper"]["augment_on"] = "cpu"
+    path.write_text(json.dumps(stored))
+    assert load_report(tmp_path, c) == report(c)
+
+
+def test_a_run_that_was_augmented_on_the_device_is_another(tmp_path: Path) -> None:
+    store_report(tmp_path, report())
+    path = tmp_path / CONFIGURATION.folder / "report.json"
+    stored = json.loads(path.read_text())
+    stored["configuration"]["hyper"]["augment_on"] = "device"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="another configuration"):
+        load_report(tmp_path, CONFIGURATION)
 
 
 def test_a_name_cannot_leave_the_folder() -> None:

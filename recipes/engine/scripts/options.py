@@ -51,11 +51,9 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--mixup", type=not_negative, metavar="ALPHA", help="mix pictures in all methods; DeiT: 0.8 (0)")
     add("--cutmix", type=not_negative, metavar="ALPHA", help="the same by boxes; DeiT: 1.0 (0)")
     add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
-    views = "augment each picture in K ways only; the source then reads each once (0: anew each time)"
+    views = "augment each picture in K ways only, each computed and read once (0: anew each time)"
     add("--views", type=at_least_0, metavar="K", help=views)
     add("--every", type=whole, metavar="K", help="take the penalty on every K-th step, K times as strong (1)")
-    where = "augment on the CPU, or on the device, from pictures kept in its memory (cpu)"
-    add("--augment-on", choices=("cpu", "device"), help=where)
     add("--methods", nargs="+", metavar="METHOD", help="rows of the table")
     add(
         "--lam",

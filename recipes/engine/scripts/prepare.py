@@ -38,14 +38,13 @@ CHOSEN = (
     "drop_path",
     "views",
     "every",
-    "augment_on",
 )
 """The options that are a run's hyper-parameters."""
 
 OTHER = ("size", "model", "augment")
 SETTLED = "the demo's λ = 100 was chosen on its own test pictures, so that the gains are a little too high."
 
-ONLY_PHOTOS = ("weights", "model", "size", "augment", "augment_on", "drop_path", "normalise", "preset")
+ONLY_PHOTOS = ("weights", "model", "size", "augment", "drop_path", "normalise", "preset")
 
 
 def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:

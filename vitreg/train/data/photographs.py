@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -52,9 +52,6 @@ class Photos:
     Decoding a photograph of full size costs more than a training step of a small network, so each is decoded
     once and kept with its short side at no more than twice the network's input: a random crop of a quarter of
     the picture or more is then still sampled from at least as many pixels as the network sees.
-
-    Attributes:
-        on_device: The pictures on a device, once they were needed there (`vitreg.train.data.device_photos`).
     """
 
     def __init__(
@@ -65,10 +62,6 @@ class Photos:
         self.transform = training_transform(size, augment=augment, mean=mean)
         self.kept: dict[int, Image.Image] = {}
         self.bytes_kept = 0
-        self.on_device: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "on_device": None}  # what lies on a device stays there
 
     def keep(self, index: int, picture: Image.Image) -> None:
         """Keep a decoded picture in memory while there is room."""

@@ -11,7 +11,6 @@ from torch import nn
 import vitreg
 from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task
-from vitreg.train.data.device_photos import check_on_device
 from vitreg.train.data.subset import Share, split, subset
 from vitreg.train.models.start import Start
 from vitreg.train.runs.report import Configuration
@@ -163,8 +162,6 @@ def _check(design: Design, task: Task, start: Start) -> None:
         taken = subset(task, share, seed=seed)
         if design.hold_out and design.methods:
             split(taken, task.train_labels, design.hold_out, seed=seed, classes=task.classes)
-    if design.hyper.augment_on == "device":
-        check_on_device(task)
     model = start.create(len(task.classes), 0.0)
     if task.test_masks is not None:
         with vitreg.trace(model, "attn_probs"):  # what the evaluation reads

@@ -49,14 +49,26 @@ class Configuration:
     engine: int = ENGINE
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What makes it this run and no other, as JSON has it."""
+        return _identity(json.loads(json.dumps(asdict(self))))
+
+    @property
     def folder(self) -> str:
         """The name of the run's folder: readable, and different for each configuration."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:10]
         lam = "" if self.lam is None else f"lam{self.lam:g}"
         share = "" if self.share is None else self.share.slug
         held_out = "validation" if self.hold_out else ""
         parts = [self.data, self.method, lam, share, f"seed{self.seed}", held_out, digest]
         return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts if part)
+
+
+def _identity(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration in the form in which runs are told apart, whenever it was written."""
+    # While pictures could be augmented on the device, too, a run said where its own were.
+    hyper = values["hyper"] and {"augment_on": "cpu", **values["hyper"]}
+    return {**values, "hyper": hyper}
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ def load_report(out: Path, configuration: Configuration) -> Report | None:
         return None
     try:
         stored = json.loads((folder / "report.json").read_text())
-        if stored["configuration"] != json.loads(json.dumps(asdict(configuration))):
+        if _identity(stored["configuration"]) != configuration.identity:
             raise ValueError("it is of another configuration")
         measured = (stored["metrics"], stored["log"], stored["seconds"], stored["machine"])
         return Report(configuration, *measured, continued=stored.get("continued", 0))

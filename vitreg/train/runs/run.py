@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,16 +119,15 @@ def checkpoints_of(
 ) -> Checkpoints:
     """Return the checkpoint of `run` in `out`, for a caller that holds the lock of the run's folder."""
     folder = out / run.configuration.folder
-    owner = {"configuration": asdict(run.configuration), "machine": machine(accelerator)}
+    owner = {"configuration": run.configuration.identity, "machine": machine(accelerator)}
     return Checkpoints(folder, owner, say=lambda text: progress.say(f"{run.title}: {text}"), every=every)
 
 
 def readings_in(out: Path, run: Run) -> Path:
     """Return where in `out` is kept what sources read of the views of a run's pictures, for all runs."""
     c = run.configuration
-    augment_on = None if c.hyper is None else c.hyper.augment_on
     drawn_by = [version(package) for package in ("torch", "torchvision", "timm", "pillow", "numpy")]
-    pictures = json.dumps([c.data_fingerprint, c.size, c.augment, augment_on, drawn_by])
+    pictures = json.dumps([c.data_fingerprint, c.size, c.augment, drawn_by])
     return out / "readings" / f"{c.data}-{hashlib.sha256(pictures.encode()).hexdigest()[:10]}"
 
 

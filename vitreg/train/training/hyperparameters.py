@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,9 @@ class Hyperparameters:
     """How a run is optimised; the same for every method.
 
     Attributes:
-        views: in how many ways each picture is augmented, each of which a source reads once; 0 for anew each
-            time.
+        views: in how many ways each picture is augmented, each of which is computed once, and read once by a
+            source; 0 for anew each time.
         every: the penalty is taken on every so many steps, and as much stronger.
-        augment_on: where pictures are cropped and augmented; the two differ in the last levels of a pixel.
     """
 
     steps: int
@@ -47,4 +45,3 @@ class Hyperparameters:
     mixing: Mixing = field(default_factory=Mixing)
     views: int = 0
     every: int = 1
-    augment_on: Literal["cpu", "device"] = "cpu"

@@ -19,7 +19,7 @@ from vitreg.errors import InputError
 from vitreg.train.basics.distributed import mean, parallel, vary_random_numbers
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
-from vitreg.train.data.device_photos import drawn_on_device
+from vitreg.train.data.kept_views import kept_views
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.state import Entry, Measurement, Training
@@ -156,9 +156,13 @@ def _schedule(
 def loader(
     task: Task, batches: Batches, hyper: Hyperparameters, *, accelerator: Accelerator, workers: int
 ) -> Iterable[Sequence[Tensor]]:
-    """Return pictures uint8 [b, 3, size, size], labels [b] and views [b] of the batches, one by one."""
-    if hyper.augment_on == "device":
-        return drawn_on_device(task, Slices(batches), accelerator.device)
+    """Return pictures uint8 [b, 3, size, size], labels [b] and views [b] of the batches, one by one.
+
+    A finite number of views is computed once and kept, on the device where it has room.
+    """
+    if hyper.views:
+        kept = kept_views(task, hyper.views, accelerator.device)
+        return kept.batches(Slices(batches), task.train_labels, workers=workers, seed=batches.seed)
     return DataLoader(
         Draws(task),
         batch_sampler=Slices(batches),
