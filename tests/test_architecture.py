@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("vitreg.extractors", "vitreg.penalties", "vitreg.augment", "vitreg.reader"),
     ("vitreg.tracing", "vitreg.sources", "vitreg.parameters"),
     ("vitreg.attachment",),
-    ("vitreg.description", "vitreg.measure", "vitreg.views"),
+    ("vitreg.description", "vitreg.linear_probe", "vitreg.measure", "vitreg.views"),
     ("vitreg.__init__",),
     ("vitreg.plot", "vitreg.integrations"),
     ("vitreg.train.basics",),

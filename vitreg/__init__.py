@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from vitreg.extractors import list_extractors, register_extractor
     from vitreg.families import list_families, list_towers, register_family, register_tower
     from vitreg.families.registries import BlockParts, TowerParts
+    from vitreg.linear_probe.head import fit_head
+    from vitreg.linear_probe.probe import LinearProbe, fit_probe
     from vitreg.parameters.freeze import Freeze, freeze
+    from vitreg.parameters.groups import param_groups
+    from vitreg.parameters.interpolation import interpolate, interpolation_curve, uniform_soup
     from vitreg.penalties import (
         BSS,
         GTA,
@@ -54,6 +58,7 @@ __all__ = [
     "FeatureGuide",
     "Freeze",
     "FrozenSource",
+    "LinearProbe",
     "MismatchError",
     "ParameterPenalty",
     "Probe",
@@ -70,16 +75,22 @@ __all__ = [
     "__version__",
     "attach",
     "describe",
+    "fit_head",
+    "fit_probe",
     "freeze",
+    "interpolate",
+    "interpolation_curve",
     "list_extractors",
     "list_families",
     "list_penalties",
     "list_towers",
+    "param_groups",
     "register_extractor",
     "register_family",
     "register_penalty",
     "register_tower",
     "trace",
+    "uniform_soup",
 ]
 
 _PLACES = {
@@ -90,7 +101,11 @@ _PLACES = {
     "vitreg.extractors": ("list_extractors", "register_extractor"),
     "vitreg.families": ("list_families", "list_towers", "register_family", "register_tower"),
     "vitreg.families.registries": ("BlockParts", "TowerParts"),
+    "vitreg.linear_probe.head": ("fit_head",),
+    "vitreg.linear_probe.probe": ("LinearProbe", "fit_probe"),
     "vitreg.parameters.freeze": ("Freeze", "freeze"),
+    "vitreg.parameters.groups": ("param_groups",),
+    "vitreg.parameters.interpolation": ("interpolate", "interpolation_curve", "uniform_soup"),
     "vitreg.penalties": (
         "BSS",
         "FeatureGuide",

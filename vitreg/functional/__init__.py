@@ -1,6 +1,7 @@
 """Pure functions from tensors to tensors: the formulas of the methods, and nothing of any model."""
 
 from vitreg.functional.attention_share import attention_share, box_on_grid, patch_coverage
+from vitreg.functional.logistic_regression import logistic_regression, stratified_folds
 from vitreg.functional.logits import absorbed_key_logits, project_row, query_key_logits
 from vitreg.functional.parameter_distance import half_squared_norm
 from vitreg.functional.query import cls_row, mean_row
@@ -15,10 +16,12 @@ __all__ = [
     "box_on_grid",
     "cls_row",
     "half_squared_norm",
+    "logistic_regression",
     "mean_row",
     "patch_coverage",
     "project_row",
     "query_key_logits",
     "smallest_squared_singular_values",
     "squared_distance",
+    "stratified_folds",
 ]
