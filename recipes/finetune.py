@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         method, lam = _wanted(options)
         is_demo = options.data is None
         settings = settings_of(options, is_demo=is_demo)
-        accelerator = make_accelerator(options)
+        accelerator = make_accelerator(options.device, options.precision)
         check_batch(settings.hyper, options.methods if options.search else (method,))
         with Progress(console) as progress:
             say_what_is_missing(options, {} if is_demo else {"data": options.data}, progress)

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(argv)
         model, card = load_stored(options.model)
         paths = find_pictures(options.pictures)
-        accelerator = make_accelerator(options)
+        accelerator = make_accelerator(options.device, options.precision)
         prepare_out(options.out)
         shown = evenly(len(paths))
         found, seen, overlaid, maps, block = [], 0, [], [], 0

@@ -18,3 +18,9 @@ def listed(names: Iterable[str], *, at_most: int = 5) -> str:
     items = list(names)
     rest = f" and {len(items) - at_most} more" if len(items) > at_most else ""
     return ", ".join(items[:at_most]) + rest
+
+
+def first_line(error: BaseException, *, at_most: int = 200) -> str:
+    """Return the kind of an error and the beginning of what it says."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:at_most]}"

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -146,7 +145,7 @@ def planned(data: Path, methods: tuple[str, ...], hyper: Hyperparameters = HYPER
 
 def accelerator_of(precision: str) -> Accelerator:
     connect()
-    return make_accelerator(Namespace(device="cpu", precision=precision))
+    return make_accelerator("cpu", precision)
 
 
 def trained(data: Path, out: Path, precision: str, methods: tuple[str, ...]) -> int:
@@ -296,7 +295,7 @@ def test_killed_processes_go_on_to_the_figures_of_unbroken_ones(boxed: Path, tmp
     [report] = execute(
         [second],
         tmp_path / "alone",
-        accelerator=make_accelerator(Namespace(device="cpu", precision="no")),
+        accelerator=make_accelerator("cpu"),
         workers=0,
         progress=Progress(Console(file=out, width=500)),
     )
@@ -430,4 +429,4 @@ def test_run_of_another_command_is_left_for_last(boxed: Path, tmp_path: Path) ->
 def test_shared_out_models_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, name: str) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
     with pytest.raises(InputError, match=f"expected to work with DDP, found {name} .* --multi_gpu"):
-        make_accelerator(Namespace(device="cpu", precision="no"))
+        make_accelerator("cpu")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
-from engine.experiment.ray_cluster import RayOptions, cluster
-from engine.experiment.ray_executor import execute_on_ray
+from engine.experiment.ray_executor import RayOptions, cluster, execute_on_ray
 from vitreg.train.basics.progress import Progress
 from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, Run
@@ -61,22 +61,8 @@ class Job:
 
     def execute(self, runs: Sequence[Run], progress: Progress, *, keeps_models: bool = False) -> list[Report]:
         """Return the reports of `runs`, after running those that are not finished."""
+        how: dict[str, Any] = {"workers": self.workers, "trackers": self.trackers}
+        how["keeps_models"] = keeps_models
         if self.ray is not None:
-            return execute_on_ray(
-                runs,
-                self.out,
-                options=self.ray,
-                workers=self.workers,
-                progress=progress,
-                keeps_models=keeps_models,
-                trackers=self.trackers,
-            )
-        return execute(
-            runs,
-            self.out,
-            accelerator=self.accelerator,
-            workers=self.workers,
-            progress=progress,
-            keeps_models=keeps_models,
-            trackers=self.trackers,
-        )
+            return execute_on_ray(runs, self.out, options=self.ray, progress=progress, **how)
+        return execute(runs, self.out, accelerator=self.accelerator, progress=progress, **how)

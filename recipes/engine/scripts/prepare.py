@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from engine.experiment.job import Job, Table
-from engine.experiment.ray_cluster import RayOptions
+from engine.experiment.ray_executor import RayOptions
 from engine.experiment.sources import drawn_sources, lists_name, photographed_starts, photographed_tasks
 from engine.results.paper import DATA_SETS
 from engine.scripts.options import labelled_weights, named_lists, named_places, parse_lams, parse_shares
@@ -87,7 +88,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     check_trackers(options.log_with)
     ray = ray_options(options)
     # With Ray it is the nodes that need the device.
-    accelerator = make_accelerator(Namespace(**{**vars(options), "device": "auto"}) if ray else options)
+    accelerator = make_accelerator("auto" if ray else options.device, options.precision)
     check_batch(settings.hyper, methods)
     say_what_is_missing(options, folders, progress, sources=table.sources)
     kind = "demo" if is_demo else options.preset or "-".join(folders)
@@ -135,7 +136,14 @@ def ray_options(options: Namespace) -> RayOptions | None:
     names = {"address": "address", "cpus_per_run": "cpus", "gpus_per_run": "gpus", "retries": "retries"}
     given = {names[name]: value for name in names if (value := getattr(options, name)) is not None}
     if options.executor == "ray":
-        return RayOptions(device=options.device, precision=options.precision, **given)
+        ray = RayOptions(precision=options.precision, **given)
+        if options.device not in ("auto", "cuda" if ray.gpus else "cpu"):
+            raise InputError(f"--device {options.device} does not go with {ray.gpus:g} GPUs a run")
+        if ray.gpus > 1 and ray.gpus % 1:
+            raise InputError(f"--gpus-per-run {ray.gpus:g}: expected 0, a share below 1 or a whole number")
+        if not re.fullmatch(r"auto|[^\s/]+:\d{1,5}", ray.address or "auto"):
+            raise InputError(f"--address {ray.address}: expected HOST:PORT or auto")
+        return ray
     if given:
         told = listed(f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None)
         raise InputError(f"{told} only with --executor ray")

@@ -35,41 +35,77 @@ def execute(
     With `keeps_models` the trained weights stay beside each report. Several processes that were launched
     together do each run together.
     """
+    reports, pending = unfinished(runs, out, progress, keeps_models=keeps_models)
+    for wait in (False, True):
+        for run in list(pending):
+            report = complete_once(
+                run,
+                out,
+                wait=wait,
+                accelerator=accelerator,
+                workers=workers,
+                progress=progress,
+                checkpoint_seconds=checkpoint_seconds,
+                keeps_models=keeps_models,
+                trackers=trackers,
+            )
+            if report is not None:
+                pending.remove(run)
+                reports[run.configuration.folder] = report
+    return [reports[run.configuration.folder] for run in runs]
+
+
+def unfinished(
+    runs: Sequence[Run], out: Path, progress: Progress, *, keeps_models: bool
+) -> tuple[dict[str, Report], list[Run]]:
+    """Return the reports of the finished runs by folder, and the others, each once; `progress` is told."""
     distinct = {run.configuration.folder: run for run in runs}
     reports = on_main(lambda: finished_runs(distinct, out, keeps_models=keeps_models))
     pending = [run for folder, run in distinct.items() if folder not in reports]
     progress.begin(sum(run.cost for run in pending), num_runs=len(pending), num_finished=len(reports))
-    for wait in (False, True):
-        for run in list(pending):
-            with entered(lock(out / run.configuration.folder, wait=wait)) as is_held:
-                if not is_held:
-                    continue
-                # The other may have finished it meanwhile.
-                report = on_main(partial(finished, run, out, keeps_model=keeps_models))
-                if report is None:
-                    progress.start_run(run.title)
-                    report = complete(
-                        run,
-                        out,
-                        accelerator=accelerator,
-                        workers=workers,
-                        progress=progress,
-                        checkpoint_seconds=checkpoint_seconds,
-                        keeps_model=keeps_models,
-                        trackers=trackers,
-                    )
-                    progress.finish_run(run.title, report.metrics, report.seconds)
-                else:
-                    progress.advance(run.cost)
-            pending.remove(run)
-            reports[run.configuration.folder] = report
-    return [reports[run.configuration.folder] for run in runs]
+    return reports, pending
+
+
+def complete_once(
+    run: Run,
+    out: Path,
+    *,
+    wait: bool,
+    accelerator: Accelerator,
+    workers: int,
+    progress: Progress,
+    checkpoint_seconds: float = SECONDS,
+    keeps_models: bool = False,
+    trackers: Sequence[str] = (),
+) -> Report | None:
+    """Return the report of `run`, computed unless it is finished; without `wait` None if another is at it."""
+    with entered(lock(out / run.configuration.folder, wait=wait)) as is_held:
+        if not is_held:
+            return None
+        # The other may have finished it meanwhile, or this one before it was killed.
+        reports = on_main(partial(finished_runs, {"": run}, out, keeps_models=keeps_models))
+        if reports:
+            progress.advance(run.cost)
+            return reports[""]
+        progress.start_run(run.title)
+        report = complete(
+            run,
+            out,
+            accelerator=accelerator,
+            workers=workers,
+            progress=progress,
+            checkpoint_seconds=checkpoint_seconds,
+            keeps_model=keeps_models,
+            trackers=trackers,
+        )
+        progress.finish_run(run.title, report.metrics, report.seconds)
+        return report
 
 
 def finished_runs(runs: Mapping[str, Run], out: Path, *, keeps_models: bool) -> dict[str, Report]:
-    """Return the reports of the runs that are finished, by folder."""
-    found = {folder: finished(run, out, keeps_model=keeps_models) for folder, run in runs.items()}
-    reports = {folder: report for folder, report in found.items() if report is not None}
-    for folder in reports:
-        discard(out / folder)  # it was killed after its DONE
+    """Return the reports of the runs that are finished, by their keys."""
+    found = {key: finished(run, out, keeps_model=keeps_models) for key, run in runs.items()}
+    reports = {key: report for key, report in found.items() if report is not None}
+    for key in reports:
+        discard(out / runs[key].configuration.folder)  # it was killed after its DONE
     return reports

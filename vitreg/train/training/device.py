@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from argparse import Namespace
 from collections.abc import Sequence
 
 import torch
@@ -15,22 +14,21 @@ from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
 
 
-def make_accelerator(options: Namespace) -> Accelerator:
+def make_accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
     """Return accelerate's device and precision, and connect the processes if several were launched.
 
-    torch is made to repeat itself exactly.
+    torch is made to repeat itself exactly. `device` is auto, cpu, cuda or mps, `precision` no or bf16.
 
     Raises:
         InputError: There is no such device, or the processes were launched to share out the model.
     """
     refuse_other_than_ddp()
-    device = options.device
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device, True):
         raise InputError(f"--device {device}: torch finds no such device here")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for matrix products that repeat exactly
     torch.use_deterministic_algorithms(True, warn_only=True)
-    return Accelerator(cpu=device == "cpu", mixed_precision=options.precision)
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision)
 
 
 def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
