@@ -196,16 +196,28 @@ def test_dropped_patches_whatever_is_read(target: str, images: Tensor) -> None:
             reg.penalty()
 
 
-class Prompted(VisionTransformer):
-    """Puts tokens between the class token and the patches, of which the tower knows nothing."""
+def with_prompts(self: VisionTransformer, x: Tensor) -> Tensor:
+    """Put tokens between the class token and the patches, of which timm's attributes say nothing."""
+    x = VisionTransformer._pos_embed(self, x)
+    return torch.cat([x[:, :1], x.new_zeros(len(x), 5, x.shape[-1]), x[:, 1:]], dim=1)
 
-    def _pos_embed(self, x: Tensor) -> Tensor:
-        x = super()._pos_embed(x)
-        return torch.cat([x[:, :1], x.new_zeros(len(x), 5, x.shape[-1]), x[:, 1:]], dim=1)
+
+class Prompted(VisionTransformer):
+    _pos_embed = with_prompts
+
+
+def test_tokens_that_a_subclass_adds_are_seen(images: Tensor) -> None:
+    model = Prompted(**SMALL).train()
+    assert vitreg.describe(model).num_prefix_tokens == 6
+    with SoftmaxRecorder() as recorder, vitreg.trace(model, "attn_logits") as read:
+        model(images)
+    for ours, whole in zip(read["attn_logits"], recorder.logits, strict=True):
+        torch.testing.assert_close(ours, whole[:, :, 0, 6:], atol=1e-5, rtol=1e-5)
 
 
 def test_tokens_that_are_no_patches(images: Tensor) -> None:
-    model = Prompted(**SMALL).train()
+    model = make_vit().train()
+    model._pos_embed = types.MethodType(with_prompts, model)
     with vitreg.attach(model) as reg:
         model(images)
         with refuses(MismatchError, "[4, 2, 21]", "4×4 patches", "prompts"):

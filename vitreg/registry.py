@@ -60,15 +60,20 @@ class Registry(Generic[T]):
 _HARMLESS = {"reset_parameters", "init_weights", "extra_repr"}
 
 
+def _methods(cls: type[nn.Module]) -> set[str]:
+    """Return the names of the methods of `cls` that may matter to what it computes."""
+    return {
+        name for name, value in vars(cls).items() if callable(value) and not name.startswith("__")
+    } - _HARMLESS
+
+
 def _is_changed(module: nn.Module, cls: type[nn.Module]) -> bool:
     """Return whether `module` may compute something else than `cls` does, though it is one.
 
     So it is if a subclass, or the module itself, has its own of any method of `cls`, or if somebody has put
     another `forward` into `cls`.
     """
-    methods = {
-        name for name, value in vars(cls).items() if callable(value) and not name.startswith("__")
-    } - _HARMLESS
+    methods = _methods(cls)
     between = type(module).__mro__[: type(module).__mro__.index(cls)]
     overridden = any(name in vars(place) for name in methods for place in (*between, module))
     foreign = cls.forward.__qualname__ != f"{cls.__qualname__}.forward" and "forward" in vars(cls)
@@ -109,6 +114,19 @@ class ClassRegistry(Generic[R]):
             if cls in self._entries:
                 return None if self.own_forward and _is_changed(module, cls) else cls
         return None
+
+    def is_own(self, module: nn.Module) -> bool:
+        """Return whether a registered class, or a subclass of the same library, says what `module` computes.
+
+        A subclass from elsewhere that overrides a method may compute something else.
+        """
+        for cls in type(module).__mro__:
+            if cls in self._entries:
+                between = type(module).__mro__[: type(module).__mro__.index(cls)]
+                library = cls.__module__.partition(".")[0]
+                foreign = [place for place in between if place.__module__.partition(".")[0] != library]
+                return not any(name in vars(place) for name in _methods(cls) for place in foreign)
+        return False
 
     def find(self, module: nn.Module) -> Callable[..., R] | None:
         """Return the function registered for the class that holds for `module`, or None."""

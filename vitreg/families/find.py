@@ -18,6 +18,13 @@ from vitreg.families.registries import (
     towers,
 )
 from vitreg.families.structural import structural_reading
+from vitreg.families.structure import (
+    checked_parts,
+    refusal,
+    rotary_reading,
+    structural_parts,
+    structural_towers,
+)
 from vitreg.types import Block, Probe, Tap, Tower
 
 
@@ -36,7 +43,9 @@ def find_tower(model: nn.Module) -> Tower:
     if len(found) > 1:  # some classes hold convolutional networks too, which no one means
         found = [one for one in found if _has_blocks(one[1])] or found
     if not found:
-        raise UnsupportedModelError(_no_tower(model))
+        found, reasons = structural_towers(model)
+        if not found:
+            raise UnsupportedModelError(refusal(model, reasons))
     if len(found) > 1:
         names = ", ".join(f"{name!r} ({type(module).__name__})" for name, module in found)
         raise UnsupportedModelError(
@@ -44,9 +53,7 @@ def find_tower(model: nn.Module) -> Tower:
             "Pass the one you mean."
         )
     name, module = found[0]
-    describe = towers.find(module)
-    assert describe is not None
-    parts = describe(module)
+    parts = _parts(module)
     names_inside = {id(m): n for n, m in module.named_modules()}
     blocks = [_block(names_inside[id(part.block)], part, parts) for part in parts.blocks]
     return Tower(
@@ -69,6 +76,14 @@ def find_tower(model: nn.Module) -> Tower:
     )
 
 
+def _parts(module: nn.Module) -> TowerParts:
+    """Return a tower's parts: those registered for its class, and checked if a subclass changes it."""
+    describe = towers.find(module)
+    if describe is None:
+        return structural_parts(module)
+    return describe(module) if towers.is_own(module) else checked_parts(module, describe(module))
+
+
 def _has_blocks(module: nn.Module) -> bool:
     describe = towers.find(module)
     try:
@@ -82,9 +97,10 @@ def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
     if parts.attention is not None and not obstacle:
         family = families.find(parts.attention)
         try:
-            reading = (
-                structural_reading(parts.attention, tower) if family is None else family(parts.attention)
-            )
+            if family is not None:
+                reading = family(parts.attention)
+            else:
+                reading = rotary_reading(parts.attention, tower) or structural_reading(parts.attention, tower)
         except UnsupportedModelError as error:  # the block's output can be read all the same
             obstacle = str(error)
     output = parts.output
@@ -124,9 +140,14 @@ def _home(model: nn.Module, name: str, tower: nn.Module) -> nn.Module:
     path = name.split(".") if name else []
     for depth in range(len(path)):
         ancestor = model.get_submodule(".".join(path[:depth]))
-        if isinstance(ancestor, tuple(composites)):
+        if isinstance(ancestor, tuple(composites)) or _has_text_tower(ancestor):
             return ancestor
     return tower
+
+
+def _has_text_tower(module: nn.Module) -> bool:
+    """Return whether `module` is written like OpenAI's CLIP, of which there are many copies."""
+    return callable(getattr(module, "encode_image", None)) and callable(getattr(module, "encode_text", None))
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -142,17 +163,3 @@ def _refuse_compiled(model: nn.Module) -> None:
                 "nn.DataParallel runs copies of the model, whose readings would be lost. "
                 "Use torch.nn.parallel.DistributedDataParallel."
             )
-
-
-def _no_tower(model: nn.Module) -> str:
-    known = sorted({type(m).__name__ for m in model.modules() if families.find(m) is not None})
-    hint = (
-        f"It uses known attention ({', '.join(known)}): say where its parts are with "
-        "`@vitreg.register_tower`."
-        if known
-        else "It has no known attention either: see `vitreg.register_family` and `vitreg.register_tower`."
-    )
-    return (
-        "Expected a Vision Transformer of a known class (`vitreg.list_towers()`), "
-        f"found none in {type(model).__name__}. {hint}"
-    )

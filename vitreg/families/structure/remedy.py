@@ -1,0 +1,54 @@
+"""What an error says of a model without a tower: why, and the lines that register one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from vitreg.families.structure.chains import find_attention, find_chains
+from vitreg.families.structure.trial import CannotTry, Refused
+
+
+def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
+    """Return the message for a model in which no tower was found; `reasons` say why blocks belong to none."""
+    known = {block: why for block, why in reasons.items() if not isinstance(why, CannotTry)}
+    if known:
+        found = "; ".join(dict.fromkeys(map(str, known.values())))
+        return (
+            "Expected a Vision Transformer whose blocks see the picture's patches row by row, behind the "
+            f"prefix tokens, found a {type(model).__name__}: {found}. A source would see other tokens than "
+            "the model. Use the model without what changes its tokens, such as masking."
+        )
+    why = f" ({'; '.join(dict.fromkeys(map(str, reasons.values())))})" if reasons else ""
+    return (
+        "Expected a Vision Transformer: a known class (`vitreg.list_towers()`), or a patch embedding, tokens "
+        f"and blocks with attention; found none in {type(model).__name__}{why}. If it is one, these lines "
+        f"are enough where its attention can be read as it is:\n{tower_remedy(model)}"
+    )
+
+
+def tower_remedy(model: nn.Module) -> str:
+    """Return nine lines that register `model`'s class as a tower, with the names that were found in it."""
+    chains = find_chains(model)
+    blocks, attention = "model.blocks", "block.attn"
+    if chains and not chains[-1][0].parts:
+        first = chains[-1][0].name
+        blocks = f"model.{first.rpartition('.')[0]}"
+        inner = find_attention(model.get_submodule(first), first)[0]
+        attention = f"block{inner[len(first) :]}"
+    stem = next((name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)), "patch_embed")
+    convolution = dict(model.named_modules()).get(stem)
+    patch = getattr(convolution, "stride", (16, 16))
+    width = getattr(convolution, "out_channels", 768)
+    return (
+        f"  @vitreg.register_tower({type(model).__name__})\n"
+        "  def tower(model):\n"
+        "      return vitreg.TowerParts(\n"
+        f"          stem=model.{stem},  # the first submodule to run; it receives the pictures\n"
+        f"          blocks=[vitreg.BlockParts(block, {attention}) for block in {blocks}],\n"
+        "          heads=(),  # names of the classifiers that its forward calls\n"
+        "          num_prefix_tokens=1, has_class_token=True,\n"
+        f"          grid=None, patch_size={tuple(patch)}, width={width},\n"
+        "      )"
+    )
