@@ -36,6 +36,9 @@ Reduction: TypeAlias = Literal["mean", "sum_layers", "sum"]
 Lam: TypeAlias = "float | Callable[[int], float]"
 """A weight: a number, or a function of the step (the number of penalties taken so far)."""
 
+NewHead: TypeAlias = "str | Sequence[str]"
+"""Names of the modules or parameters that are new and not pre-trained; empty where everything is."""
+
 ViewNumbers: TypeAlias = "Tensor | Sequence[int]"
 """The numbers of the views that a batch of pictures holds, one a picture, see `vitreg.CachedSource`."""
 

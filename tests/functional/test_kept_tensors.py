@@ -1,3 +1,5 @@
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -5,6 +7,15 @@ from torch.utils.checkpoint import checkpoint
 from laws import draw, refuses
 from vitreg import StateError
 from vitreg.functional.kept_tensors import kept_by_itself
+
+
+def around() -> AbstractContextManager[object]:
+    """Return a context like that of a checkpoint, which keeps nothing."""
+
+    def lost(_: object) -> torch.Tensor:
+        raise AssertionError("a checkpoint's tensor was asked for")
+
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lost)
 
 
 def test_within_a_checkpoint_that_runs_again_without_it() -> None:
@@ -30,7 +41,7 @@ def test_within_a_checkpoint_that_runs_again_without_it() -> None:
 def test_a_tensor_that_is_changed_afterwards_is_refused() -> None:
     x = draw(0, 3, 4).requires_grad_()
     hidden = x * 2
-    with kept_by_itself():
+    with around(), kept_by_itself():
         value = hidden.square().sum()
     with torch.no_grad():
         hidden.mul_(2)
@@ -40,7 +51,7 @@ def test_a_tensor_that_is_changed_afterwards_is_refused() -> None:
 
 def test_second_derivatives() -> None:
     x = draw(0, 5).requires_grad_()
-    with kept_by_itself():
+    with around(), kept_by_itself():
         value = x.pow(3).sum()
     (first,) = torch.autograd.grad(value, x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
@@ -61,3 +72,12 @@ def test_in_a_compiled_function() -> None:
     x = draw(0, 4).requires_grad_()
     torch.compile(function, backend="eager", fullgraph=True)(x).backward()
     torch.testing.assert_close(x.grad, 2 * x.detach())
+
+
+def test_in_a_transform_of_torch_func() -> None:
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with kept_by_itself():
+            return x.pow(3).sum()
+
+    x = draw(0, 4)
+    torch.testing.assert_close(torch.func.grad(function)(x), 3 * x.square())

@@ -1,12 +1,16 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 import vitreg
 from laws import draw, refuses, unchanged
-from vitreg import L2SP, ArgumentError, MismatchError, StateError
+from vitreg import L2SP, ArgumentError, MismatchError, StateError, UnsupportedModelError
 
 seeds = st.integers(0, 99)
 shapes = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple), max_size=3)
@@ -130,7 +134,74 @@ def test_a_source_of_other_shapes(vit: object) -> None:
         vitreg.attach(source, model, target="l2sp")
 
 
-def test_nothing_trained(vit: object) -> None:
-    model = vit().requires_grad_(False)
-    with unchanged(model), refuses(StateError, "'l2sp'", "no parameter that is trained", "Unfreeze"):
-        vitreg.attach(model, target="l2sp")
+def test_it_joins_when_the_model_does(vit: object, perturb: object) -> None:
+    model = vit().train().requires_grad_(False)
+    with vitreg.attach(model, target=L2SP(lam=1.0, head=0.5)) as attachment:
+        perturb(model)
+        start = dict(attachment.source.tower.module.named_parameters())
+        value = attachment.penalty()
+        assert (value.item(), value.requires_grad) == (0, False)
+        model.head.requires_grad_(True)
+        assert attachment.penalty().item() == pytest.approx(
+            literal(model, start, 0.5, biases=False), rel=1e-4
+        )
+        model.requires_grad_(True)
+        value = attachment.penalty()
+        assert value.item() == pytest.approx(literal(model, start, 0.5, biases=False), rel=1e-4)
+        value.backward()
+
+
+class WithPenalty(nn.Module):
+    """Loss and penalty in one forward, as functional_call needs them."""
+
+    def __init__(self, model: nn.Module, attachment: vitreg.Attachment) -> None:
+        super().__init__()
+        self.model, self.attachment = model, attachment
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 0 * self.model(images).sum() + self.attachment.penalty()
+
+
+@pytest.mark.parametrize("targets", [["l2sp"], ["attn_logits", "l2sp"]])
+def test_under_functional_call(targets: list[str], vit: object, images: Tensor) -> None:
+    model = vit().train()
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with unchanged(model), vitreg.attach(model, target=targets) as attachment:
+        fast = {name: (p + 0.1).detach().requires_grad_() for name, p in model.named_parameters()}
+        torch.func.functional_call(model, fast, (images,))
+        with refuses(StateError, "'cls_token' was another tensor", "functional_call", "inside the call"):
+            attachment.penalty()
+        model(images)
+        attachment.penalty()
+        inside = {f"model.{name}": p for name, p in fast.items()}
+        torch.func.functional_call(WithPenalty(model, attachment), inside, (images,)).backward()
+        body = [name for name, p in fast.items() if p.dim() > 1 and not name.startswith("head.")]
+        expected = half_square([fast[n] for n in body], [start[n] for n in body])
+        expected += 0.1 * half_square([fast["head.weight"]])
+        assert attachment.terms["l2sp"].item() == pytest.approx(expected, rel=1e-4)
+        assert model.head.weight.grad is None
+        if targets == ["l2sp"]:
+            weight = fast["head.weight"]
+            torch.testing.assert_close(weight.grad, 0.1 * 0.1 * weight.detach())
+
+
+@pytest.mark.parametrize("wrapped", ["model", "source", "both"])
+def test_of_wrapped_blocks(wrapped: str, vit: object, perturb: object) -> None:
+    source = vit()
+    model = copy.deepcopy(source).train()
+    perturb(model)
+    expected = literal(model, dict(source.named_parameters()), 0.1, biases=False)
+    for part in {"model": [model], "source": [source], "both": [model, source]}[wrapped]:
+        apply_activation_checkpointing(part, check_fn=lambda module: isinstance(module, Block))
+    with vitreg.attach(model, source, target="l2sp") as attachment:
+        attachment.penalty()
+        assert attachment.terms["l2sp"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("mark", ["_is_flat_param", "_fsdp_flattened"])
+def test_shards_of_fsdp1_are_refused(mark: str, vit: object) -> None:
+    model = vit().train()
+    with vitreg.attach(model, target="l2sp") as attachment:
+        setattr(model.head.weight, mark, True)
+        with refuses(UnsupportedModelError, "whole, found sharded ones (FSDP1)", "Use DDP"):
+            attachment.penalty()

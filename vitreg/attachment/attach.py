@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from vitreg.attachment.alignment import may_differ
 from vitreg.attachment.paired_readings import Readings
+from vitreg.attachment.parameter_values import ParameterValues
 from vitreg.attachment.targets import Target, resolve_target
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.layers import ranges
-from vitreg.parameters.start import pair_weights
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
 from vitreg.sources.frozen import FrozenSource, Source, check_source, make_source
-from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Reduction, Tower, ViewNumbers
+from vitreg.types import Align, Heads, Lam, LayerMap, Layers, NewHead, Query, Reduction, Tower, ViewNumbers
 
 _attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 """The names of the penalties that are attached to each tower now."""
@@ -37,6 +37,7 @@ def attach(
     align: Align | None = None,
     heads: Heads | None = None,
     every: int = 1,
+    new_head: NewHead | None = None,
 ) -> Attachment:
     """Attach penalties to a Vision Transformer and return the attachment.
 
@@ -61,6 +62,10 @@ def attach(
         heads: "mean" for a source with another number of attention heads.
         every: take the penalty at every k-th call of `penalty()` only, k times as strong, so that its sum
             over the steps is the same on average; the other calls return zero and cost nothing.
+        new_head: for penalties on parameters such as L2-SP, the names of the modules or parameters inside
+            `model` that are new, `()` for none. By default the classifier of the Vision Transformer and what
+            stands outside of it, other than what is known to come pre-trained: the rest of a CLIP model, and
+            other models of timm, torchvision or transformers.
 
     Raises:
         ArgumentError: an argument of a wrong type or value, an unknown name, a compiled model, or a penalty
@@ -86,7 +91,12 @@ def attach(
     check_source(source)
     needs_source = any(penalty.needs_source for penalty in penalties.values())
     kept = make_source(source, model, tower, may_differ(penalties.values())) if needs_source else None
-    return Attachment(model, tower, kept, penalties, lam, every)
+    if new_head is not None and not any(isinstance(p, ParameterPenalty) for p in penalties.values()):
+        raise ArgumentError(
+            f"new_head is for penalties on parameters such as L2SP, found {', '.join(penalties)}. "
+            "Leave it out."
+        )
+    return Attachment(model, tower, kept, penalties, lam, every, new_head)
 
 
 class Attachment:
@@ -108,23 +118,26 @@ class Attachment:
         penalties: dict[str, Penalty],
         lam: Lam,
         every: int,
+        new_head: NewHead | None = None,
     ) -> None:
         self.source = source
         self.penalties = penalties
         self._lam = lam
         self._every = every
-        self._model = model
         self._tower = tower
         self._terms: dict[str, Tensor] = {}
-        self._on_parameters = {n: p for n, p in penalties.items() if isinstance(p, ParameterPenalty)}
-        self._parameter_values()  # a source of other shapes is an error now, not at the first step
+        on_parameters = {n: p for n, p in penalties.items() if isinstance(p, ParameterPenalty)}
+        self._parameters = ParameterValues(model, tower, source, on_parameters, new_head)
         on_readings = {n: p for n, p in penalties.items() if isinstance(p, ReadingPenalty)}
         self._readings = Readings(tower, source, on_readings)
+        self._parameters.watch_passes()
         self.step = 0
         names = _attached.setdefault(tower.module, set())
         names |= set(penalties)
         self._is_attached = True  # apart from the finalizer, which torch.compile cannot look into
-        self._finalizer = weakref.finalize(self, _detach, self._readings, names, set(penalties))
+        self._finalizer = weakref.finalize(
+            self, _detach, (self._readings, self._parameters), names, set(penalties)
+        )
 
     @property
     def step(self) -> int:
@@ -159,7 +172,7 @@ class Attachment:
         if self.step % self._every:
             self.step += 1
             return torch.zeros((), device=next(self._tower.module.parameters()).device)
-        values = {**self._readings.values(views), **self._parameter_values()}
+        values = {**self._readings.values(views), **self._parameters.values()}
         total = torch.zeros((), device=next(iter(values.values())).device)
         scale = self._every * lam_at(self._lam, step)
         for name, penalty in self.penalties.items():
@@ -213,23 +226,6 @@ class Attachment:
             lines.append(f"  source: {kind} {type(self.source.tower.module).__name__} on {weight.device}")
         return "\n".join(lines)
 
-    def _parameter_values(self) -> dict[str, Tensor]:
-        """Return the value of each penalty on parameters."""
-        values = {}
-        for name, penalty in self._on_parameters.items():
-            assert self.source is not None
-            if not isinstance(self.source, FrozenSource):
-                raise ArgumentError(
-                    f"{name!r} compares parameters with the source's, but with source='base' both are the "
-                    "same. Pass source=None for a frozen copy."
-                )
-            self.source.follow(self._tower.module)
-            weights = pair_weights(self._model, self._tower, self.source.tower, penalty.selects)
-            if not weights.parameters and not weights.head:
-                raise StateError(f"{name!r} finds no parameter that is trained. Unfreeze some, or remove it.")
-            values[name] = penalty.value(*weights)
-        return values
-
 
 def _in_short(penalty: Penalty) -> str:
     """Return the penalty with its weight and those options that are not the default."""
@@ -241,7 +237,8 @@ def _in_short(penalty: Penalty) -> str:
     return f"{type(penalty).__name__}({', '.join(given)})"
 
 
-def _detach(readings: Readings, names: set[str], ours: set[str]) -> None:
+def _detach(hooked: tuple[Readings, ParameterValues], names: set[str], ours: set[str]) -> None:
     """Take the hooks off and give the names back."""
-    readings.remove()
+    for part in hooked:
+        part.remove()
     names -= ours

@@ -20,6 +20,8 @@ def kept_by_itself() -> AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return nullcontext()
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:  # no checkpoint surrounds it
+        return nullcontext()  # torch.func's transforms allow no hooks
     return torch.autograd.graph.saved_tensors_hooks(_kept, _as_it_was)
 
 

@@ -9,13 +9,14 @@ from torch import nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.families import find_tower
-from vitreg.parameters.start import head_parameters
+from vitreg.parameters.heads import head_parameters
+from vitreg.types import NewHead
 
 Part = Literal["attention", "ffn", "head"]
 """The part of a model that `freeze` leaves trainable."""
 
 
-def freeze(model: nn.Module, train: Part) -> Freeze:
+def freeze(model: nn.Module, train: Part, *, new_head: NewHead | None = None) -> Freeze:
     """Freeze all of `model` but one part, and return what undoes it.
 
     - "attention": the attention modules, the position embedding and the task head are trained.
@@ -25,11 +26,14 @@ def freeze(model: nn.Module, train: Part) -> Freeze:
     Use the result as a context manager, or call its `restore()`.
 
     Args:
-        model: a Vision Transformer or any module with one inside; parameters outside of it are its head.
+        model: a Vision Transformer or any module with one inside.
         train: which part.
+        new_head: names of the modules or parameters inside `model` that are the head. By default the
+            classifier of the Vision Transformer and what stands outside of it, other than what is known to
+            come pre-trained: the rest of a CLIP model, other models of timm, torchvision or transformers.
 
     Raises:
-        ArgumentError: `train` is unknown, or nothing would be trained.
+        ArgumentError: `train` or `new_head` is unknown, or nothing would be trained.
         UnsupportedModelError: a block has no attention or feed-forward network that vitreg knows.
 
     Source: Touvron et al. 2022 (ECCV), "Three things everyone should know about Vision Transformers",
@@ -40,7 +44,7 @@ def freeze(model: nn.Module, train: Part) -> Freeze:
     if train not in get_args(Part):
         raise ArgumentError(f"train must be one of {get_args(Part)}, got {train!r}.")
     tower = find_tower(model)
-    trained = {id(p) for p in head_parameters(model, tower)}
+    trained = {id(p) for p in head_parameters(model, tower, new_head)}
     if train != "head":
         for block in tower.blocks:
             part = block.attention if train == "attention" else block.ffn
@@ -54,7 +58,8 @@ def freeze(model: nn.Module, train: Part) -> Freeze:
     if not trained:
         raise ArgumentError(
             f"freeze(train={train!r}) would leave nothing to train: {type(model).__name__} has no task head. "
-            "Put the model into a module with a head, or create it with num_classes."
+            "Put the model into a module with a head, create it with num_classes, or name the head: "
+            "new_head='classifier'."
         )
     return Freeze(model, trained)
 

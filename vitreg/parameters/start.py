@@ -1,4 +1,4 @@
-"""Which parameters of a model started where, and which are a new head."""
+"""Which parameters of a model started where."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from vitreg.errors import MismatchError, UnsupportedModelError
-from vitreg.types import Tower
+from vitreg.names import plain_name
+from vitreg.parameters.heads import head_parameters
+from vitreg.types import NewHead, Tower
 
 
 class Weights(NamedTuple):
@@ -19,40 +21,31 @@ class Weights(NamedTuple):
     head: list[Tensor]
 
 
-def head_parameters(model: nn.Module, tower: Tower) -> list[nn.Parameter]:
-    """Return the parameters of the task head: outside the pre-trained model, or its own classifier.
-
-    A Vision Transformer's classifier belongs to the new task even where the source has one of the same
-    shape. What stands beside the tower in a pre-trained composite, such as CLIP's text tower, is no head.
-    """
-    pretrained = {id(p) for p in tower.home.parameters()}
-    if tower.home is tower.module:
-        heads = [tower.module.get_submodule(name) for name in tower.heads]  # by name: a head may be reset
-        pretrained -= {id(p) for head in heads for p in head.parameters()}
-    return [p for p in model.parameters() if id(p) not in pretrained]
-
-
 def pair_weights(
-    model: nn.Module, tower: Tower, source: Tower, selects: Callable[[str, Tensor], bool]
+    model: nn.Module,
+    tower: Tower,
+    source: Tower,
+    selects: Callable[[str, Tensor], bool],
+    new_head: NewHead | None = None,
 ) -> Weights:
     """Return the trained parameters that `selects(name, parameter)` accepts, with their start.
+
+    Names are those without what wraps a module, on both sides. See `head_parameters` for `new_head`.
 
     Raises:
         UnsupportedModelError: the parameters are sharded.
         MismatchError: a parameter of the tower is missing in the source or has another shape there.
     """
-    head = head_parameters(model, tower)
+    for parameter in model.parameters():
+        _refuse_sharded(parameter)
+    head = head_parameters(model, tower, new_head)
     is_head = {id(p) for p in head}
-    started = dict(source.module.named_parameters())
+    started = {plain_name(name): p for name, p in source.module.named_parameters()}
     weights = Weights([], [], [p for p in head if p.requires_grad and selects("head", p)])
     for name, parameter in tower.module.named_parameters():
+        name = plain_name(name)
         if id(parameter) in is_head or not parameter.requires_grad or not selects(name, parameter):
             continue
-        if hasattr(parameter, "placements"):
-            raise UnsupportedModelError(
-                "A penalty on parameters needs them whole, found sharded ones (FSDP2). Use DDP, or a "
-                "penalty on readings such as GTA."
-            )
         start = started.get(name)
         if start is None or start.shape != parameter.shape:
             found = "none" if start is None else f"one of shape {list(start.shape)}"
@@ -63,3 +56,13 @@ def pair_weights(
         weights.parameters.append(parameter)
         weights.start.append(start)
     return weights
+
+
+def _refuse_sharded(parameter: Tensor) -> None:
+    """Raise `UnsupportedModelError` if a parameter is a shard of FSDP1's or FSDP2's."""
+    flat = getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False)
+    if flat or hasattr(parameter, "placements"):
+        raise UnsupportedModelError(
+            f"A penalty on parameters needs them whole, found sharded ones ({'FSDP1' if flat else 'FSDP2'}). "
+            "Use DDP, or a penalty on readings such as GTA."
+        )

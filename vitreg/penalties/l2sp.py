@@ -24,9 +24,11 @@ class L2SP(ParameterPenalty):
     $\beta$ = `head * lam`. Only parameters that are trained take part. Switch the optimiser's own weight
     decay off, as the authors do.
 
-    Pulled to the start are the weights of the Vision Transformer. Its classifier, and modules that stand
-    beside it in a module of yours, count as the new head; what stands beside it in a CLIP model (text tower,
-    projection) is neither.
+    Pulled to the start are the weights of the Vision Transformer. The new head is its classifier and what
+    stands beside it in a module of yours. What is known to come pre-trained is neither: the rest of a CLIP
+    model, what transformers puts beside a vision tower (except for a classifier), other models of timm,
+    torchvision or transformers. Where that is not so, name the head: `attach(..., new_head="classifier")`,
+    or `new_head=()` where there is none. While all is frozen, the penalty is zero.
 
     Attributes:
         lam: the weight $\alpha$; the authors use 0.1.
