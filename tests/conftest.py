@@ -15,6 +15,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread ea
     torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="run the slow tests, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the slow tests unless they are asked for, or one is named."""
+    if config.getoption("--runslow") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> Iterator[None]:
     """Draw every test's weights and images from the same state."""
