@@ -7,15 +7,14 @@ from collections.abc import Callable
 from _macros.costs import MAIN, method_costs, plain_conditions, reports, step_cost
 from _macros.differences import all_differences, method_differences
 from _macros.docstrings import method_formula, method_sentence, method_source
-from _macros.few_reads import new_views_top1
 from _macros.methods import CARDS, card
-from _macros.our_results import method_results, our_figure, our_gains
-from _macros.paper_values import (
+from _macros.paper import (
     method_in_the_paper,
     paper_gain,
     paper_gains_by_domain,
     paper_gains_by_share,
 )
+from _macros.results import method_results, our_figure, our_gains
 from vitreg.extractors import extractors
 from vitreg.penalties.base import ParameterPenalty, Penalty, ReadingPenalty
 
@@ -109,7 +108,6 @@ MACROS: tuple[Callable[..., str], ...] = (
     method_source,
     methods_costs_table,
     methods_table,
-    new_views_top1,
     our_figure,
     our_gains,
     paper_gain,

@@ -14,28 +14,6 @@ from _macros.methods import CARDS, ROOT, card
 FOLDERS = ("vitreg", "recipes", "benchmarks")
 MARK = "NOTE[DIFF]:"
 
-METHODS_OF_FILE: dict[str, tuple[str, ...]] = {
-    "vitreg/augment/transmix.py": ("transmix",),
-    "vitreg/extractors/attn_logits.py": ("gta",),
-    "vitreg/parameters/freeze.py": ("freeze",),
-    "vitreg/functional/squared_distance.py": ("gta", "feature-guide"),
-    "vitreg/penalties/l2sp.py": ("l2sp",),
-    "vitreg/train/training/hyperparameters.py": ("transmix",),
-    "vitreg/train/training/methods.py": ("l2sp",),
-    "benchmarks/rivals.py": ("l2sp",),
-    # The experiments, whatever the method:
-    "vitreg/train/training/attention_metrics.py": (),
-    "vitreg/train/data/official/aircraft.py": (),
-    "vitreg/train/data/official/cub.py": (),
-    "recipes/engine/data/scenes.py": (),
-    "recipes/engine/results/segmentation/jaccard.py": (),
-    "recipes/engine/demo/self_supervised.py": (),
-    "recipes/engine/scripts/presets.py": (),
-    "vitreg/train/training/loop.py": (),
-    "vitreg/train/data/transforms.py": (),
-}
-"""On which cards the differences of a file are shown."""
-
 
 class Difference(NamedTuple):
     """A departure: the file, the function, class or constant that it is in or above, and what it says."""
@@ -47,10 +25,9 @@ class Difference(NamedTuple):
 
 def method_differences(name: str) -> str:
     """Return the differences that concern a method, as a list."""
-    title = card(name).title
-    found = [d for d in collected() if name in METHODS_OF_FILE[d.file]]
+    found = [d for d in collected() if d.file in card(name).files]
     if not found:
-        return f"None: no `NOTE[DIFF]` in the code concerns {title}."
+        return f"None: no `NOTE[DIFF]` in the code concerns {card(name).title}."
     return "\n".join(f"- {_reference(d)}: {_as_markdown(d.text)}" for d in found)
 
 
@@ -58,7 +35,7 @@ def all_differences() -> str:
     """Return every difference, by file, with the cards that show it."""
     lines: list[str] = []
     for file in dict.fromkeys(d.file for d in collected()):
-        shown = ", ".join(f"[{card(name).title}]({name}.md)" for name in METHODS_OF_FILE[file])
+        shown = ", ".join(f"[{of.title}]({name}.md)" for name, of in CARDS.items() if file in of.files)
         lines += ["", f"`{file}`{f' ({shown})' if shown else ''}", ""]
         lines += [f"- `{d.where}`: {_as_markdown(d.text)}" for d in collected() if d.file == file]
     return "\n".join(lines).strip()
@@ -66,28 +43,14 @@ def all_differences() -> str:
 
 @cache
 def collected() -> tuple[Difference, ...]:
-    """Return all differences, by file and line.
-
-    Raises:
-        ValueError: a file with one is in no list of `METHODS_OF_FILE`, or a file there has none, or a method
-            there has no card.
-    """
-    found: list[Difference] = []
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            text = path.read_text(encoding="utf-8")
-            found += differences_in(text, path.relative_to(ROOT).as_posix()) if "NOTE[DIFF]" in text else []
-    files = {difference.file for difference in found}
-    if files != METHODS_OF_FILE.keys():
-        raise ValueError(
-            "METHODS_OF_FILE in docs/_macros/differences.py says which method a file's NOTE[DIFF] concern; "
-            f"without a line there: {sorted(files - METHODS_OF_FILE.keys())}, with one and without a "
-            f"NOTE[DIFF]: {sorted(METHODS_OF_FILE.keys() - files)}."
-        )
-    unknown = {name for names in METHODS_OF_FILE.values() for name in names} - CARDS.keys()
-    if unknown:
-        raise ValueError(f"METHODS_OF_FILE names methods without a card: {sorted(unknown)}.")
-    return tuple(found)
+    """Return all differences, by file and line."""
+    return tuple(
+        difference
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if MARK in (text := path.read_text(encoding="utf-8"))
+        for difference in differences_in(text, path.relative_to(ROOT).as_posix())
+    )
 
 
 def differences_in(text: str, file: str) -> list[Difference]:
@@ -113,23 +76,12 @@ def differences_in(text: str, file: str) -> list[Difference]:
 
 def _where(tree: ast.Module, row: int) -> str:
     """Return the dotted name of what encloses a line; outside of all, of what the line is in or above."""
-    names: list[str] = []
-    body: list[ast.stmt] = tree.body
-    while True:
-        around = [
-            node
-            for node in body
-            if isinstance(node, ast.ClassDef | ast.FunctionDef)
-            and node.lineno <= row <= (node.end_lineno or 0)
-        ]
-        if not around:
-            break
-        names.append(around[0].name)
-        body = around[0].body
-    if names:
-        return ".".join(names)
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    around = [n for n in ast.walk(tree) if isinstance(n, kinds) and n.lineno <= row <= (n.end_lineno or 0)]
+    if around:
+        return ".".join(node.name for node in around)  # outer ones come first in a walk
     below = next(node for node in tree.body if (node.end_lineno or 0) >= row)
-    if isinstance(below, ast.ClassDef | ast.FunctionDef):
+    if isinstance(below, kinds):
         return below.name
     targets = below.targets if isinstance(below, ast.Assign) else [getattr(below, "target", None)]
     return next((target.id for target in targets if isinstance(target, ast.Name)), "the file")

@@ -36,6 +36,7 @@ class Card(NamedTuple):
         paper: the paper's table that has these rows, a file of recipes/paper.
         steps: what its steps are called in benchmarks/results.
         reads: the extractor that it reads, where it is no penalty that says so itself.
+        files: the files whose departures from the paper (`NOTE[DIFF]`) concern it.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Card(NamedTuple):
     steps: tuple[str, ...] = ()
     reads: str = ""
     beside: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 CARDS = {
@@ -56,6 +58,10 @@ CARDS = {
         rows=("GTA",),
         paper="table2",
         steps=("GTA", "GTA, remembered source", "GTA, every 4th step", "GTA, source in bfloat16"),
+        files=(
+            "vitreg/extractors/attn_logits.py",
+            "vitreg/functional/squared_distance.py",
+        ),
     ),
     "feature-guide": Card(
         "Feature guide",
@@ -70,6 +76,7 @@ CARDS = {
             "feature guide",
             "block-output guide, middle block",
         ),
+        files=("vitreg/functional/squared_distance.py",),
     ),
     "l2sp": Card(
         "L2-SP",
@@ -78,6 +85,11 @@ CARDS = {
         rows=("L2-SP",),
         paper="table2",
         steps=("L2-SP",),
+        files=(
+            "vitreg/penalties/l2sp.py",
+            "vitreg/train/training/methods.py",
+            "benchmarks/rivals.py",
+        ),
     ),
     "bss": Card(
         "BSS",
@@ -96,6 +108,10 @@ CARDS = {
         paper="table5",
         steps=("CutMix", "TransMix"),
         reads="attn_probs",
+        files=(
+            "vitreg/augment/transmix.py",
+            "vitreg/train/training/hyperparameters.py",
+        ),
     ),
     "freeze": Card(
         "Freeze",
@@ -103,6 +119,7 @@ CARDS = {
         "train.md#vitreg.parameters.freeze.freeze",
         rows=("attention-only", "ffn-only"),
         paper="table2",
+        files=("vitreg/parameters/freeze.py",),
     ),
 }
 """The cards by the name of their page, in the order of the site."""

@@ -1,0 +1,118 @@
+"""Our own figures, from the tables that the recipes wrote: `docs/results/NAME/` is a recipe's own output."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from functools import cache
+
+from _macros.methods import ROOT, card
+
+BASELINE = "fine-tune"
+RESULTS = ROOT / "docs" / "results"
+TABLES = {
+    "cub10": "[birds](../results.md#birds-cub10)",
+    "grocery60": "[groceries](../results.md#groceries-grocery60)",
+    "pets3": "[pets](../results.md#pets-pets3)",
+    "table3-demo": "[drawn world, Table 3](../results-demo.md#table-3-what-to-guide)",
+    "table2-demo": "[drawn world, Table 2](../results-demo.md#table-2-rivals)",
+    "table5-demo": "[drawn world, Table 5](../results-demo.md#table-5-transmix)",
+    "table6-demo": "[drawn world, Table 6](../results-demo.md#tables-6-and-a-other-sources)",
+    "table_a-demo": "[drawn world, Table A](../results-demo.md#tables-6-and-a-other-sources)",
+}
+"""The tables whose rows the cards show, and what they are of."""
+
+Row = Mapping[str, str]
+
+
+def method_results(name: str) -> str:
+    """Return a method's rows of our tables, each beside plain fine-tuning with the same pictures.
+
+    The cards show a run once that several tables share.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    for table, of in TABLES.items():
+        rows = rows_of(table)
+        its_own = {row["method"] for row in rows} & set(card(name).rows)
+        for row in rows:
+            if row["method"] in (its_own.union(card(name).beside) if its_own else ()):
+                source = f", source {row['source']}" if row["source"] else ""
+                found.setdefault((row["data"], *_cells(rows, row)), of + source)
+    if not found:
+        return "It was not measured."
+    head = ["pictures", "trained on", "method", "λ", "seeds", "fine-tune", "top-1", "gain", "on object"]
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|--:|--:|--:|--:|--:|---|"]
+    lines += [f"| {' | '.join([of, *cells])} |" for (_, *cells), of in found.items()]
+    note = (
+        "Top-1 in percent, mean ± standard deviation over the seeds. *On object* is the share of the class "
+        "token's attention on the object, in percent, after plain fine-tuning → after this method. The sets "
+        "are small, the model is small and the training is short: the linked pages say more."
+    )
+    only_drawn = (
+        [] if any(data != "demo" for data, *_ in found) else ["", "It was not measured on photographs."]
+    )
+    return "\n".join([*lines, "", note, *only_drawn])
+
+
+def our_gains(*methods: str, tables: Sequence[str] = ("cub10", "grocery60", "pets3", "table3-demo")) -> str:
+    """Return the gains of some methods on each of our sets of pictures, one column a method."""
+    lines = [f"| pictures | trained on | λ | {' | '.join(methods)} |"]
+    lines.append(f"|---|---|--:|{'--:|' * len(methods)}")
+    for table in tables:
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        for row in rows_of(table):
+            if row["method"] in methods:
+                cell = row["share"], _text(row, "λ")
+                found.setdefault(cell, {})[row["method"]] = _text(row, "gain")
+        of = TABLES[table].replace("../", "")
+        lines += [
+            f"| {of} | {share} | {lam} | {' | '.join(gains.get(method, '') for method in methods)} |"
+            for (share, lam), gains in found.items()
+        ]
+    return "\n".join(lines)
+
+
+def our_figure(
+    table: str, method: str, share: str, *, column: str = "gain", lam: str = "", source: str = ""
+) -> str:
+    """Return a cell of one of our tables, the gain unless another column is asked for.
+
+    Raises:
+        KeyError: There is not exactly one such row.
+    """
+    wanted = {"method": method, "share": share, "source": source}
+    rows = [row for row in rows_of(table) if all(row[key] == value for key, value in wanted.items() if value)]
+    rows = [row for row in rows if not lam or _text(row, "λ") == lam]
+    if len(rows) != 1:
+        raise KeyError(f"expected one row with {wanted}, λ {lam} in docs/results/{table}, found {len(rows)}")
+    return _text(rows[0], column)
+
+
+@cache
+def rows_of(table: str) -> Sequence[Row]:
+    """Return the rows of the table that a recipe wrote into docs/results/TABLE."""
+    (path,) = (p for p in (RESULTS / table).glob("*.csv") if p.stem not in ("runs", "course"))
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _cells(rows: Sequence[Row], row: Row) -> list[str]:
+    """Return a row as the cards show it, with plain fine-tuning on the same pictures from the same source."""
+    same = ("data", "source", "share", "block")
+    (plain,) = (
+        other for other in rows if other["method"] == BASELINE and all(other[key] == row[key] for key in same)
+    )
+    looks = [_text(one, "on object") for one in (plain, row)] if row["object_share"] else []
+    cells = [row["share"], row["method"], _text(row, "λ"), row["num_seeds"], _text(plain, "top-1")]
+    cells += [_text(row, "top-1"), _text(row, "gain"), " → ".join(looks)]
+    return [cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells]
+
+
+def _text(row: Row, column: str) -> str:
+    """Return a cell as the pages write it: rounded, with its deviation, a gain with its sign."""
+    if column == "λ":
+        return f"{float(row['lam']):g}" if row["lam"] else ""
+    if column == "gain":
+        return f"{round(float(row['gain']), 1) + 0.0:+.1f}".replace("-", "−")  # no negative zero
+    mean, std = {"top-1": ("top1", "std"), "on object": ("object_share", "object_share_std")}[column]
+    return f"{float(row[mean]):.1f}" + (f" ± {float(row[std]):.1f}" if row[std] else "")
