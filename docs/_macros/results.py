@@ -91,7 +91,7 @@ def our_figure(
 @cache
 def rows_of(table: str) -> Sequence[Row]:
     """Return the rows of the table that a recipe wrote into docs/results/TABLE."""
-    (path,) = (p for p in (RESULTS / table).glob("*.csv") if p.stem not in ("runs", "course"))
+    (path,) = (p for p in (RESULTS / table).glob("*.csv") if "-" not in p.stem)
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -221,6 +221,11 @@ def test_a_table_and_a_second_start(
     assert "0 runs to do, 5 finished before" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/report.json")} == reports
     assert {name: (tmp_path / "out" / f"table3.{name}").read_bytes() for name in tables} == tables
+    out = tmp_path / "out"
+    lines = (out / "table3-runs.csv").read_text().splitlines()
+    assert lines[0].startswith("data,weights,model,size,share,method,lam,seed")
+    assert len(lines) == 1 + len(list(out.glob("*/DONE")))
+    assert "```sh\npython recipes/table3.py --data " in (out / "table3.md").read_text()
 
 
 def test_one_broken_picture_among_two_data_sets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from argparse import Namespace
@@ -15,6 +16,7 @@ from engine.experiment.search import Choice, choices, chosen, only_chosen, said
 from engine.results.paper import read_paper_table
 from engine.results.points import draw as draw_points
 from engine.results.rows import Row, as_csv, as_markdown, as_rich, mixed, notes, rows
+from engine.results.run_lines import runs_csv
 from engine.scripts.options import parser
 from engine.scripts.prepare import prepare
 from vitreg import VitregError
@@ -50,7 +52,7 @@ def run_table(
         with Progress(console) as progress:
             job = prepare(table, options, progress=progress)
             _, reports, found = measured(job, job.design, options, progress)
-        on_main(lambda: _show(console, table.name, job, reports, found, options.select, draw))
+        on_main(lambda: _show(console, table.name, job, reports, found, options.select, draw, argv))
 
     return exit_code(script)
 
@@ -63,6 +65,7 @@ def _show(
     found: Sequence[Choice],
     select: str,
     draw: Drawing,
+    argv: Sequence[str] | None,
 ) -> None:
     """Print the table and write it beside its runs."""
     labels = {start.fingerprint: start.label for start in job.design.starts}
@@ -72,11 +75,31 @@ def _show(
     console.print(as_rich(body))
     for note in below:
         console.print(note, markup=False, highlight=False)
-    write_atomically(job.out / f"{name}.md", as_markdown(body, job.title, below))
+    markdown = as_markdown(body, job.title, [*below, *computed_by(reports)])
+    write_atomically(job.out / f"{name}.md", f"{markdown}\n{command(name, argv)}")
+    write_atomically(job.out / f"{name}-runs.csv", runs_csv(reports))
     write_atomically(job.out / f"{name}.csv", as_csv(body))
     write_atomically(job.out / f"{name}.png", draw(body, reports, job.title))
-    written = f"written: {job.out / name}.md, .csv, .png and a folder for each run"
+    written = f"written: {job.out / name}.md, .csv, .png, -runs.csv and a folder for each run"
     console.print(written, markup=False, soft_wrap=True)
+
+
+def command(name: str, argv: Sequence[str] | None) -> str:
+    """Return the command that made a table, as Markdown."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return f"```sh\n{shlex.join(['python', f'recipes/{name}.py', *arguments])}\n```\n"
+
+
+def computed_by(reports: Sequence[Report]) -> list[str]:
+    """Return with what the runs of a table were computed."""
+    found = {
+        (r.machine["device"], r.machine["threads"], *(r.machine["versions"][n] for n in ("torch", "timm")))
+        for r in reports
+    }
+    return [
+        f"computed on {device}, {threads} thread(s) a run, torch {torch}, timm {timm}."
+        for device, threads, torch, timm in sorted(found)
+    ]
 
 
 def told(job: Job, reports: Sequence[Report], found: Sequence[Choice], select: str) -> list[str]:
