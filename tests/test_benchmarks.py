@@ -147,6 +147,7 @@ def finite(file: Path) -> dict[str, dict[str, object]]:
     return written["rows"]
 
 
+@pytest.mark.slow
 def test_overhead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "overhead.json"
     assert overhead.main([*SMALL, "--batch-size", "2", "--json", str(file)]) == 0
@@ -227,6 +228,7 @@ def test_another_value_is_an_error(
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path: Path) -> None:
     file = tmp_path / "scaling.json"
     points = ["--batch-sizes", "1", "3", "--sizes", "32", "64", "--depths", "1"]

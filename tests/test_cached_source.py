@@ -244,6 +244,7 @@ def test_what_does_not_fit_into_memory_is_an_error(
     penalty(model, vitreg.CachedSource(source, SIZE, limit=1000, path=tmp_path), pictures[:4], range(4))
 
 
+@pytest.mark.slow
 def test_a_compiled_model_has_a_remembered_source(
     pair: tuple[nn.Module, nn.Module], pictures: Tensor
 ) -> None:
@@ -260,6 +261,7 @@ def test_a_compiled_model_has_a_remembered_source(
 # On disk
 
 
+@pytest.mark.slow
 def test_what_is_remembered_outlives_the_process(
     pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
 ) -> None:

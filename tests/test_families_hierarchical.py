@@ -281,6 +281,7 @@ def test_readings_have_the_images_first(name: str) -> None:
                 torch.testing.assert_close(both[1:], alone, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_guidance_starts_at_zero_and_has_gradients(name: str) -> None:
     model = _shaken(name)

@@ -100,6 +100,7 @@ def test_compiled_after_attaching(backend: str) -> None:
             reg.penalty()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("every", [1, 2])
 def test_compiled_together_with_the_penalty(backend: str, every: int) -> None:

@@ -44,6 +44,7 @@ def test_all_scripts_in_the_demo(tmp_path: Path) -> None:
     assert "finished before" in done.stdout.split("table3.py", 1)[1].split("table4.py", 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_on_photographs(
     script: str, indexed: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
