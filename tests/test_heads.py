@@ -145,6 +145,8 @@ def test_by_name(new_head: str | list[str], expected: set[str], perturb: Callabl
     if expected:
         with vitreg.freeze(model, "head", new_head=new_head):
             assert {name for name, p in model.named_parameters() if p.requires_grad} == expected
+    groups = vitreg.param_groups(model, lr=1.0, head_lr=7.0, new_head=new_head)
+    assert names(model, [p for group in groups if group["lr"] == 7.0 for p in group["params"]]) == expected
 
 
 def test_a_head_that_is_reset_keeps_its_name(images: Tensor) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.families import find_tower
-from vitreg.parameters.start import head_parameters
-from vitreg.types import Tower
+from vitreg.parameters.heads import head_parameters
+from vitreg.types import NewHead, Tower
 
 _TABLES = re.compile(
     r"(?<![a-z])(pos_embed|position|rel_pos|relative|cpb_mlp)|(token|tokens|embedding|table|latent|probe)(_?\d+)?$"
@@ -27,6 +27,7 @@ def param_groups(
     *,
     layer_decay: float = 0.75,
     head_lr: float | None = None,
+    new_head: NewHead | None = None,
 ) -> list[dict[str, Any]]:
     r"""Return the model's trained parameters in groups for an optimiser, with a learning rate for each layer.
 
@@ -44,11 +45,12 @@ def param_groups(
         optimizer = torch.optim.AdamW(vitreg.param_groups(model, lr=1e-4, head_lr=1e-3))
 
     Args:
-        model: a Vision Transformer or any module with one inside; parameters outside of it are its head.
+        model: a Vision Transformer or any module with one inside.
         lr: the learning rate of the last layer.
         weight_decay: of matrices.
         layer_decay: γ, above 0 and at most 1; 1 gives every layer the same learning rate.
         head_lr: the learning rate of the task head, by default `lr`; a new head often takes 1 to 10 times it.
+        new_head: names of the modules or parameters that are the task head, see `vitreg.freeze`.
 
     Returns:
         groups with "params", "lr", "weight_decay" and "name" (such as "blocks.3, no decay"), in the order of
@@ -76,7 +78,7 @@ def param_groups(
             f"Expected blocks in {type(tower.module).__name__}, found none, so there are no layers. Use "
             "model.parameters() with one learning rate."
         )
-    layers = _layers(model, tower, blocks)
+    layers = _layers(model, tower, blocks, new_head)
     exempt = _not_decayed(model, tower)
     names = ("stem", *blocks, "norm", "head", "beside")
     rates = [lr * layer_decay**above for above in range(len(blocks) + 1, -1, -1)] + [head_lr, lr]
@@ -112,14 +114,16 @@ def _outermost(tower: Tower) -> dict[str, nn.Module]:
     }
 
 
-def _layers(model: nn.Module, tower: Tower, blocks: Mapping[str, nn.Module]) -> dict[int, int]:
+def _layers(
+    model: nn.Module, tower: Tower, blocks: Mapping[str, nn.Module], new_head: NewHead | None
+) -> dict[int, int]:
     """Return the number of the layer of each parameter, by its identity.
 
     0 is what comes before the blocks, then the blocks from 1, what comes after them, the head, and what
     stands beside the tower. Outside of the blocks a parameter's place is where it is registered: models
     register their parts in the order in which they run.
     """
-    head = {id(p) for p in head_parameters(model, tower)}
+    head = {id(p) for p in head_parameters(model, tower, new_head)}
     last = len(blocks) + 1
     found = {id(p): last + 1 if id(p) in head else last + 2 for p in model.parameters()}
     of_block = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.families import find_tower
 from vitreg.hooks import Hooks
-from vitreg.parameters.start import head_parameters
+from vitreg.parameters.heads import head_parameters
 from vitreg.types import Tap
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
