@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import _nav
 import vitreg
 from _macros import cards, costs, differences, docstrings, paper, results
 from _macros.methods import CARDS, SECTIONS, Card
@@ -43,8 +44,9 @@ def test_every_method_has_a_card() -> None:
 def test_every_card_has_a_page_and_every_page_a_card() -> None:
     pages = {file.stem for file in METHODS.glob("*.md")} - {"index"}
     assert pages == CARDS.keys()
-    shown = re.findall(r"methods/([\w-]+)\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    assert shown == ["index", *CARDS]
+    config = {"nav": [{"Home": "index.md"}, {"Methods": ["methods/index.md"]}]}
+    (shown,) = (section["Methods"] for section in _nav.on_config(config)["nav"] if "Methods" in section)
+    assert shown == ["methods/index.md", *({CARDS[name].title: f"methods/{name}.md"} for name in CARDS)]
 
 
 @by_card

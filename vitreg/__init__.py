@@ -24,16 +24,11 @@ if TYPE_CHECKING:
     from vitreg.parameters.freeze import Freeze, freeze
     from vitreg.parameters.groups import param_groups
     from vitreg.parameters.interpolation import interpolate, interpolation_curve, uniform_soup
-    from vitreg.penalties import (
-        BSS,
-        GTA,
-        L2SP,
-        FeatureGuide,
-        ParameterPenalty,
-        ReadingPenalty,
-        list_penalties,
-        register_penalty,
-    )
+    from vitreg.penalties import ParameterPenalty, ReadingPenalty, list_penalties, register_penalty
+    from vitreg.penalties.bss import BSS
+    from vitreg.penalties.feature_guide import FeatureGuide
+    from vitreg.penalties.gta import GTA
+    from vitreg.penalties.l2sp import L2SP
     from vitreg.sources.adapted import BaseSource
     from vitreg.sources.cached import CachedSource
     from vitreg.sources.frozen import FrozenSource
@@ -106,16 +101,11 @@ _PLACES = {
     "vitreg.parameters.freeze": ("Freeze", "freeze"),
     "vitreg.parameters.groups": ("param_groups",),
     "vitreg.parameters.interpolation": ("interpolate", "interpolation_curve", "uniform_soup"),
-    "vitreg.penalties": (
-        "BSS",
-        "FeatureGuide",
-        "GTA",
-        "L2SP",
-        "ParameterPenalty",
-        "ReadingPenalty",
-        "list_penalties",
-        "register_penalty",
-    ),
+    "vitreg.penalties": ("ParameterPenalty", "ReadingPenalty", "list_penalties", "register_penalty"),
+    "vitreg.penalties.bss": ("BSS",),
+    "vitreg.penalties.feature_guide": ("FeatureGuide",),
+    "vitreg.penalties.gta": ("GTA",),
+    "vitreg.penalties.l2sp": ("L2SP",),
     "vitreg.sources.adapted": ("BaseSource",),
     "vitreg.sources.cached": ("CachedSource",),
     "vitreg.sources.frozen": ("FrozenSource",),

@@ -51,6 +51,11 @@ def method_api(name: str) -> str:
     return f"[`vitreg.{card(name).thing.__name__}`](../api/{card(name).api})"
 
 
+def penalties_api() -> str:
+    """Return the reference of every penalty that vitreg brings, in the order of the cards."""
+    return "\n\n".join(f"::: vitreg.{of.thing.__name__}" for name, of in CARDS.items() if _penalty(name))
+
+
 def methods_table() -> str:
     """Return all methods with what they do."""
     rows = [f"| [{of.title}]({name}.md) | {method_sentence(name)} |" for name, of in CARDS.items()]
@@ -113,6 +118,7 @@ MACROS: tuple[Callable[..., str], ...] = (
     paper_gain,
     paper_gains_by_domain,
     paper_gains_by_share,
+    penalties_api,
     plain_conditions,
     step_cost,
 )

@@ -1,4 +1,4 @@
-"""The methods that have a card: what each is in the code, and what it is called in tables and benchmarks."""
+"""The methods that have a card: what the head of each page in `docs/methods` says of it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 import vitreg
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / "docs" / "methods"
 
 SECTIONS = (
     "Formula",
@@ -50,78 +53,18 @@ class Card(NamedTuple):
     files: tuple[str, ...] = ()
 
 
-CARDS = {
-    "gta": Card(
-        "GTA",
-        vitreg.GTA,
-        "penalties.md#vitreg.GTA",
-        rows=("GTA",),
-        paper="table2",
-        steps=("GTA", "GTA, remembered source", "GTA, every 4th step", "GTA, source in bfloat16"),
-        files=(
-            "vitreg/extractors/attn_logits.py",
-            "vitreg/functional/squared_distance.py",
-        ),
-    ),
-    "feature-guide": Card(
-        "Feature guide",
-        vitreg.FeatureGuide,
-        "penalties.md#vitreg.FeatureGuide",
-        rows=("block-output", "msa-output"),
-        paper="table3",
-        steps=(
-            "block-output guide",
-            "MSA-output guide",
-            "attention guide",
-            "feature guide",
-            "block-output guide, middle block",
-        ),
-        files=("vitreg/functional/squared_distance.py",),
-    ),
-    "l2sp": Card(
-        "L2-SP",
-        vitreg.L2SP,
-        "penalties.md#vitreg.L2SP",
-        rows=("L2-SP",),
-        paper="table2",
-        steps=("L2-SP",),
-        files=(
-            "vitreg/penalties/l2sp.py",
-            "vitreg/train/training/methods.py",
-            "benchmarks/rivals.py",
-        ),
-    ),
-    "bss": Card(
-        "BSS",
-        vitreg.BSS,
-        "penalties.md#vitreg.BSS",
-        rows=("BSS",),
-        paper="table2",
-        steps=("BSS",),
-    ),
-    "transmix": Card(
-        "TransMix",
-        vitreg.TransMix,
-        "train.md#vitreg.TransMix",
-        rows=("fine-tune+TransMix", "GTA+TransMix"),
-        beside=("GTA",),
-        paper="table5",
-        steps=("CutMix", "TransMix"),
-        reads="attn_probs",
-        files=(
-            "vitreg/augment/transmix.py",
-            "vitreg/train/training/hyperparameters.py",
-        ),
-    ),
-    "freeze": Card(
-        "Freeze",
-        vitreg.freeze,
-        "train.md#vitreg.parameters.freeze.freeze",
-        rows=("attention-only", "ffn-only"),
-        paper="table2",
-        files=("vitreg/parameters/freeze.py",),
-    ),
-}
+def _read(page: Path) -> tuple[int, Card]:
+    """Return a page's place in the order, and its card, from the head of the page."""
+    _, head, text = page.read_text(encoding="utf-8").split("---\n", 2)
+    fields = yaml.safe_load(head)["card"]
+    order, thing = fields.pop("order"), getattr(vitreg, fields.pop("thing"))
+    title = next(line for line in text.splitlines() if line.startswith("# ")).removeprefix("# ")
+    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return order, Card(title, thing, **lists)
+
+
+_PAGES = {page.stem: _read(page) for page in PAGES.glob("*.md") if page.stem != "index"}
+CARDS = {name: of for name, (order, of) in sorted(_PAGES.items(), key=lambda one: (one[1][0], one[0]))}
 """The cards by the name of their page, in the order of the site."""
 
 

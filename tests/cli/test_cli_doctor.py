@@ -13,7 +13,7 @@ from vitreg.cli import self_test as tested
 from vitreg.cli.doctor import devices
 from vitreg.cli.self_test import self_test
 from vitreg.cli.versions import DISTRIBUTIONS, versions
-from vitreg.penalties import GTA
+from vitreg.penalties.gta import GTA
 
 CPU = torch.device("cpu")
 

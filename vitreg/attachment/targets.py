@@ -7,7 +7,9 @@ from typing import Any, TypeAlias
 
 from vitreg.errors import ArgumentError
 from vitreg.extractors import extractors
-from vitreg.penalties import GTA, FeatureGuide, Penalty, penalties
+from vitreg.penalties import Penalty, penalties
+from vitreg.penalties.feature_guide import FeatureGuide
+from vitreg.penalties.gta import GTA
 from vitreg.registry import suggest
 
 Target: TypeAlias = "str | Penalty | Sequence[str | Penalty] | Mapping[str, str | Penalty]"

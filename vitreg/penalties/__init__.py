@@ -1,5 +1,8 @@
 """Penalties: what it costs to leave the pre-trained model. Importing this package registers them."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 from vitreg.penalties.base import (
     ParameterPenalty,
     Penalty,
@@ -10,16 +13,8 @@ from vitreg.penalties.base import (
     penalties,
     register_penalty,
 )
-from vitreg.penalties.bss import BSS
-from vitreg.penalties.feature_guide import FeatureGuide
-from vitreg.penalties.gta import GTA
-from vitreg.penalties.l2sp import L2SP
 
 __all__ = [
-    "BSS",
-    "GTA",
-    "L2SP",
-    "FeatureGuide",
     "ParameterPenalty",
     "Penalty",
     "ReadingPenalty",
@@ -29,3 +24,6 @@ __all__ = [
     "penalties",
     "register_penalty",
 ]
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")  # each file registers its own penalty
