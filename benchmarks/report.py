@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ import torch
 
 from side_by_side import Row
 from training import model_name
+from vitreg.files import write_atomically
 
 _LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "vitreg")
 
@@ -77,9 +77,7 @@ def print_report(setting: Mapping[str, object], rows: Mapping[str, Row]) -> None
 def write_json(path: Path, setting: Mapping[str, object], rows: Mapping[str, Row]) -> None:
     """Write the setting and the rows, whole or not at all."""
     text = json.dumps({"setting": setting, "rows": rows}, indent=2, ensure_ascii=False, allow_nan=False)
-    half = path.with_name(path.name + ".part")
-    half.write_text(text + "\n", encoding="utf-8")
-    os.replace(half, path)
+    write_atomically(path, text + "\n")
 
 
 def finish(script: str, options: argparse.Namespace, argv: Sequence[str], rows: Mapping[str, Row]) -> None:

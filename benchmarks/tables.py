@@ -8,11 +8,12 @@ A file in `results` is called as its table, with the device at its end: `loop-cp
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from vitreg.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -180,9 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.argv[1:] if argv is None else argv:
         raise SystemExit("tables.py takes no options")
     for name, text in tables(RESULTS).items():
-        half = TABLES / f"{name}.part"
-        half.write_text(text, encoding="utf-8")
-        os.replace(half, TABLES / name)
+        write_atomically(TABLES / name, text)
         print(TABLES / name)
     return 0
 

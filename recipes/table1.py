@@ -24,7 +24,7 @@ from vitreg.train.basics.distributed import on_main
 from vitreg.train.data.archives import is_archive
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.official import LAYOUTS, layout_of, unpacked
-from vitreg.train.data.official.download import download
+from vitreg.train.data.official.download import download_archives
 from vitreg.train.data.official.voc import VOC, read_voc
 from vitreg.train.folder_task import data_root
 from vitreg.wording import listed
@@ -81,7 +81,7 @@ def look(name: str, place: Path, fetch: bool, say: Callable[[str], None]) -> Cou
     try:
         layout = layout_of(name)
         if fetch and layout is not None and not is_archive(place) and layout.find(place) is None:
-            download(layout, place, say=say)
+            download_archives(layout, place, say=say)
         if layout is not VOC:
             return count(name, read_folder(place, name=name, say=say))
         pictures = read_voc(unpacked(place, name, say=say))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from filelock import FileLock, Timeout
 
 from vitreg.errors import InputError
 
@@ -27,12 +28,13 @@ def prepare_out(out: Path) -> None:
         raise InputError(f"cannot write to --out {out}: {error.strerror}") from error
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that is, at any moment, either the old one or the whole new one."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file to write to, which replaces `path` when the block ends, and disappears if it fails."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(descriptor, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
@@ -40,40 +42,41 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name, too, is on the disk before the next file is
-    finally:
-        os.close(folder)
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot open a folder, and writes names in order by itself
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name, too, is on the disk before the next file is
+        finally:
+            os.close(folder)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is, at any moment, either the old one or the whole new one."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_everything_to_disk() -> None:
+    """Wait until all that was written is on the disk, on systems that can tell."""
+    if hasattr(os, "sync"):
+        os.sync()
 
 
 @contextmanager
 def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Hold `folder` alone among all processes; yields whether it is held (always, with `wait`).
 
-    The operating system lets go of it when the process dies, however it dies.
+    The operating system lets go of it when the process dies, however it dies; forked workers do not keep it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a") as file:
-        _locks.add(file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-        finally:
-            _locks.discard(file)
-
-
-_locks: set[IO[str]] = set()
-
-
-def _let_go() -> None:
-    """Close the parent's locks in a forked child, so that no worker outlives its parent with one."""
-    for file in _locks:
-        file.close()
-    _locks.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
+    # A file system without locks is an error: a mark in a file would outlive a killed process.
+    held = FileLock(folder / "lock", fallback_to_soft=False, preserve_lock_file=True)
+    try:
+        held.acquire(blocking=wait)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        held.release()

@@ -17,7 +17,7 @@ from vitreg.errors import InputError
 from vitreg.train.data.archives import Archive, is_archive, unpack
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.official.dogs import DOGS
-from vitreg.train.data.official.download import download
+from vitreg.train.data.official.download import download_archives as download
 from vitreg.train.data.official.layout import Layout
 from vitreg.train.data.official.pet import PET
 

@@ -100,7 +100,7 @@ def test_killed_writing_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monke
     def stop(old: str, new: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo.os, "replace", stop)
+    monkeypatch.setattr("os.replace", stop)
     with pytest.raises(KeyboardInterrupt):
         self_supervised_checkpoint(tmp_path, "DINO", steps=1)
     assert list(tmp_path.iterdir()) == []

@@ -325,7 +325,7 @@ def test_address_is_a_file_like_any_other(
         content = io.BytesIO(weights.read_bytes())
         return nullcontext(SimpleNamespace(url=place, headers={}, read=content.read))
 
-    monkeypatch.setattr(hub, "urlopen", urlopen)
+    monkeypatch.setattr("vitreg.train.basics.download.urlopen", urlopen)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     place = "https://weights.example/ibot/checkpoint_teacher.safetensors"
     _, fingerprint = open_weights(place, MODEL)

@@ -141,7 +141,7 @@ def test_interrupted_source_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     def fail(old: str, new: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(demo.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         demo.source_checkpoint(tmp_path, steps=1)
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 from collections.abc import Iterable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitreg.errors import ArgumentError
+from vitreg.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,12 +41,7 @@ def write_figure(figure: Figure, path: Path) -> None:
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format=path.suffix[1:].lower())
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_bytes(drawn.getvalue())
-        os.replace(unfinished, path)
+        write_atomically(path, drawn.getvalue())
     except OSError as error:
         raise ArgumentError(f"Cannot write the figure {path}: {error.strerror}.") from error
-    finally:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()

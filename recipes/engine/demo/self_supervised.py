@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from engine.demo import supervised as demo
 from engine.demo import world
 from vitreg.errors import InputError
+from vitreg.files import write_atomically
 from vitreg.wording import listed, nearest
 
 Method = Literal["DINO", "iBOT"]
@@ -85,7 +86,8 @@ def self_supervised_checkpoint(
             pretraining.step()
             if progress is not None:
                 progress(step + 1, steps)
-        demo.write_whole(path, save(pretraining.teacher.backbone.state_dict()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save(pretraining.teacher.backbone.state_dict()))
     return path
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.demo import world
+from vitreg.files import write_atomically
 
 MEAN = STD = (0.5, 0.5, 0.5)
 """Of the pictures, in each channel: a picture of 0 to 1 becomes one of −1 to 1."""
@@ -84,7 +83,8 @@ def source_checkpoint(
     """
     path = cache / f"demo-source-{fingerprint(SOURCE, steps)}.safetensors"
     if not path.exists():
-        write_whole(path, save(_pretrain(steps, progress).state_dict()))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save(_pretrain(steps, progress).state_dict()))
     return path
 
 
@@ -93,19 +93,6 @@ def fingerprint(settings: SourceSettings, steps: int) -> str:
     told = (steps, sorted(asdict(settings).items()), sorted(ARCHITECTURE.items()))
     pictures = world.draw_source(64, seed=settings.seed)
     return hashlib.sha256(repr(told).encode() + pictures.images.numpy().tobytes()).hexdigest()[:12]
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears only when it is complete; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _pretrain(steps: int, progress: Callable[[int, int], None] | None) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import shutil
 import stat
 import tarfile
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from torchvision.datasets.utils import check_integrity
 
 from vitreg.errors import InputError
-from vitreg.files import lock, write_atomically
+from vitreg.files import lock, write_atomically, write_everything_to_disk
 from vitreg.wording import listed
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
@@ -79,7 +78,7 @@ def unpack(folder: Path, archives: Sequence[Archive], into: Path, *, say: Callab
                         _check_sum(path, archive)
                         _extract(path, part)
                     write_atomically(part / _STAMP, stamp)
-                    os.sync()  # what is in the files, before their folder gets its name
+                    write_everything_to_disk()  # what is in the files, before their folder gets its name
                     part.rename(done)
                 except BaseException:
                     shutil.rmtree(part, ignore_errors=True)

@@ -9,7 +9,6 @@ import csv
 import hashlib
 import importlib
 import io
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from urllib.parse import parse_qsl
 from PIL import Image
 
 from vitreg.errors import InputError
-from vitreg.files import lock, write_atomically
+from vitreg.files import lock, write_atomically, write_everything_to_disk
 from vitreg.wording import listed
 
 PREFIX = "hf:"
@@ -91,7 +90,7 @@ def hub_folder(data: HubData, cache: Path, *, say: Callable[[str], None] = lambd
                 say(f"fetching {data.name} from the Hugging Face hub (once)")
                 try:
                     _write(data, _fetched(data), part)
-                    os.sync()  # what is in the files, before their folder gets its name
+                    write_everything_to_disk()  # what is in the files, before their folder gets its name
                     part.rename(done)
                 except BaseException:
                     shutil.rmtree(part, ignore_errors=True)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 import timm
 import torch
@@ -20,16 +17,15 @@ from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
 from vitreg.errors import InputError
-from vitreg.files import prepare_out
+from vitreg.files import prepare_out, whole_file
+from vitreg.train.basics.download import download
 from vitreg.train.models.weights import file_hash, finite, load_model, read_weights, state_hash
-from vitreg.wording import listed, nearest
+from vitreg.wording import first_line, listed, nearest
 
 FORMS = "a .safetensors or .pth FILE, timm, hf-hub:OWNER/NAME, open_clip:MODEL/TAG or https://HOST/FILE"
 """What `open_weights` takes."""
 
 State = dict[str, Tensor]
-_TIMEOUT = 60
-"""Seconds without a byte after which a download is given up."""
 _SUM = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 """torch.hub's custom: the name ends with the first digits of the file's sha256, eight or more."""
 
@@ -92,7 +88,7 @@ def _of_hub(name: str, model: str) -> State:
     try:
         settings, _, _ = load_model_config_from_hf(name)
     except Exception as error:
-        raise InputError(f"cannot get hf-hub:{name}: {_reason(error)}; {advice}") from error
+        raise InputError(f"cannot get hf-hub:{name}: {first_line(error)}; {advice}") from error
     if settings.get("hf_hub_filename") or settings.get("custom_load"):
         # Some versions of timm run what such a file says, which model.safetensors cannot.
         raise InputError(
@@ -109,7 +105,7 @@ def _created(name: str, advice: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True).eval()
     except Exception as error:  # whatever the hub, its network library or the model's configuration raises
-        raise InputError(f"cannot get the weights of {name}: {_reason(error)}; {advice}") from error
+        raise InputError(f"cannot get the weights of {name}: {first_line(error)}; {advice}") from error
 
 
 def _of_open_clip(place: str, model: str) -> State:
@@ -127,7 +123,8 @@ def _of_open_clip(place: str, model: str) -> State:
         hub = settings.get("hf_hub")
         source = f"https://huggingface.co/{hub}" if hub else settings.get("url")
         raise InputError(
-            f"cannot get the weights of {place}: {_reason(error)}; fetch them from {source} and give the file"
+            f"cannot get the weights of {place}: {first_line(error)}; fetch them from {source} and give the "
+            "file"
         ) from error
     if not isinstance(tower, VisionTransformer):
         raise InputError(
@@ -209,38 +206,16 @@ def fetch(url: str, folder: Path) -> Path:
     if path.is_file():
         return path
     prepare_out(folder)
-    descriptor, part = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
     try:
-        with open(descriptor, "wb") as file:
-            _download(url, file)
-            os.fsync(file.fileno())
-        expected = _SUM.search(name)
-        # A date is no sum: one without a letter is too seldom to be refused for.
-        if expected and not expected[1].isdecimal() and not file_hash(Path(part)).startswith(expected[1]):
-            raise InputError(f"{url} did not arrive whole: its sha256 does not begin with {expected[1]}")
-        os.chmod(part, 0o644)
-        os.replace(part, path)
+        with whole_file(path) as file:
+            digest = download(url, file)
+            expected = _SUM.search(name)
+            # A date is no sum: one without a letter is too seldom to be refused for.
+            if expected and not expected[1].isdecimal() and not digest.startswith(expected[1]):
+                raise InputError(f"{url} did not arrive whole: its sha256 does not begin with {expected[1]}")
     except (OSError, HTTPException, ValueError) as error:
         raise InputError(
-            f"cannot download {url}: {_reason(error)}; nothing was kept; repeat the command, or fetch the "
+            f"cannot download {url}: {first_line(error)}; nothing was kept; repeat the command, or fetch the "
             "file yourself and give that"
         ) from error
-    finally:
-        Path(part).unlink(missing_ok=True)
     return path
-
-
-def _download(url: str, file: Any) -> None:
-    request = Request(url, headers={"User-Agent": "vitreg"})
-    with urlopen(request, timeout=_TIMEOUT) as response:
-        if urlsplit(response.url).scheme != urlsplit(url).scheme:
-            raise OSError(f"it leads to {response.url}")
-        length = response.headers.get("Content-Length")
-        while block := response.read(2**20):
-            file.write(block)
-    if length is not None and file.tell() != int(length):
-        raise OSError(f"{file.tell()} of {length} bytes arrived")
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 
-from torch.hub import download_url_to_file
-from torchvision.datasets.utils import check_integrity
-
 from vitreg.errors import InputError
-from vitreg.files import prepare_out
+from vitreg.files import prepare_out, whole_file
+from vitreg.train.basics.download import download
 from vitreg.train.data.official.layout import Layout
 from vitreg.wording import listed
 
 
-def download(layout: Layout, folder: Path, *, say: Callable[[str], None]) -> None:
+def download_archives(layout: Layout, folder: Path, *, say: Callable[[str], None]) -> None:
     """Fetch the archives of a data set into `folder`; those that lie there already are left alone.
 
     Raises:
@@ -31,20 +28,16 @@ def download(layout: Layout, folder: Path, *, say: Callable[[str], None]) -> Non
         )
     prepare_out(folder)
     for archive in missing:
-        part = folder / f".{archive.name}.part"
         say(f"downloading {archive.url}")
         try:
-            download_url_to_file(str(archive.url), str(part))
-            if not check_integrity(part, archive.md5):
-                raise InputError(
-                    f"{archive.url} did not arrive whole: its MD5 sum is not {archive.md5}; "
-                    "nothing was kept, repeat the command"
-                )
-            os.replace(part, folder / archive.name)
+            with whole_file(folder / archive.name) as file:
+                if download(str(archive.url), file, algorithm="md5") != archive.md5:
+                    raise InputError(
+                        f"{archive.url} did not arrive whole: its MD5 sum is not {archive.md5}; "
+                        "nothing was kept, repeat the command"
+                    )
         except (OSError, HTTPException) as error:
             raise InputError(
                 f"cannot download {archive.url}: {error}; fetch it yourself from {layout.address} and put it "
                 f"into {folder}"
             ) from error
-        finally:
-            part.unlink(missing_ok=True)
