@@ -15,6 +15,7 @@ import torch
 
 import vitreg
 import vitreg.plot
+from _macros.cards import names_on
 from vitreg.extractors import extractors
 from vitreg.families import families, towers
 from vitreg.families.registries import load
@@ -95,14 +96,12 @@ def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def names_shown(file: str) -> list[str]:
     """Return the names that an API page shows, in order."""
-    return re.findall(r"^::: vitreg\.(?:\w+\.)*(\w+)$", (API / file).read_text(), re.MULTILINE)
+    return re.findall(r"`(\w+)`", names_on(file))
 
 
 def test_every_name_has_one_place_in_the_api() -> None:
     overview = (API / "index.md").read_text()
-    pages = dict(re.findall(r"^\| \[.*?\]\((\w+\.md)\) \| (`.*) \|$", overview, re.MULTILINE))
-    for file, cell in pages.items():
-        assert re.findall(r"`(\w+)`", cell) == names_shown(file), file
+    pages = re.findall(r'^\| \[.*?\]\((\w+\.md)\) \| \{\{ names_on\("\1"\) \}\} \|$', overview, re.MULTILINE)
     documented = [name for file in pages for name in names_shown(file)]
     assert sorted(documented) == sorted(set(vitreg.__all__) - {"__version__"})
     assert "`vitreg.__version__`" in overview

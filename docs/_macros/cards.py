@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from _macros.costs import MAIN, method_costs, plain_conditions, reports, step_cost
 from _macros.differences import all_differences, method_differences
 from _macros.docstrings import method_formula, method_sentence, method_source
-from _macros.methods import CARDS, card
+from _macros.methods import CARDS, ROOT, card
 from _macros.paper import (
     method_in_the_paper,
     paper_gain,
@@ -54,6 +55,14 @@ def method_api(name: str) -> str:
 def penalties_api() -> str:
     """Return the reference of every penalty that vitreg brings, in the order of the cards."""
     return "\n\n".join(f"::: vitreg.{of.thing.__name__}" for name, of in CARDS.items() if _penalty(name))
+
+
+def names_on(page: str) -> str:
+    """Return the names that a page of the API shows, in its order."""
+    text = (ROOT / "docs" / "api" / page).read_text(encoding="utf-8")
+    text = text.replace("{{ penalties_api() }}", penalties_api())
+    names = re.findall(r"^::: vitreg\.(?:\w+\.)*(\w+)$", text, re.MULTILINE)
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def methods_table() -> str:
@@ -118,6 +127,7 @@ MACROS: tuple[Callable[..., str], ...] = (
     paper_gain,
     paper_gains_by_domain,
     paper_gains_by_share,
+    names_on,
     penalties_api,
     plain_conditions,
     step_cost,

@@ -59,7 +59,7 @@ def _read(page: Path) -> tuple[int, Card]:
     fields = yaml.safe_load(head)["card"]
     order, thing = fields.pop("order"), getattr(vitreg, fields.pop("thing"))
     title = next(line for line in text.splitlines() if line.startswith("# ")).removeprefix("# ")
-    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return order, Card(title, thing, **lists)
 
 
