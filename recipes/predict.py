@@ -18,11 +18,13 @@ from rich.console import Console
 
 from engine.scripts.console import exit_code
 from engine.scripts.options import Parser
+from vitreg.errors import InputError
 from vitreg.files import prepare_out, write_atomically
+from vitreg.pictures.finding import find_pictures, listed_counts
 from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.pictures import find_pictures
+from vitreg.train.data.photographs import in_one_line
 from vitreg.train.models.stored import load_stored
 from vitreg.train.predictions import evenly, new_pictures, predictions, probabilities
 from vitreg.train.training.device import make_accelerator
@@ -50,15 +52,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     def predict(console: Console) -> None:
         options = parser().parse_args(argv)
         model, card = load_stored(options.model)
-        paths = find_pictures(options.pictures)
+        listed = find_pictures(options.pictures)
+        paths = listed.pictures
         accelerator = make_accelerator(options.device, options.precision)
         prepare_out(options.out)
         shown = evenly(len(paths))
-        found, seen, overlaid, maps, block = [], 0, [], [], 0
+        found, done, seen, overlaid, maps, block = [], [], 0, [], [], 0
+        refused: list[str] = []
         with Progress(console) as progress, progress.stage("predicting") as update:
-            for task in new_pictures(paths, card):
+            left = f"; left out: {listed_counts(listed.left_out)}" if listed.left_out else ""
+            progress.say(f"{len(paths)} pictures, {len(card.classes)} classes{left}")
+            for task, read, wrong in new_pictures(paths, card):
+                refused += wrong
+                seen += len(read) + len(wrong)
+                update(seen, len(paths))
+                if task is None:
+                    continue
                 found.append(probabilities(model, task, accelerator=accelerator))
-                here = [index - seen for index in shown if seen <= index < seen + len(task.test)]
+                places = {path: place for place, path in enumerate(read)}
+                here = [places[paths[index]] for index in shown if paths[index] in places]
+                done += read
                 if options.attention and here:
                     block = options.block
                     if block is None:
@@ -66,17 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                     overlaid.append(task.test[here])
                     attention = attention_maps(model, task, here, block, accelerator=accelerator)
                     maps.append(attention)
-                seen += len(task.test)
-                update(seen, len(paths))
-        table = predictions([str(path) for path in paths], card.classes, torch.cat(found))
+        if not found:
+            raise InputError(in_one_line(refused))
+        table = predictions([str(path) for path in done], card.classes, torch.cat(found))
         write_atomically(options.out / "predictions.csv", table)
         written = "predictions.csv"
-        if options.attention:
+        if options.attention and maps:
             drawn = draw_overlays(torch.cat(overlaid), {"model": torch.cat(maps)}, block=block)
             write_atomically(options.out / "attention.png", drawn)
             written += ", attention.png"
-        said = f"{len(paths)} pictures predicted; written: {options.out}: {written}"
+        said = f"{len(done)} pictures predicted; written: {options.out}: {written}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
+        if refused:
+            raise InputError(f"{len(refused)} of {len(paths)} pictures left out: {in_one_line(refused)}")
 
     return exit_code(lambda console: on_main(lambda: predict(console)))
 

@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitreg.grids",
         "vitreg.names",
     ),
-    ("vitreg.functional", "vitreg.hooks", "vitreg.files"),
+    ("vitreg.functional", "vitreg.hooks", "vitreg.files", "vitreg.pictures"),
     ("vitreg.families",),
     ("vitreg.extractors", "vitreg.penalties", "vitreg.augment", "vitreg.reader"),
     ("vitreg.tracing", "vitreg.sources", "vitreg.parameters"),

@@ -1,9 +1,15 @@
-"""How errors are worded: names in a list, the nearest known name, the first line of another's error."""
+"""How errors are worded and names are written: lists, near names, and names that cannot do anything."""
 
 from __future__ import annotations
 
 import difflib
+import html
+import re
 from collections.abc import Iterable
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys, that end a line, or that turn the order of the letters around."""
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~<>&])")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -24,3 +30,25 @@ def first_line(error: BaseException, *, at_most: int = 200) -> str:
     """Return the kind of an error and the beginning of what it says."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:at_most]}"
+
+
+def plain(name: str) -> str:
+    """Return a name with `\\x…` in place of what is no text: control characters, bytes that are not UTF-8."""
+    name = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], name)
+    return re.sub(r"[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
+
+
+def cell(name: str) -> str:
+    """Return a name as the cell of a CSV, with an apostrophe where a spreadsheet would compute a formula."""
+    name = plain(name)
+    return f"'{name}" if name.lstrip()[:1] in ("=", "+", "-", "@") else name
+
+
+def in_markdown(name: str) -> str:
+    """Return a name as text of Markdown, in which nothing of it is a link, a picture or HTML."""
+    return _MARKDOWN.sub(r"\\\1", plain(name)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+
+
+def in_html(name: str) -> str:
+    """Return a name as text of HTML."""
+    return html.escape(plain(name))

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vitreg.plot
-from vitreg.cli.pictures import as_the_model_sees, read_picture
+from vitreg.cli.pictures import as_the_model_sees
+from vitreg.pictures.reading import read_picture
 
 MODEL = "test_vit"
 
@@ -180,10 +181,10 @@ def test_a_file_of_weights_is_not_executed(refused) -> None:
         (f"{MODEL} wide.png --random -o o.gif", ".png, .pdf, .svg, got o.gif"),
         (f"{MODEL} wide.png --random -o nowhere/o.png", "no folder nowhere"),
         (f"{MODEL} wide.png --random -o wide.png", "would replace the picture"),
-        (f"{MODEL} none.png --random -o o.png", "There is no picture none.png"),
+        (f"{MODEL} none.png --random -o o.png", "there is no picture none.png"),
         (f"{MODEL} . --random -o o.png", "found the folder ."),
-        (f"{MODEL} broken.png --random -o o.png", "none that can be read"),
-        (f"{MODEL} cut.png --random -o o.png", "none that can be read"),
+        (f"{MODEL} broken.png --random -o o.png", "cannot read the picture broken.png: expected JPEG, PNG"),
+        (f"{MODEL} cut.png --random -o o.png", "cannot read the picture cut.png: it is not whole"),
         (f"{MODEL} wide.png --random --weights w.pth -o o.png", "not allowed with argument"),
         (f"{MODEL} wide.png --random --layers first -o o.png", "block numbers"),
         (f"{MODEL} wide.png --random --size 0 -o o.png", "pixels"),

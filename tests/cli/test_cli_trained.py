@@ -12,9 +12,9 @@ from PIL import Image
 from test_cli_attention import MODEL, drawn, weights  # noqa: F401  a fixture
 from torch import Tensor
 
-from vitreg.cli.pictures import read_picture
 from vitreg.cli.weights import read_state
-from vitreg.errors import ArgumentError
+from vitreg.errors import ArgumentError, InputError
+from vitreg.pictures.reading import read_picture
 from vitreg.train.models.stored import MODEL_FILE, Card, model_file, timm_config
 
 SIZE = 96
@@ -101,7 +101,7 @@ def test_pictures_of_sixteen_bits_and_with_alpha() -> None:
         ("int.tiff", np.ones((4, 4), np.int32)),
     ):
         Image.fromarray(values).save(name)
-        with pytest.raises(ArgumentError, match="8 or 16 bits"):
+        with pytest.raises(InputError, match="8 or 16 bits"):
             read_picture(Path(name))
 
 

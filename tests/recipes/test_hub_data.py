@@ -140,7 +140,7 @@ def test_one_of_several_parts_is_chosen(library: ModuleType, tmp_path: Path) -> 
         (
             rows(4),
             [*rows(1), {"image": {"bytes": b"x", "path": ""}, "label": 1}],
-            "test picture 1 is corrupt",
+            "test picture 1: cannot be read as a picture",
         ),
     ],
 )

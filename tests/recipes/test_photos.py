@@ -129,7 +129,7 @@ def test_trimap_is_turned_with_its_picture(tmp_path: Path) -> None:
     rows = []
     for label in "01":
         for split in ("train", "test"):
-            write_picture(tmp_path / f"{label}{split}.png", seed=1)
+            write_picture(tmp_path / f"{label}{split}.png", seed=len(rows))
             lay_down(tmp_path / f"{label}{split}.png", 6)  # turned by 90 degrees clockwise: left is up
             trimap = np.full((40, 48), 2, np.uint8)
             trimap[:, :24] = 1
@@ -142,23 +142,19 @@ def test_trimap_is_turned_with_its_picture(tmp_path: Path) -> None:
     assert not masks[:, 17:].any()
 
 
-def test_fingerprint_follows_the_turn(class_folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample = read_folder(class_folders).test[0]
-    lay_down(sample.path, 1)
-    upright = task(class_folders).fingerprint
-    lay_down(sample.path, 3)
-    turned = task(class_folders).fingerprint
-    monkeypatch.setattr(photos, "_TURNS", {})  # as it was before pictures were turned
-    assert len({upright, turned, task(class_folders).fingerprint}) == 3
-
-
 def test_fingerprint_is_of_content_classes_and_normalisation(class_folders: Path) -> None:
-    # Stored runs are found by it.
+    # Stored runs are found by it; those from before pictures were turned, scaled and laid on white are others.
     folder = read_folder(class_folders)
+    lay_down(folder.train[0].path, 1)
+    lay_down(folder.train[1].path, 3)
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64) * 16).save(folder.train[2].path)
+    Image.new("RGBA", (40, 40), (200, 0, 0, 100)).save(folder.test[0].path)
+    notes = {folder.train[1].path: "turned\n", folder.train[2].path: "16 bits\n"}
+    notes[folder.test[0].path] = "transparent\n"
     made = photo_task(folder, name="birds", size=32, augment=AUGMENT)
     digest = hashlib.sha256(repr((made.mean, made.std, folder.classes)).encode())
     for split, samples in (("train", folder.train), ("test", folder.test)):
         for sample in samples:
             content = hashlib.sha256(sample.path.read_bytes()).hexdigest()
-            digest.update(f"{split} {sample.label} {content} None\n".encode())
+            digest.update(f"{split} {sample.label} {content} None\n{notes.get(sample.path, '')}".encode())
     assert made.fingerprint == digest.hexdigest()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from small_data import MODEL, SIZE, write_picture
 
 import predict
-from vitreg.train.data.pictures import find_pictures
+from vitreg.pictures.finding import find_pictures
 from vitreg.train.models.stored import load_stored
 
 
@@ -89,7 +89,7 @@ def test_prediction_of_the_test_pictures_is_what_finetune_wrote(
     [
         ("nowhere", "out", "there is no picture or folder"),
         ("empty", "out", "no picture in"),
-        ("out/report.json", "out", "corrupt picture"),
+        ("out/report.json", "out", "cannot read the picture"),
         ("birds/test", "nowhere", "cannot read the model"),
         ("birds/test", "other.safetensors", "does not say how it is used"),
     ],
@@ -110,5 +110,5 @@ def test_prediction_of_what_cannot_be_read(
 def test_pictures_are_found_below_folders_once_and_in_order(tmp_path: Path) -> None:
     paths = [write_picture(tmp_path / name, seed=0) for name in ("b/c/1.png", "a/2.JPG", "a/1.png")]
     (tmp_path / "a" / "notes.txt").write_text("")
-    assert find_pictures([tmp_path, paths[0]]) == sorted(paths)
-    assert find_pictures([paths[0], tmp_path]) == [paths[0], *sorted(paths)[:2]]
+    assert find_pictures([tmp_path, paths[0]]).pictures == sorted(paths)
+    assert find_pictures([paths[0], tmp_path]).pictures == [paths[0], *sorted(paths)[:2]]

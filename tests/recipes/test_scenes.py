@@ -125,7 +125,7 @@ def torn(one: MaskedPicture) -> None:
         (other_size, r"a\.png: expected 20 × 21 pixels as in its picture, found \(20, 20\)"),
         (with_colours, r"a\.png: expected a mask with a palette, found 3 dimensions"),
         (with_class_21, r"a\.png: expected classes up to 20 and 255, found 21"),
-        (torn, r"corrupt picture .*a\.jpg"),
+        (torn, r"cannot read the picture .*a\.jpg: it is not whole"),
     ],
 )
 def test_what_cannot_be_used(spoil: Callable[[MaskedPicture], None], said: str, tmp_path: Path) -> None:

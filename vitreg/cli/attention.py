@@ -18,10 +18,11 @@ from torch import nn
 from vitreg.cli.build import check_timm_name, need
 from vitreg.cli.command import Command
 from vitreg.cli.figure_file import check_figure_file, write_figure
-from vitreg.cli.pictures import as_the_model_sees, read_picture
+from vitreg.cli.pictures import as_the_model_sees
 from vitreg.cli.weights import PRETRAINED, RANDOM, Weights, in_words, load_timm, read_notes
 from vitreg.description import Description, describe
 from vitreg.errors import ArgumentError
+from vitreg.pictures.reading import read_picture
 from vitreg.types import Heads, Layers, Query
 
 _EXAMPLE = """For example

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_confusion_matrix
 
 from vitreg.plot.style import plain
 from vitreg.train.basics.figures import png
+from vitreg.train.training.evaluation import rates
 
 MOST_WITH_COUNTS = 30
 """Classes up to which each cell shows its count; beyond, the colours have to do."""
@@ -23,17 +24,23 @@ LONGEST_NAME = 40
 
 
 def accuracies(probabilities: Tensor, labels: Sequence[int], classes: Sequence[str]) -> dict[str, Any]:
-    """Return `top1` in percent, and `per_class` in percent of each class by its name."""
-    num_classes, true = len(classes), torch.tensor(labels)
-    top1 = multiclass_accuracy(probabilities, true, num_classes, average="micro")
-    each = 100 * multiclass_accuracy(probabilities, true, num_classes, average=None).double()
-    return {"top1": 100 * float(top1), "per_class": dict(zip(classes, each.tolist(), strict=True))}
+    """Return `top1` in percent, `per_class` in percent of each class by its name, and their `class_mean`."""
+    counts = confusion(probabilities, labels)
+    top1, each = rates(counts.diagonal(), counts.sum(1))
+    per_class = [100 * value for value in each]
+    return {
+        "top1": 100 * top1,
+        "class_mean": fmean(per_class),
+        "per_class": dict(zip(classes, per_class, strict=True)),
+    }
 
 
 def confusion(probabilities: Tensor, labels: Sequence[int]) -> Tensor:
     """Return how many pictures of each class (line) were taken for each class (column): [n, n]."""
     num_classes = probabilities.shape[1]
-    return multiclass_confusion_matrix(probabilities, torch.tensor(labels), num_classes=num_classes)
+    cells = num_classes * torch.tensor(labels) + probabilities.argmax(1)
+    # Where torch has to repeat itself, torchmetrics compares each picture with each cell: gigabytes.
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def confused(counts: Tensor, classes: Sequence[str], *, at_most: int = 5) -> list[str]:

@@ -11,15 +11,15 @@ from pathlib import Path
 from rich.box import HORIZONTALS
 from rich.table import Table
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 import vitreg
 from vitreg.errors import InputError
 from vitreg.train.basics.progress import Progress
 from vitreg.train.confusion_matrix import confused, confusion
+from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
-from vitreg.train.data.samples import Folder, Sample
+from vitreg.train.data.samples import Folder, described, imbalance
 from vitreg.train.data.subset import split
 from vitreg.train.folder_task import folder_task, input_statistics
 from vitreg.train.models.start import Start, photographed_start
@@ -27,7 +27,6 @@ from vitreg.train.models.stored import Card
 from vitreg.train.runs.report import Report
 from vitreg.train.settings import Settings
 from vitreg.train.training.methods import BASELINE, is_guided
-from vitreg.wording import listed
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,10 @@ def photographs(options: Namespace, settings: Settings, progress: Progress) -> P
     Raises:
         InputError: The pictures or the weights cannot be used.
     """
-    folder = read_pictures(options.data)
+    folder = read_pictures(options.data, but_not=options.out or Path("runs"))
+    progress.say(described(folder, options.data.resolve().name))
+    if uneven := imbalance(folder):
+        progress.say(uneven)
     start = photographed_start(options.weights, settings.model or "", size=settings.size)
     measured_on = "the test pictures"
     if not folder.test:
@@ -72,34 +74,25 @@ def photographs(options: Namespace, settings: Settings, progress: Progress) -> P
     return Pictures(task, names, measured_on, start, card)
 
 
-def read_pictures(root: Path) -> Folder:
+def read_pictures(root: Path, *, but_not: Path | None = None) -> Folder:
     """Return a folder in the tables' layouts, or `train/CLASS` or `CLASS` alone: then without test pictures.
 
     Raises:
         InputError: As `read_folder`.
     """
-    names = {entry.name for entry in root.iterdir()} if root.is_dir() else set()
-    try:
-        return read_folder(root)
-    except InputError:
-        if not names or "index.csv" in names or names & {"test", "val"}:
-            raise
-    try:
-        found = ImageFolder(str(root / "train" if "train" in names else root), allow_empty=True)
-    except OSError as error:
-        raise InputError(f"{root}: expected a folder of pictures for each class: {error}") from error
-    samples = tuple(Sample(Path(path), label) for path, label in found.samples)
-    full = {sample.label for sample in samples}
-    empty = [name for label, name in enumerate(found.classes) if label not in full]
-    if empty or len(found.classes) < 2:
-        wrong = f"no picture in {listed(empty)}" if empty else f"found only {found.classes[0]}"
-        raise InputError(f"{root}: expected pictures in each of at least 2 class folders; {wrong}")
-    return Folder(root, tuple(found.classes), samples, ())
+    return read_folder(root, needs_test=False, but_not=but_not)
 
 
 def _parted(folder: Folder, rate: float, *, seed: int) -> Folder:
     labels = [sample.label for sample in folder.train]
-    kept, out = split(range(len(labels)), labels, rate, seed=seed, classes=folder.classes)
+    kept, out = split(
+        range(len(labels)),
+        labels,
+        rate,
+        seed=seed,
+        classes=folder.classes,
+        digests=file_digests(folder.train),
+    )
     train, test = (tuple(folder.train[index] for index in indices) for indices in (kept, out))
     return replace(folder, train=train, test=test)
 
@@ -170,6 +163,8 @@ def summary(shares: Tensor, report: Report, pictures: Pictures) -> list[str]:
     task, top1 = pictures.task, report.metrics["top1"]
     error = math.sqrt(top1 * (100 - top1) / len(task.test))
     said = f"{kind(report)}: top-1 {top1:.1f} % ± {error:.1f} on {pictures.measured_on} ({len(task.test)})"
+    if "class_mean" in report.metrics:
+        said += f"; balanced accuracy {report.metrics['class_mean']:.1f} %"
     return [
         said,
         *(f"  {mistake}" for mistake in confused(confusion(shares, task.test_labels), task.classes)),

@@ -60,6 +60,8 @@ def folder_task(
             std=statistics.std,
             on_picture=update,
         )
+    for note in task.notes:
+        progress.say(f"{name}: {note}")
     return replace(task, train_names=train_names(folder))
 
 

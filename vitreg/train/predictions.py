@@ -6,16 +6,18 @@ import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task
-from vitreg.train.data.photographs import photo_task
-from vitreg.train.data.samples import Folder, Sample
+from vitreg.train.data.photographs import Photos, read_pictures
 from vitreg.train.models.stored import Card
 from vitreg.train.training.evaluation import BATCH_SIZE
+from vitreg.wording import cell
 
 
 @torch.no_grad()
@@ -26,7 +28,11 @@ def probabilities(
     accelerator: Accelerator,
     on_batch: Callable[[int], None] = lambda pictures: None,
 ) -> Tensor:
-    """Return what the model makes of the task's test pictures: float32 [pictures, classes]."""
+    """Return what the model makes of the task's test pictures: float32 [pictures, classes].
+
+    Raises:
+        InputError: It makes values of them that are not finite.
+    """
     model.to(accelerator.device).eval()
     found = []
     for pictures in task.test.split(BATCH_SIZE):
@@ -34,7 +40,13 @@ def probabilities(
             logits = model(task.normalised(pictures.to(accelerator.device)))
         found.append(logits.float().softmax(1).cpu())
         on_batch(len(pictures))
-    return torch.cat(found)
+    shares = torch.cat(found)
+    if not torch.isfinite(shares).all():
+        raise InputError(
+            "expected numbers from the model, found values that are not finite: its weights are damaged, or "
+            "bf16 is too coarse for them; train it again, or with --precision no"
+        )
+    return shares
 
 
 def evenly(number: int, *, at_most: int = 8) -> list[int]:
@@ -52,18 +64,41 @@ def predictions(
     writer.writerow(["path", *([] if labels is None else ["true"]), "predicted", "probability"])
     for index, (name, share) in enumerate(zip(names, shares, strict=True)):
         best = int(share.argmax())
-        true = [] if labels is None else [classes[labels[index]]]
-        writer.writerow([name, *true, classes[best], f"{float(share[best]):.4f}"])
+        true = [] if labels is None else [cell(classes[labels[index]])]
+        writer.writerow([cell(name), *true, cell(classes[best]), f"{float(share[best]):.4f}"])
     return text.getvalue()
 
 
-def new_pictures(paths: Sequence[Path], card: Card) -> Iterator[Task]:
-    """Return pictures as tasks of a batch each, prepared as the test pictures were; the labels are made up.
+class NewPictures(NamedTuple):
+    """A batch of new pictures as a task, whose labels are made up, or None if none of them can be read.
 
-    Raises:
-        InputError: A picture cannot be read.
+    `paths` are those of the task's pictures, and `refused` says of the others why they cannot be read.
     """
+
+    task: Task | None
+    paths: tuple[Path, ...]
+    refused: tuple[str, ...]
+
+
+def new_pictures(paths: Sequence[Path], card: Card) -> Iterator[NewPictures]:
+    """Yield pictures batch by batch, prepared as the test pictures were."""
     for start in range(0, len(paths), BATCH_SIZE):
-        samples = tuple(Sample(path, 0) for path in paths[start : start + BATCH_SIZE])
-        folder = Folder(Path(), card.classes, (), samples)
-        yield photo_task(folder, name="new", size=card.size, augment="none", mean=card.mean, std=card.std)
+        batch = paths[start : start + BATCH_SIZE]
+        results = list(zip(batch, read_pictures(batch, card.size), strict=True))
+        read = [(path, found) for path, found in results if isinstance(found, Tensor)]
+        refused = tuple(str(found) for _, found in results if not isinstance(found, Tensor))
+        task = None
+        if read:
+            task = Task(
+                name="new",
+                classes=card.classes,
+                fingerprint="",
+                size=card.size,
+                train=Photos((), size=card.size, augment="none", mean=card.mean),
+                train_labels=(),
+                test=torch.stack([picture for _, picture in read]),
+                test_labels=(0,) * len(read),
+                mean=card.mean,
+                std=card.std,
+            )
+        yield NewPictures(task, tuple(path for path, _ in read), refused)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitreg.errors import InputError
+from vitreg.pictures.reading import read_numbers
 from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task
 from vitreg.train.data.official.voc import VOC, MaskedPicture
 
@@ -119,8 +119,8 @@ def task_scenes(task: Task) -> Scenes:
 
 def _scene(one: MaskedPicture, size: int) -> tuple[Tensor, Tensor]:
     """Return a picture and the classes of its pixels, squeezed: uint8 [3, size, size] and [size, size]."""
-    picture = _opened(one.path).convert("RGB")
-    classes = np.array(_opened(one.classes))
+    picture = read_numbers(one.path).convert("RGB")
+    classes = np.array(read_numbers(one.classes))
     if classes.ndim != 2:
         VOC.refuse(one.classes, "a mask with a palette", f"{classes.ndim} dimensions")
     if classes.shape != (picture.height, picture.width):
@@ -130,12 +130,3 @@ def _scene(one: MaskedPicture, size: int) -> tuple[Tensor, Tensor]:
     small = picture.resize((size, size), Image.Resampling.BILINEAR)
     numbers = Image.fromarray(classes.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1), torch.from_numpy(np.array(numbers))
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            return picture
-    except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
-        raise InputError(f"corrupt picture {path}: {type(error).__name__}: {error}. {VOC.advice}") from error

@@ -12,7 +12,8 @@ from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
-from vitreg.train.data.samples import Folder
+from vitreg.train.data.samples import Folder, imbalance
+from vitreg.train.data.samples import described as in_a_line
 from vitreg.train.data.subset_lists import read_subset_list
 from vitreg.train.folder_task import Statistics, data_root, folder_task
 from vitreg.train.models.start import Start, photographed_start
@@ -73,6 +74,9 @@ def photographed_tasks(
     described: dict[str, tuple[Folder, tuple[int, ...]]] = {}
     for name, place in places.items():
         folder = read_folder(data_root(place, cache, say=progress.say), name=name, say=progress.say)
+        progress.say(in_a_line(folder, name))
+        if uneven := imbalance(folder):
+            progress.say(f"{name}: {uneven}")
         described[name] = folder, tuple(read_subset_list(lists[name], folder) if lists else ())
     tasks = []
     for name, (folder, indices) in described.items():

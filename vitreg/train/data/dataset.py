@@ -30,6 +30,8 @@ class Task:
     `test` is uint8 [n, 3, size, size]; `test_masks` is bool [n, size, size], true on the object, or None
     where nobody said where the objects are. `train_names` are the training pictures' files, relative to the
     data's folder; `lists` are subsets of the training pictures that were given as lists of files, by name.
+    `train_digests` are the same for training pictures that are copies of each other, and `notes` say what its
+    owner should know of the pictures.
     """
 
     name: str
@@ -45,6 +47,8 @@ class Task:
     std: tuple[float, ...] = IMAGENET_STD
     train_names: tuple[str, ...] = field(default=(), repr=False)
     lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    train_digests: tuple[str, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def held_out(self, indices: Sequence[int]) -> Task:
         """Return the task with the training pictures `indices` as its test pictures; they stay in `train`."""

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from PIL import Image
-
 from vitreg.errors import InputError
 from vitreg.files import lock, write_atomically, write_everything_to_disk
+from vitreg.pictures.reading import format_of
 from vitreg.wording import listed
 
 PREFIX = "hf:"
@@ -196,7 +195,6 @@ def _content(picture: dict[str, Any] | None, where: str) -> bytes:
 def _format(content: bytes, where: str) -> str:
     """Return the suffix of a picture's file: what it is, whatever it was called."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return str(picture.format).lower()
-    except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
-        raise InputError(f"{where} is corrupt: {type(error).__name__}: {error}".splitlines()[0]) from error
+        return format_of(content).lower()
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error

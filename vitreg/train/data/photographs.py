@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
 from vitreg.errors import InputError
+from vitreg.pictures.reading import opened_picture, read_numbers, upright
+from vitreg.train.data.copies import copies_in_words
 from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task
 from vitreg.train.data.samples import Folder, Sample
 from vitreg.train.data.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
@@ -27,23 +28,13 @@ MEMORY_LIMIT = 2 * 2**30
 T = TypeVar("T")
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""How a picture is turned upright for each EXIF orientation (tag 0x0112) but 1, which is upright."""
+class _Read(NamedTuple):
+    """A picture as it is kept, the network's input or a reduced one, its object, and what is told of it."""
 
-
-class _Opened(NamedTuple):
-    picture: Image.Image
+    picture: Any
     mask: Tensor | None
     digest: str
-    turned: bool
+    notes: tuple[str, ...]
 
 
 class Photos:
@@ -63,16 +54,19 @@ class Photos:
         self.kept: dict[int, Image.Image] = {}
         self.bytes_kept = 0
 
-    def keep(self, index: int, picture: Image.Image) -> None:
-        """Keep a decoded picture in memory while there is room."""
-        reduced = self._reduced(picture)
+    def keep(self, index: int, reduced: Image.Image) -> None:
+        """Keep a reduced picture in memory while there is room."""
         if self.bytes_kept + 3 * reduced.width * reduced.height <= MEMORY_LIMIT:
             self.kept[index] = reduced
             self.bytes_kept += 3 * reduced.width * reduced.height
 
     def reduced(self, index: int) -> Image.Image:
         """Return picture `index` as it is kept, opened anew where there was no room."""
-        return self.kept.get(index) or self._reduced(_open(self.samples[index]).picture)
+        return self.kept.get(index) or self.read(self.samples[index]).picture
+
+    def read(self, sample: Sample) -> _Read:
+        """Return a picture as it is kept."""
+        return _read(sample, lambda picture, mask: (self._reduced(picture), mask))
 
     def picture(self, index: int, *, seed: int) -> Tensor:
         """Return picture `index`, augmented, as uint8 [3, size, size]."""
@@ -105,28 +99,39 @@ def photo_task(
     """Open every picture of `folder` and return the task.
 
     Raises:
-        InputError: A picture or trimap cannot be read (named), or a trimap has another size than its
-            picture.
+        InputError: Pictures or trimaps cannot be read (all of them are named), a trimap has another size than
+            its picture, or the same picture is in training and test.
     """
     total = len(folder.train) + len(folder.test)
     digest = hashlib.sha256(repr((mean, std, folder.classes)).encode())
     train = Photos(folder.train, size=size, augment=augment, mean=mean)
-    for index, opened in enumerate(_parallel(_open, folder.train)):
-        train.keep(index, opened.picture)
-        _add(digest, "train", folder.train[index], opened)
+    refused: list[str] = []
+    digests: tuple[list[str], list[str]] = ([], [])
+    for index, read in enumerate(_parallel(_or_error(train.read), folder.train)):
+        if isinstance(read, InputError):
+            refused.append(str(read))
+        else:
+            train.keep(index, read.picture)
+            digests[0].append(read.digest)
+            _add(digest, "train", folder.train[index], read)
         on_picture(index + 1, total)
 
     # Test pictures are the same in each evaluation: they are kept as the network sees them (150 kB each at
     # 224 px).
-    evaluate = evaluation_transform(size)
     pictures: list[Tensor] = []
     masks: list[Tensor | None] = []
-    for index, opened in enumerate(_parallel(_open, folder.test)):
-        picture, mask = evaluate(opened.picture, opened.mask)
-        pictures.append(picture)
-        masks.append(mask)
-        _add(digest, "test", folder.test[index], opened)
+    for index, read in enumerate(_parallel(_or_error(test_reader(size)), folder.test)):
+        if isinstance(read, InputError):
+            refused.append(str(read))
+        else:
+            pictures.append(read.picture)
+            masks.append(read.mask)
+            digests[1].append(read.digest)
+            _add(digest, "test", folder.test[index], read)
         on_picture(len(folder.train) + index + 1, total)
+    if refused:
+        raise InputError(in_one_line(refused))
+    notes = copies_in_words(folder, *digests)
     known = [mask for mask in masks if mask is not None]
     if 0 < len(known) < len(masks):
         missing = folder.test[masks.index(None)].path
@@ -146,61 +151,72 @@ def photo_task(
         test_masks=torch.stack(known) if len(known) == len(pictures) else None,
         mean=mean,
         std=std,
+        train_digests=tuple(digests[0]),
+        notes=notes,
     )
 
 
-def _open(sample: Sample) -> _Opened:
-    """Return the picture upright, as its EXIF orientation says, and its object.
+def read_pictures(paths: Sequence[Path], size: int) -> Iterator[Tensor | InputError]:
+    """Yield each picture as a test picture is seen, uint8 [3, size, size], or why it cannot be read."""
+    for read in _parallel(_or_error(test_reader(size)), [Sample(path, 0) for path in paths]):
+        yield read if isinstance(read, InputError) else read.picture
+
+
+def test_reader(size: int) -> Callable[[Sample], _Read]:
+    """Return the function that reads a picture as the network sees it in the test."""
+    evaluate = evaluation_transform(size)
+    return lambda sample: _read(sample, evaluate)
+
+
+def in_one_line(refused: Sequence[str], *, at_most: int = 50) -> str:
+    """Return why pictures cannot be read, all of them at once."""
+    if len(refused) == 1:
+        return refused[0]
+    rest = f"; and {len(refused) - at_most} more" if len(refused) > at_most else ""
+    return f"{len(refused)} pictures cannot be used: {'; '.join(refused[:at_most])}{rest}"
+
+
+def _read(sample: Sample, use: Callable[[Image.Image, Tensor | None], tuple[Any, Tensor | None]]) -> _Read:
+    """Return what `use` makes of a picture, upright as its EXIF orientation says, and of its object.
 
     Boxes and trimaps are in pixels of the stored picture, as index.csv defines them, and turned with it.
     """
-    content = _read(sample.path)
-    stored = _decode(sample.path, content)
-    mask = None
-    if sample.trimap is not None:
-        trimap = _decode(sample.trimap, _read(sample.trimap))
-        if trimap.size != stored.size:
-            raise InputError(
-                f"{sample.trimap} is {trimap.size} pixels, its picture {sample.path} {stored.size} as stored"
-            )
-        mask = trimap_mask(trimap)
-    elif sample.box is not None:
-        mask = box_mask(sample.box, height=stored.height, width=stored.width)
-    picture = stored.convert("RGB")
-    turn = _TURNS.get(stored.getexif().get(ExifTags.Base.Orientation, 1))
-    if turn is not None:
-        picture = picture.transpose(turn)
+    trimap = None if sample.trimap is None else read_numbers(sample.trimap)
+    with opened_picture(sample.path) as opened:
+        width, height = opened.stored
+        mask = None
+        if trimap is not None:
+            if trimap.size != opened.stored:
+                raise InputError(
+                    f"{sample.trimap} is {trimap.size} pixels, its picture {sample.path} {opened.stored} as "
+                    "stored"
+                )
+            mask = trimap_mask(trimap)
+        elif sample.box is not None:
+            mask = box_mask(sample.box, height=height, width=width)
         if mask is not None:
-            mask = torch.from_numpy(np.array(Image.fromarray(mask.numpy()).transpose(turn)))
-    return _Opened(picture, mask, hashlib.sha256(content).hexdigest(), turn is not None)
+            mask = torch.from_numpy(np.array(upright(Image.fromarray(mask.numpy()), opened.orientation)))
+        notes = (*(["turned"] if opened.orientation in range(2, 9) else []), *opened.notes)
+        return _Read(*use(opened.image, mask), opened.digest, notes)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the picture {path}: {error.strerror}") from error
-
-
-def _decode(path: Path, content: bytes) -> Image.Image:
-    try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-        picture.getexif()
-    except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
-        raise InputError(
-            f"corrupt picture {path}: {type(error).__name__}: {error}".splitlines()[0]
-        ) from error
-    return picture
-
-
-def _add(digest: hashlib._Hash, split: str, sample: Sample, opened: _Opened) -> None:
+def _add(digest: hashlib._Hash, split: str, sample: Sample, read: _Read) -> None:
     """Add to the fingerprint what decides a figure: content, order, class, object; not the folder's place."""
-    digest.update(f"{split} {sample.label} {opened.digest} {sample.box}\n".encode())
-    if opened.turned:
-        digest.update(b"turned\n")  # runs from before pictures were turned are other runs
-    if sample.trimap is not None and opened.mask is not None:
-        digest.update(opened.mask.numpy().tobytes())
+    digest.update(f"{split} {sample.label} {read.digest} {sample.box}\n".encode())
+    for note in read.notes:
+        digest.update(f"{note}\n".encode())  # runs from before pictures were turned are other runs
+    if sample.trimap is not None and read.mask is not None:
+        digest.update(read.mask.numpy().tobytes())
+
+
+def _or_error(function: Callable[[Sample], T]) -> Callable[[Sample], T | InputError]:
+    def result(sample: Sample) -> T | InputError:
+        try:
+            return function(sample)
+        except InputError as error:
+            return error
+
+    return result
 
 
 def _parallel(function: Callable[[Sample], T], samples: Iterable[Sample]) -> Iterator[T]:

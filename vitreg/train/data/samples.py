@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from vitreg.wording import listed
 
 Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels of the stored picture."""
+
+UNBALANCED = 10
+"""How many times as many pictures the largest class has as the smallest, for it to be said."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +27,52 @@ class Sample:
 
 @dataclass(frozen=True)
 class Folder:
-    """The samples of a folder, in a fixed order."""
+    """The samples of a folder, in a fixed order.
+
+    Attributes:
+        train_name: where the training pictures were found, in words.
+        test_name: where the test pictures were found.
+        left_out: what of the folder is not used, in words.
+        is_official: whether the splits are those of a data set's owner, who alone can change them.
+    """
 
     root: Path
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    train_name: str = field(default="", compare=False)
+    test_name: str = field(default="", compare=False)
+    left_out: tuple[str, ...] = field(default=(), compare=False)
+    is_official: bool = field(default=False, compare=False)
+
+
+def described(folder: Folder, name: str) -> str:
+    """Return in a line what was understood of a folder: classes, splits, pictures, and what is left out."""
+    classes = f"{len(folder.classes)} classes ({listed(folder.classes, at_most=4)})"
+    parts = [classes, _split("training", folder.train, folder.train_name, len(folder.classes))]
+    if folder.test:
+        parts.append(_split("test", folder.test, folder.test_name, len(folder.classes)))
+    left = f"; left out: {'; '.join(folder.left_out)}" if folder.left_out else ""
+    return f"{name}: {', '.join(parts)}{left}"
+
+
+def imbalance(folder: Folder) -> str | None:
+    """Return in a line that some classes have far more training pictures than others, or None."""
+    counts = Counter(sample.label for sample in folder.train)
+    (large, most), (small, least) = counts.most_common()[0], counts.most_common()[-1]
+    if most < UNBALANCED * least:
+        return None
+    share = 100 * most / len(folder.train)
+    return (
+        f"the classes are unbalanced: {most} training pictures of {folder.classes[large]}, {least} of "
+        f"{folder.classes[small]}; who always says {folder.classes[large]} is right for {share:.0f} % of "
+        "them, so look at the balanced accuracy (the mean over the classes), too"
+    )
+
+
+def _split(kind: str, samples: tuple[Sample, ...], where: str, num_classes: int) -> str:
+    counts = Counter(sample.label for sample in samples)
+    least, most = min(counts.values()), max(counts.values())
+    least = least if len(counts) == num_classes else 0
+    each = f"{most}" if least == most else f"{least} to {most}"
+    return f"{len(samples)} {kind} pictures{f' in {where}' if where else ''} ({each} a class)"

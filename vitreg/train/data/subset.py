@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitreg.errors import InputError
+from vitreg.train.data.copies import copies_of
 from vitreg.train.data.dataset import Task
 from vitreg.wording import listed
 
@@ -85,18 +86,27 @@ def stratified(labels: Sequence[int], share: Share, *, seed: int, classes: Seque
 
 
 def split(
-    indices: Sequence[int], labels: Sequence[int], rate: float, *, seed: int, classes: Sequence[str]
+    indices: Sequence[int],
+    labels: Sequence[int],
+    rate: float,
+    *,
+    seed: int,
+    classes: Sequence[str],
+    digests: Sequence[str] = (),
 ) -> tuple[list[int], list[int]]:
     """Return `indices` parted at random into those to train on and those held out, both sorted.
 
-    Of each class the share `rate` is held out: at least one picture, and never all.
+    Of each class the share `rate` is held out: at least one picture, and never all. Where `digests` say that
+    pictures are copies of each other, one of them is parted and the others stay in training with it, or are
+    in neither part.
 
     Raises:
         InputError: A class has only one picture.
     """
     out: set[int] = set()
+    copies = copies_of(digests, indices)
     for label, name in enumerate(classes):
-        members = [index for index in indices if labels[index] == label]
+        members = [index for index in indices if labels[index] == label and index not in copies]
         if len(members) < 2:
             raise InputError(
                 f"class {name} has a single picture to train on: none can be held out to choose or measure "
@@ -105,4 +115,6 @@ def split(
         count = min(max(1, round(rate * len(members))), len(members) - 1)
         order = np.random.default_rng([seed, label, 1]).permutation(len(members))
         out |= {members[position] for position in order[:count]}
-    return [index for index in indices if index not in out], sorted(out)
+    held_out = {digests[index] for index in out} if digests else set()
+    kept = [index for index in indices if index not in out and not (digests and digests[index] in held_out)]
+    return kept, sorted(out)

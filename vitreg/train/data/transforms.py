@@ -20,6 +20,10 @@ EVALUATION_RATIO = 256 / 224
 """The short side before the centre crop, as a multiple of the crop: Resize(256) + CenterCrop(224)."""
 
 
+LONGEST = 16
+"""How many times as long as wide a picture is at most when it is resized for the centre crop."""
+
+
 def training_transform(
     size: int, *, augment: str, mean: tuple[float, ...]
 ) -> Callable[[Image.Image], Tensor]:
@@ -66,6 +70,7 @@ def evaluation_transform(size: int) -> Callable[[Image.Image, Tensor | None], tu
     )
 
     def transform(picture: Image.Image, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        picture, mask = _not_too_long(picture, mask)
         if mask is None:
             return v2.functional.pil_to_tensor(geometry(picture)), None
         if tuple(mask.shape) != (picture.height, picture.width):
@@ -77,6 +82,21 @@ def evaluation_transform(size: int) -> Callable[[Image.Image, Tensor | None], tu
         return v2.functional.pil_to_tensor(picture), cut.bool().as_subclass(Tensor)
 
     return transform
+
+
+def _not_too_long(picture: Image.Image, mask: Tensor | None) -> tuple[Image.Image, Tensor | None]:
+    """Return the middle of a very long picture and its mask, of which the centre crop sees a part only.
+
+    Resized as a whole, a picture of 1 × 20,000 pixels would take gigabytes.
+    """
+    width, height = picture.size
+    longest = LONGEST * min(width, height)
+    if max(width, height) <= longest:
+        return picture, mask
+    left, top = (max(0, side - longest) // 2 for side in (width, height))
+    right, bottom = left + min(width, longest), top + min(height, longest)
+    cut = None if mask is None else mask[top:bottom, left:right]
+    return picture.crop((left, top, right, bottom)), cut
 
 
 def box_mask(box: Box, *, height: int, width: int) -> Tensor:

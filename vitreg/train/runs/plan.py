@@ -161,7 +161,14 @@ def _check(design: Design, task: Task, start: Start) -> None:
     for seed, share in itertools.product(design.seeds, design.shares):
         taken = subset(task, share, seed=seed)
         if design.hold_out and design.methods:
-            split(taken, task.train_labels, design.hold_out, seed=seed, classes=task.classes)
+            split(
+                taken,
+                task.train_labels,
+                design.hold_out,
+                seed=seed,
+                classes=task.classes,
+                digests=task.train_digests,
+            )
     model = start.create(len(task.classes), 0.0)
     if task.test_masks is not None:
         with vitreg.trace(model, "attn_probs"):  # what the evaluation reads

@@ -148,7 +148,14 @@ def _parted(run: Run) -> tuple[list[int], list[int]]:
     indices = subset(task, c.share, seed=c.seed)
     if not c.hold_out:
         return indices, []
-    return split(indices, task.train_labels, c.hold_out, seed=c.seed, classes=task.classes)
+    return split(
+        indices,
+        task.train_labels,
+        c.hold_out,
+        seed=c.seed,
+        classes=task.classes,
+        digests=task.train_digests,
+    )
 
 
 def trained_model(

@@ -137,7 +137,7 @@ class Layout:
             self.refuse(root, "each picture in one split, once", f"{twice[0]} twice")
         trimaps = [sample.trimap for sample in (*train, *test) if sample.trimap is not None]
         self.need_pictures([*paths, *trimaps])
-        return Folder(root, tuple(classes), tuple(train), tuple(test))
+        return Folder(root, tuple(classes), tuple(train), tuple(test), is_official=True)
 
     def need_pictures(self, paths: Sequence[Path]) -> None:
         """Raise if any of the files is missing."""

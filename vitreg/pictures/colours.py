@@ -1,0 +1,71 @@
+"""A stored picture in red, green and blue of 8 bits, whatever its depth and transparency."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
+"""TIFF's tags of the depth, and of what 0 means; `_WHITE_IS_ZERO` is a value of the second."""
+_WHITE_IS_ZERO = 0
+_SCALED_BY_PILLOW = ("PPM", "JPEG2000")
+"""Formats that note the brightest value, which Pillow scales to that of 16 bits."""
+_LEAST_CONTRAST = 16
+"""Levels of 255 below which nothing is seen."""
+
+
+def in_colours(stored: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """Return the picture in mode RGB, and what was done to its pixels beyond Pillow's own conversion.
+
+    16 bits are scaled so that the brightest value stays the brightest. What is transparent lies on white, or
+    on black where nothing could be seen on white.
+
+    Raises:
+        ValueError: Nobody knows the brightest value of the picture: it has 32 bits, or fewer than its file
+            says.
+    """
+    if stored.mode.startswith("I;16") or (stored.mode == "I" and stored.format in ("PNG", "PPM")):
+        return _of_16_bits(stored), ("16 bits",)
+    if stored.mode in ("I", "F"):
+        raise ValueError(
+            f"its brightest value is not known (mode {stored.mode}); store it with 8 or 16 bits a channel"
+        )
+    if not stored.has_transparency_data:
+        return stored.convert("RGB"), ()
+    layer = (stored.convert("LA") if stored.mode == "La" else stored).convert("RGBA")
+    least, most = layer.getchannel("A").getextrema()
+    if least == 255:
+        return layer.convert("RGB"), ()
+    shown = _on("white", layer)
+    if least < most and _contrast(shown) < _LEAST_CONTRAST:
+        shown = _on("black", layer)
+    return shown, ("transparent",)
+
+
+def _of_16_bits(stored: Image.Image) -> Image.Image:
+    values = np.asarray(stored).astype(np.uint32)
+    tags = getattr(stored, "tag_v2", {})
+    depth = tags.get(_BITS_PER_SAMPLE, 16)
+    brightest = 2 ** int(depth[0] if isinstance(depth, tuple) else depth) - 1
+    if brightest == 65535 and stored.format not in _SCALED_BY_PILLOW and 0 < values.max() < 4096:
+        # 12 bits in 16, a dark picture, or a depth map: only its owner knows.
+        raise ValueError(
+            f"its brightest value is {values.max()} of 65535, as if fewer than 16 bits were stored in 16; "
+            "scale the values to the whole range, or store it with 8 bits"
+        )
+    levels = (values * 255 // brightest).astype(np.uint8)
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        levels = 255 - levels
+    clear = stored.info.get("transparency")
+    if isinstance(clear, int):  # the one value that a PNG calls transparent
+        levels = np.where(values == clear, 255, levels).astype(np.uint8)
+    return Image.fromarray(levels).convert("RGB")
+
+
+def _on(ground: str, layer: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")
+
+
+def _contrast(picture: Image.Image) -> int:
+    """Return the difference of the brightest and the darkest level, of the channel where it is largest."""
+    return max(int(most) - int(least) for least, most in picture.getextrema())
