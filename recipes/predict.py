@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         accelerator = make_accelerator(options.device, options.precision)
         prepare_out(options.out)
         shown = evenly(len(paths))
-        found, done, seen, overlaid, maps, block = [], [], 0, [], [], 0
+        found, seen, overlaid, maps, block = [], 0, [], [], 0
+        done: list[Path] = []
         refused: list[str] = []
         with Progress(console) as progress, progress.stage("predicting") as update:
             left = f"; left out: {listed_counts(listed.left_out)}" if listed.left_out else ""

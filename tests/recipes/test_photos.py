@@ -143,7 +143,7 @@ def test_trimap_is_turned_with_its_picture(tmp_path: Path) -> None:
 
 
 def test_fingerprint_is_of_content_classes_and_normalisation(class_folders: Path) -> None:
-    # Stored runs are found by it; those from before pictures were turned, scaled and laid on white are others.
+    # Stored runs are found by it; those from before pictures were turned, scaled or laid on white are others.
     folder = read_folder(class_folders)
     lay_down(folder.train[0].path, 1)
     lay_down(folder.train[1].path, 3)

@@ -33,11 +33,11 @@ def in_colours(stored: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
     if not stored.has_transparency_data:
         return stored.convert("RGB"), ()
     layer = (stored.convert("LA") if stored.mode == "La" else stored).convert("RGBA")
-    least, most = layer.getchannel("A").getextrema()
-    if least == 255:
+    alpha = np.asarray(layer.getchannel("A"))
+    if alpha.min() == 255:
         return layer.convert("RGB"), ()
     shown = _on("white", layer)
-    if least < most and _contrast(shown) < _LEAST_CONTRAST:
+    if alpha.min() < alpha.max() and _contrast(shown) < _LEAST_CONTRAST:
         shown = _on("black", layer)
     return shown, ("transparent",)
 
@@ -68,4 +68,5 @@ def _on(ground: str, layer: Image.Image) -> Image.Image:
 
 def _contrast(picture: Image.Image) -> int:
     """Return the difference of the brightest and the darkest level, of the channel where it is largest."""
-    return max(int(most) - int(least) for least, most in picture.getextrema())
+    values = np.asarray(picture).reshape(-1, 3)
+    return int(max(values.max(0) - values.min(0)))

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vitreg.errors import InputError
 from vitreg.pictures.colours import in_colours
@@ -193,7 +193,7 @@ def _reason(error: Exception, content: bytes) -> str:
         return f"it is too large, more than {MOST_PIXELS // 10**6} million pixels; store it smaller"
     if not content:
         return "the file is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         found = next((what for beginning, what in _BEGINNINGS if content.startswith(beginning)), "")
         if content[4:8] == b"ftyp":
             found = "HEIF or AVIF, which pip install pillow-heif reads"

@@ -81,7 +81,7 @@ class _Index:
                         )
                     yield where, dict(zip(header, cells, strict=True))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            where = f"{self.file}, line {reader.line_num}" if reader else self.file
+            where = f"{self.file}, line {reader.line_num}" if reader else str(self.file)
             raise InputError(f"cannot read {where}: {error}; expected a CSV in UTF-8") from error
 
     def _check_header(self, header: list[str]) -> None:
