@@ -63,11 +63,11 @@ def read_class_folders(root: Path, *, but_not: Path | None = None) -> Folder:
         return Folder(root, train.classes, train.samples, (), left_out=tuple(_in_words(train.left_out)))
     train_name = splits["train"][0]
     test_name = (splits.get("test") or splits.get("val") or [""])[0]
-    train = _classes(root / train_name, but_not)
+    train = _classes(root / train_name, but_not, "training")
     notes = _in_words(train.left_out, f"{train_name}/")
     test = _Classes((), ())
     if test_name:
-        test = _classes(root / test_name, but_not)
+        test = _classes(root / test_name, but_not, "test")
         notes += _in_words(test.left_out, f"{test_name}/")
         _check_twins(root, (*train.classes, *test.classes))
         unknown = sorted(set(test.classes) - set(train.classes))
@@ -96,7 +96,7 @@ class _Classes:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def _classes(root: Path, but_not: Path | None) -> _Classes:
+def _classes(root: Path, but_not: Path | None, split: str = "") -> _Classes:
     """Return the classes in a folder and their pictures, and count what is left out."""
     found = {name: pictures_below(root / name, but_not=but_not) for name in _folders(root)}
     here = _loose(root)
@@ -117,7 +117,8 @@ def _classes(root: Path, but_not: Path | None) -> _Classes:
             + (f"; left out: {listed_counts(left_out)}" if left_out else "")
         )
     if empty or len(kept) < 2:
-        wrong = f"no picture in {listed(empty)}" if empty else f"found only {next(iter(kept))}"
+        which = f"no {split} picture for class" if split else "no picture in"
+        wrong = f"{which} {listed(empty)}" if empty else f"found only {next(iter(kept))}"
         left = f"; left out: {listed_counts(left_out)}" if left_out else ""
         raise InputError(f"{root}: expected pictures in each of at least 2 class folders; {wrong}{left}")
     parts = [name for name in kept if name.lower() in PARTS]
