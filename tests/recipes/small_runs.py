@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,16 +35,21 @@ def create(num_classes: int, drop_path: float) -> torch.nn.Module:
     return model
 
 
-def planned(data: Path, methods: tuple[str, ...] = METHODS) -> list[Run]:
+def planned(
+    data: Path,
+    methods: tuple[str, ...] = METHODS,
+    lams: Mapping[str, tuple[float, ...]] | None = None,
+    hyper: Hyperparameters = HYPER,
+) -> list[Run]:
     task = photo_task(read_folder(data), name="indexed", size=SIZE, augment=AUGMENT)
     design = Design(
         [replace(task, test_masks=None)],
         [Start(MODEL, "seven", create)],
         methods=methods,
-        lams={"GTA": (10.0,)},
+        lams={"GTA": (10.0,)} if lams is None else lams,
         shares=[Share(rate=1.0)],
         seeds=[3],
-        hyper=HYPER,
+        hyper=hyper,
         augment=AUGMENT,
     )
     return plan(design)

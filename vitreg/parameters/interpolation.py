@@ -44,6 +44,8 @@ def interpolate(model: nn.Module, source: State, alpha: float = 0.5) -> None:
 
     Source: Wortsman et al. 2022 (CVPR), "Robust fine-tuning of zero-shot models", arXiv 2109.01903, Eq. (1).
     """
+    # NOTE[DIFF]: WiSE-FT's start has a zero-shot head made of texts; here it is whatever the source has, the
+    # linear probe's in the trainer.
     _write(model, _state(model, "model"), _state(source, "source"), alpha)
 
 

@@ -26,7 +26,7 @@ from vitreg.train.runs.tracking import check_trackers
 from vitreg.train.settings import PHOTOS, Settings
 from vitreg.train.training.device import check_batch, make_accelerator, workers_for
 from vitreg.train.training.hyperparameters import Mixing
-from vitreg.train.training.methods import METHODS, check_methods, is_guided
+from vitreg.train.training.methods import METHODS, check_methods, guide_of, is_guided
 from vitreg.wording import listed
 
 CHOSEN = (
@@ -65,7 +65,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     lams = {method: METHODS[method].grid for method in guided}
     known: dict[str, tuple[float, ...] | None] = {}
     if not table.searches:
-        known = {method: settings.lams.get(method.removesuffix("+TransMix")) for method in guided}
+        known = {method: settings.lams.get(guide_of(method)) for method in guided}
         lams |= {method: tried for method, tried in known.items() if tried}
     if options.quick:
         lams = {method: tried[:2] for method, tried in lams.items()}

@@ -10,6 +10,7 @@ from torch import nn
 
 import vitreg
 from vitreg.errors import InputError
+from vitreg.parameters.linear_head import LinearHead
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share, split, subset
 from vitreg.train.models.start import Start
@@ -133,8 +134,10 @@ def _run(
     share: Share | None,
     seed: int,
 ) -> Run:
-    hyper = design.hyper
-    if method != SOURCE and not METHODS[method].has_weight_decay:
+    hyper, is_trained = design.hyper, method != SOURCE and METHODS[method].is_trained
+    if is_trained:
+        hyper = replace(hyper, lr=hyper.lr * METHODS[method].lr_factor)
+    if is_trained and not METHODS[method].has_weight_decay:
         hyper = replace(hyper, weight_decay=0.0)
     if not is_guided(method):
         hyper = replace(hyper, every=1)  # without a penalty it is one run, whatever `every`
@@ -149,10 +152,10 @@ def _run(
         lam=lam,
         share=share,
         seed=seed,
-        hyper=None if method == SOURCE else hyper,
+        hyper=hyper if is_trained else None,
         precision=design.precision,
         hold_out=0.0 if method == SOURCE else design.hold_out,
-        measure_every=0 if method == SOURCE else design.measure_every,
+        measure_every=design.measure_every if is_trained else 0,
     )
     return Run(configuration, task, start)
 
@@ -185,6 +188,8 @@ def _check(design: Design, task: Task, start: Start) -> None:
 def _check_method(model: nn.Module, method: str, lam: float | None, name: str) -> None:
     try:
         Applied(model, method, lam, num_classes=2).undo()
+        if METHODS[method].head == "probe":
+            LinearHead(model)
     except vitreg.VitregError as error:
         value = "" if lam is None else f" with λ={lam:g}"
         raise InputError(f"{method}{value} cannot be used with {name}: {error}") from error

@@ -30,7 +30,8 @@ from vitreg.train.runs.tracking import tracked
 from vitreg.train.training.checkpoint import SECONDS, Checkpoints, discard
 from vitreg.train.training.evaluation import evaluate
 from vitreg.train.training.loop import train
-from vitreg.train.training.methods import SOURCE
+from vitreg.train.training.methods import METHODS, SOURCE
+from vitreg.train.training.probe_head import fit_probe_head, probe_metrics
 from vitreg.train.training.state import Entry, Measurement
 
 MODEL_FILE = "model.safetensors"
@@ -65,6 +66,7 @@ def complete(
     c, folder = run.configuration, out / run.configuration.folder
     checkpoints = checkpoints_of(run, out, accelerator, progress, every=checkpoint_seconds)
     pictures = 0 if c.hyper is None else TRAINING_COST * c.hyper.batch_size
+    probes: list[vitreg.LinearProbe] = []
     with tracked(trackers, c, folder) as tell:
         model, log = trained_model(
             run,
@@ -74,11 +76,14 @@ def complete(
             on_entry=tell,
             checkpoints=checkpoints,
             readings=readings_in(out, run),
+            on_probe=probes.append,
         )
     task = measured_task(run)
     metrics = evaluate(
         model, task, accelerator=accelerator, has_head=c.method != SOURCE, on_batch=progress.advance
     )
+    if probes:
+        metrics["probe"] = probe_metrics(probes[0])
     where = machine(accelerator)
 
     def stored() -> Report:
@@ -167,17 +172,25 @@ def trained_model(
     on_entry: Callable[[Entry], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
     readings: Path | None = None,
+    on_probe: Callable[[vitreg.LinearProbe], None] = lambda probe: None,
 ) -> tuple[nn.Module, list[Entry]]:
     """Return the run's model, trained, and the training's log; the source is returned as it is.
 
-    What a source reads of a finite number of views is kept in the folder `readings`, in memory without one.
+    `on_probe` is told of the linear probe whose head the method starts from, or is. What a source reads of a
+    finite number of views is kept in the folder `readings`, in memory without one.
     """
     c, task = run.configuration, run.task
     # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
     set_seed(c.seed)
     model = run.start.create(len(task.classes), 0.0 if c.hyper is None else c.hyper.drop_path)
-    if c.hyper is None or c.share is None:
+    if c.share is None:
         return model, []
+    method, indices = METHODS[c.method], training_indices(run)
+    if method.head == "probe":  # it leaves the random numbers as they are
+        on_probe(fit_probe_head(model, task, indices, accelerator=accelerator))
+    if c.hyper is None:
+        return model, []
+    start = {name: value.clone() for name, value in model.state_dict().items()} if method.alpha < 1 else {}
 
     def measured(model: nn.Module) -> Entry:
         return _as_entry(evaluate(model, task, accelerator=accelerator))
@@ -185,7 +198,7 @@ def trained_model(
     log = train(
         model,
         task,
-        training_indices(run),
+        indices,
         c.hyper,
         method=c.method,
         lam=c.lam,
@@ -198,6 +211,8 @@ def trained_model(
         checkpoints=checkpoints,
         readings=readings,
     )
+    if method.alpha < 1:
+        vitreg.interpolate(model, start, method.alpha)
     return model, log
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitreg
+from vitreg.train.training.adapters import Adapters
 from vitreg.train.training.hyperparameters import TRANSMIX, Mixing
 from vitreg.train.training.methods import METHODS, can_be_remembered, target_of
 
@@ -30,6 +32,7 @@ class Applied:
 
     Attributes:
         attachment: what computes the penalty, or None without one.
+        adapters: what trains the blocks, or None where their weights are trained.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Applied:
     ) -> None:
         self.smoothing = smoothing
         self.attachment: vitreg.Attachment | None = None
+        self.adapters: Adapters | None = None
         self._transmix: vitreg.TransMix | None = None
         self._mixup: Mixup | None = None
         chosen, target, mixing = METHODS[method], target_of(method, lam), mixing or Mixing()
@@ -55,10 +59,17 @@ class Applied:
                 chosen.trains is not None
             ):  # first, as a penalty on the weights leaves out those that are frozen
                 undo.enter_context(vitreg.freeze(model, chosen.trains))
+            if chosen.adapters:
+                self.adapters = Adapters(model)
+                undo.callback(self.adapters.merge)
             if target is not None:
                 # A mixed picture is none of the views.
                 is_kept = views and can_be_remembered(target) and not mixing and not chosen.transmix
-                source = vitreg.CachedSource(model, views, path=readings) if is_kept else None
+                source: vitreg.CachedSource | Literal["base"] | None = None
+                if chosen.adapters:
+                    source = "base"
+                elif is_kept:
+                    source = vitreg.CachedSource(model, views, path=readings)
                 self.attachment = vitreg.attach(model, source, target=target, every=every)
                 undo.callback(self.attachment.remove)
             if chosen.transmix:

@@ -15,6 +15,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+import vitreg
 from vitreg.errors import InputError
 from vitreg.train.basics.distributed import mean, parallel, vary_random_numbers
 from vitreg.train.data.batches import Batches, Draws, Slices
@@ -22,6 +23,7 @@ from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import kept_views
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.methods import METHODS
 from vitreg.train.training.state import Entry, Measurement, Training
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def train(
         views=hyper.views * len(task.train_labels),
         readings=readings,
     ) as applied:
-        optimizer = create_optimizer_v2(model, opt="adamw", lr=hyper.lr, weight_decay=hyper.weight_decay)
+        optimizer = _optimizer(model, method, hyper)
         schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
         training = Training(model, optimizer)
         vary_random_numbers(seed)
@@ -102,7 +104,7 @@ def train(
         )
         with parallel(model, accelerator) as replica:
             for drawn in loader(task, batches, hyper, accelerator=accelerator, workers=workers):
-                step = training.step
+                step, is_first = training.step, training.step == batches.first
                 schedule.step_update(step)
                 pictures, labels = map(on_device, drawn[:2])
                 pictures, labels = applied.mixed(task.normalised(pictures), labels)
@@ -112,6 +114,8 @@ def train(
                 objective = loss + applied.penalty(drawn[2])
                 optimizer.zero_grad()
                 accelerator.backward(objective)
+                if applied.adapters is not None and is_first:
+                    applied.adapters.check_gradients()
                 optimizer.step()
                 is_last = step == hyper.steps - 1
                 entry = {}
@@ -119,7 +123,7 @@ def train(
                     values = {"objective": objective.detach(), "loss": loss.detach(), **applied.terms}
                     noted = mean({name: float(value) for name, value in values.items()})
                     is_finite = math.isfinite(noted.pop("objective"))
-                    entry = {"lr": optimizer.param_groups[0]["lr"], **noted}
+                    entry = {"lr": max(group["lr"] for group in optimizer.param_groups), **noted}
                     if not is_finite:
                         raise InputError(
                             f"the loss is not finite at step {step} ({entry}); try a smaller --lr or --lam"
@@ -135,6 +139,16 @@ def train(
                     checkpoints.save(training, is_last=is_last)
                 on_step()
     return training.log
+
+
+def _optimizer(model: nn.Module, method: str, hyper: Hyperparameters) -> torch.optim.Optimizer:
+    """Return AdamW on what `method` trains, with a learning rate for each layer where it wants that."""
+    options = {"lr": hyper.lr, "weight_decay": hyper.weight_decay}
+    layer_decay = METHODS[method].layer_decay
+    if layer_decay == 1:
+        return create_optimizer_v2(model, opt="adamw", **options)
+    groups = vitreg.param_groups(model, hyper.lr, hyper.weight_decay, layer_decay=layer_decay)
+    return create_optimizer_v2(groups, opt="adamw", **options)
 
 
 def _schedule(

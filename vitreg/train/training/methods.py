@@ -26,6 +26,14 @@ class Method:
         trains: the part of the model that is trained, beside the new head.
         transmix: whether pictures are mixed, and their labels weighted by the model's own attention.
         has_weight_decay: whether the optimiser decays the weights; a penalty on the weights takes its place.
+        head: the head that training starts from: a new one with random weights, or the linear probe of the
+            run's training pictures.
+        is_trained: whether anything is trained by gradients after that.
+        layer_decay: by what the learning rate falls from each layer to the one before it; 1 for not at all.
+        adapters: whether the blocks are trained through low-rank adapters, which are merged at the end; the
+            source is then the model without them.
+        alpha: the share of the trained weights in the mean with those that training started from.
+        lr_factor: by what the learning rate of the table is multiplied.
     """
 
     target: Callable[[float], Penalty] | None = None
@@ -33,12 +41,26 @@ class Method:
     trains: Literal["attention", "ffn"] | None = None
     transmix: bool = False
     has_weight_decay: bool = True
+    head: Literal["new", "probe"] = "new"
+    is_trained: bool = True
+    layer_decay: float = 1.0
+    adapters: bool = False
+    alpha: float = 1.0
+    lr_factor: float = 1.0
 
 
 def _around(default: float) -> tuple[float, ...]:
     """Return what the paper tries for a rival whose authors use `default`: {0.1c, c, 10c}."""
     return default / 10, default, default * 10
 
+
+def _from_probe(name: str) -> str:
+    """Return what a method is called that starts from the linear probe's head (LP-FT)."""
+    return "LP-FT" + f"+{name}".removeprefix("+fine-tune")
+
+
+# Adapters take a larger learning rate than the weights: 1e-3 to 5e-3 where these take 1e-4.
+_LORA = Method(adapters=True, lr_factor=10.0)
 
 _PLAIN = {
     "fine-tune": Method(),
@@ -54,16 +76,41 @@ _PLAIN = {
     # The two other readings of Eq. (5).
     "GTA-sum-layers": Method(lambda lam: vitreg.GTA(lam=lam, reduction="sum_layers"), GRID),
     "GTA-sum": Method(lambda lam: vitreg.GTA(lam=lam, reduction="sum"), GRID),
+    # Not in the paper:
+    "layer-decay": Method(layer_decay=0.75),
+    "LoRA": _LORA,
+    "LoRA+GTA": replace(_LORA, target=lambda lam: vitreg.GTA(lam=lam), grid=GRID),
 }
 
-METHODS: Mapping[str, Method] = {
+_FROM_NEW_HEAD = {
     **_PLAIN,
     **{f"{name}+TransMix": replace(method, transmix=True) for name, method in _PLAIN.items()},
 }
-"""From the name in the paper's tables to the method; each can be combined with TransMix."""
+
+_WISE = Method(head="probe", alpha=0.5)
+
+METHODS: Mapping[str, Method] = {
+    **_FROM_NEW_HEAD,
+    **{_from_probe(name): replace(method, head="probe") for name, method in _FROM_NEW_HEAD.items()},
+    "linear-probe": Method(head="probe", is_trained=False),
+    "WiSE-FT": _WISE,
+    "WiSE-FT+GTA": replace(_WISE, target=lambda lam: vitreg.GTA(lam=lam), grid=GRID),
+}
+"""From the name in the paper's tables to the method; each can be combined with TransMix and with LP-FT."""
 
 SOURCE = "source"
 """The model before any training, as a row: only its attention can be measured, its head is new."""
+
+
+_BESIDE = {"TransMix", "LP-FT", "LoRA", "WiSE-FT"}
+
+
+def guide_of(method: str) -> str:
+    """Return the row of the guide that a method uses along with other things: "GTA" of "LP-FT+GTA+TransMix".
+
+    A method without one is returned as it is.
+    """
+    return next((part for part in method.split("+") if part not in _BESIDE), method)
 
 
 def is_guided(method: str) -> bool:
@@ -94,7 +141,8 @@ def check_methods(names: Iterable[str]) -> tuple[str, ...]:
         if name.lower() not in known:
             raise InputError(
                 f"unknown method {name!r}{nearest(name, METHODS)} "
-                f"(known: {', '.join(_PLAIN)}; each also with +TransMix)"
+                f"(known: {', '.join(_PLAIN)}; each also with +TransMix, and as LP-FT or LP-FT+… from the "
+                "linear probe's head; linear-probe, WiSE-FT, WiSE-FT+GTA)"
             )
         if known[name.lower()] not in found:
             found.append(known[name.lower()])
