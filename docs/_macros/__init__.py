@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from _macros import cards, command_line, paper
+from _macros import cards, command_line
 
 
 def define_env(env: Any) -> None:
     """Give each macro to the pages; called by mkdocs-macros."""
-    for module in (cards, paper, command_line):
+    for module in (cards, command_line):
         for macro in module.MACROS:
             env.macro(macro)

@@ -9,12 +9,7 @@ from _macros.costs import MAIN, method_costs, plain_conditions, reports, step_co
 from _macros.differences import all_differences, method_differences
 from _macros.docstrings import method_formula, method_sentence, method_source
 from _macros.methods import CARDS, ROOT, card
-from _macros.paper import (
-    method_in_the_paper,
-    paper_gain,
-    paper_gains_by_domain,
-    paper_gains_by_share,
-)
+from _macros.paper import method_in_the_paper, paper_gain
 from _macros.results import method_results, our_figure, our_gains
 from vitreg.extractors import extractors
 from vitreg.penalties.base import ParameterPenalty, Penalty, ReadingPenalty
@@ -39,12 +34,6 @@ def method_reads(name: str) -> str:
         else "No source is kept or run."
     )
     return f"It reads {which}[`{extractor}`](../api/read.md): {says}. {source}"
-
-
-def method_lam(name: str) -> str:
-    """Return the λ of a penalty that is given none."""
-    made = _penalty(name)
-    return f"{made.lam:g}" if made is not None else "–"
 
 
 def method_api(name: str) -> str:
@@ -79,7 +68,8 @@ def methods_costs_table() -> str:
         reads, source = f"[{extractor}](../api/read.md)" if extractor else "–", "runs" if runs else "no"
         if isinstance(_penalty(name), ParameterPenalty):
             reads, source = "weights", "its weights"
-        cells = (reads, source, _step(name), method_lam(name))
+        made = _penalty(name)
+        cells = (reads, source, _step(name), "–" if made is None else f"{made.lam:g}")
         lines.append(f"| [{of.title}]({name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -125,8 +115,6 @@ MACROS: tuple[Callable[..., str], ...] = (
     our_figure,
     our_gains,
     paper_gain,
-    paper_gains_by_domain,
-    paper_gains_by_share,
     names_on,
     penalties_api,
     plain_conditions,
