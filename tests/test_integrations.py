@@ -94,9 +94,19 @@ class Reporter(TrainerCallback):
         self.seen.append(dict(logs))
 
 
+def items_loss(
+    outputs: dict[str, Tensor], labels: Tensor, num_items_in_batch: Tensor | None = None
+) -> Tensor:
+    """Return a compute_loss_func of the user's, scaled for gradient accumulation as the Trainer asks for."""
+    if num_items_in_batch is None:
+        return F.cross_entropy(outputs["logits"], labels)
+    return F.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_trainer(accumulate: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("added", [False, True])
+def test_trainer(accumulate: int, added: bool, tmp_path: Path) -> None:
     expected, terms = by_hand(ACCUMULATED if accumulate == 2 else PLAIN)
     model, data = Classifier(), Pictures()
     guide = transformers.Guide(vitreg.attach(model, model, TARGETS, lam=lam))
@@ -127,9 +137,11 @@ def test_trainer(accumulate: int, tmp_path: Path) -> None:
         arguments,
         train_dataset=data,
         eval_dataset=data,
-        compute_loss_func=guide.loss,
-        callbacks=[guide, reporter],
+        compute_loss_func=items_loss if added else guide.loss,
+        callbacks=[reporter] if added else [guide, reporter],
     )
+    if added:
+        guide.add_to(trainer)
     trainer.train()
     assert_same(model, expected)
     logged = [line for line in trainer.state.log_history if "loss" in line]
@@ -202,7 +214,7 @@ class Log(pl.Callback):
         self.seen.append({n: v.item() for n, v in seen.items() if n.startswith("penalty/")})
 
 
-def fit(module: Module, guide: lightning.Guide, folder: Path, **options: Any) -> list[dict[str, float]]:
+def fit(module: Module, guide: pl.Callback, folder: Path, **options: Any) -> list[dict[str, float]]:
     log = Log()
     trainer = pl.Trainer(
         max_epochs=1,
@@ -248,6 +260,24 @@ def test_lightning(accumulate: int, scaled: bool, tmp_path: Path) -> None:
         assert line == pytest.approx(wanted, rel=1e-3)
     with pytest.raises(vitreg.StateError, match="was removed"):
         guide.attachment.penalty()
+
+
+class Root(Module):
+    """A loss whose gradient needs its own value, in a dictionary."""
+
+    def training_step(self, batch: dict[str, Tensor], index: int) -> Any:
+        return {"loss": super().training_step(batch, index).sqrt()}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_lightning_adds_to_any_loss(accumulate: int, tmp_path: Path) -> None:
+    plain, guided = Root(), Root()
+    fit(plain, pl.Callback(), tmp_path, accumulate_grad_batches=accumulate)
+    guide = lightning.Guide(vitreg.attach(guided, target=TARGETS, lam=0))
+    fit(guided, guide, tmp_path, accumulate_grad_batches=accumulate)
+    for ours, theirs in zip(guided.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 class OwnBackward(Precision):
