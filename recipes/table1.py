@@ -16,10 +16,10 @@ from pathlib import Path
 from rich.console import Console
 
 from engine.results.dataset_counts import Counts, as_csv, as_markdown, as_rich, count, notes
-from engine.scripts.console import exit_code
 from engine.scripts.options import named_places
 from vitreg.errors import InputError
 from vitreg.files import prepare_out, write_atomically
+from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.data.archives import is_archive
 from vitreg.train.data.folder import read_folder

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from small_models import TOWERS, Factory, make_clip, make_vit
 
+pytest_plugins = ["picture_fixtures"]
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes: one thread each, and for what they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)

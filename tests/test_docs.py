@@ -15,6 +15,7 @@ import torch
 
 import vitreg
 import vitreg.plot
+import vitreg.train
 from _macros.cards import names_on
 from vitreg.extractors import extractors
 from vitreg.families import families, towers
@@ -45,7 +46,7 @@ def test_blocks_are_found() -> None:
 
 
 def make_result() -> None:
-    """Write what recipes/finetune.py leaves behind for prediction, into a folder `result`, and a picture."""
+    """Write what `vitreg finetune` leaves behind for prediction, into a folder `result`, and a picture."""
     import timm
     from PIL import Image
 
@@ -112,6 +113,10 @@ def test_every_function_of_a_module_has_a_place_in_the_api(module: ModuleType) -
     shown = names_shown(f"{module.__name__.split('.')[1]}.md")
     assert sorted(shown) == sorted(module.__all__)
     assert all(getattr(module, name).__doc__ for name in shown)
+
+
+def test_every_name_of_the_trainer_has_a_place_in_the_api() -> None:
+    assert sorted(names_shown("trainer.md")) == sorted(vitreg.train.__all__)
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:

@@ -27,6 +27,10 @@ class InputError(VitregError):
     """A file, a folder or an option cannot be used; the message is one line: expected, found, remedy."""
 
 
+class MissingLibraryError(VitregError, ImportError):
+    """A library that only an extra of vitreg installs is missing; the message has the pip command."""
+
+
 def in_words(value: object) -> str:
     """Return what a value is, for an error: the shape and type of a tensor, the type of anything else."""
     from torch import Tensor  # here, as most who import this file need no torch

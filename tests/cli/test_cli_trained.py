@@ -23,7 +23,7 @@ MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 
 @pytest.fixture(autouse=True)
 def _folder(monkeypatch, tmp_path) -> None:
-    """Work in a folder with a picture and what `recipes/finetune.py` leaves of a small model."""
+    """Work in a folder with a picture and what `vitreg finetune` leaves of a small model."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)).save("dog.png")
     card = Card(MODEL, {"img_size": SIZE}, SIZE, MEAN, STD, ("a", "b"))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_data import MODEL, write_picture
 
 from engine.experiment.job import Table
 from engine.scripts.console import run_table
 from engine.scripts.options import parse_lams
+from small_data import MODEL, write_picture
 
 METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from small_data import write_picture
 
+from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task

@@ -10,8 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 from PIL import Image
-from small_data import write_picture
 
+from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.hub_dataset import HubData, hub_folder, parse_hub_data

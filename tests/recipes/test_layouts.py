@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from small_data import write_picture
 
+from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.layouts.names import role_of, split_of, twins

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
-from small_data import write_index, write_picture
 
+from small_data import write_index, write_picture
 from vitreg.errors import InputError
 from vitreg.train.data import photographs as photos
 from vitreg.train.data.dataset import Task

@@ -25,17 +25,17 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from finetuned import WRITTEN, arguments, contents, table
 from rich.console import Console
-from small_data import MODEL, SIZE, write_index, write_picture
 
-import finetune
 import table3
 from engine.demo.dataset import drawn_start
-from engine.scripts.console import exit_code
+from finetuned import WRITTEN, arguments, contents, table
+from small_data import MODEL, SIZE, write_index, write_picture
+from vitreg.cli import main
 from vitreg.errors import InputError
 from vitreg.files import lock
 from vitreg.train.basics import distributed as processes
+from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import connect, disconnect, on_main, rank
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
@@ -315,7 +315,8 @@ def test_killed_processes_go_on_to_the_figures_of_unbroken_ones(boxed: Path, tmp
 def command(script: str, data: Path, weights: Path, out: Path) -> list[str]:
     many = ["--methods", "fine-tune", "GTA", "--rates", "1.0", "--seeds", "0", "--lam", "10"]
     few = ["--search", "--methods", "GTA", "--lams", "1"]
-    return [*arguments(data, weights, out), *(many if script == "table3" else few)]
+    words = arguments(data, weights, out)
+    return [*words, *many] if script == "table3" else ["finetune", *words, *few]
 
 
 @pytest.mark.slow
@@ -350,7 +351,7 @@ def test_launched_table_is_that_of_one_process(boxed: Path, weights: Path, tmp_p
 
 
 def fine_tuned(argv: list[str]) -> int:
-    return finetune.main(argv)
+    return main(argv)
 
 
 @pytest.mark.slow
@@ -359,8 +360,8 @@ def test_fine_tuning_writes_what_one_process_writes(boxed: Path, weights: Path, 
     ended = together(fine_tuned, command("finetune", boxed, weights, two), folder=tmp_path / "said")
     assert ended == ([0, 0], ended.said, [])
     assert sum(line.startswith("written: ") for line in ended.said) == 1
-    assert sum(line.startswith("run ") for line in ended.said) == 2
-    assert finetune.main(command("finetune", boxed, weights, one)) == 0
+    assert sum(line.startswith("run ") for line in ended.said) == 3
+    assert main(command("finetune", boxed, weights, one)) == 0
     assert {path.name for path in two.iterdir() if path.is_file()} == WRITTEN | {"lock"}
     rows = [table(out / "predictions.csv") for out in (one, two)]
     columns = [[(row["path"], row["true"], row["predicted"]) for row in some] for some in rows]

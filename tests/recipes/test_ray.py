@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from small_data import MODEL, SIZE
 
 import table3
 from engine.experiment.ray_executor import RayOptions, _run, cluster, execute_on_ray
+from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.files import lock
 from vitreg.train.basics.progress import Progress

@@ -8,9 +8,9 @@ import pytest
 import torch
 from official_data import BOX, make_voc
 from PIL import Image
-from small_data import write_picture
 
 from engine.data.scenes import Scenes, task_scenes, voc_scenes
+from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.official.voc import MaskedPicture, read_voc

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+
 from small_data import MODEL
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

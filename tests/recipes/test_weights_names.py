@@ -19,9 +19,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from small_data import MODEL, SIZE
 from torch import Tensor
 
+from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.train.models import pretrained as hub
 from vitreg.train.models.pretrained import fetch, open_weights

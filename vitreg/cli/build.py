@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitreg.cli.near import near
 from vitreg.errors import ArgumentError
+from vitreg.wording import near
 
 EXTRAS = {"open_clip": "clip", "transformers": "transformers", "matplotlib": "plot"}
 """Which extra of vitreg installs a library that it does not need itself."""

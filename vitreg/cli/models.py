@@ -16,8 +16,8 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 
 from vitreg.cli.command import Command
-from vitreg.cli.near import near
 from vitreg.cli.support import SupportRow, support_rows
+from vitreg.wording import near
 
 _EXAMPLE = """For example
 

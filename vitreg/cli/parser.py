@@ -13,6 +13,8 @@ from vitreg.cli.command import Command
 from vitreg.errors import ArgumentError
 
 COMMANDS = {
+    "finetune": "fine-tune one model on your labelled photographs",
+    "predict": "predict the classes of new pictures with that model",
     "describe": "say what a model is and what can be read in it",
     "models": "list the models that vitreg was tried on",
     "attention": "draw where a model looks, over your pictures",
@@ -68,8 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `vitreg`; each command's options hold its function `run`."""
     parser = Parser(
         "vitreg",
-        description="Keep what a pre-trained Vision Transformer knows while fine-tuning it. These commands\n"
-        "look at models; training is done in Python.",
+        description="Keep what a pre-trained Vision Transformer knows while fine-tuning it.",
         epilog="`vitreg COMMAND --help` says more of a command. For example\n\n"
         "  vitreg describe vit_small_patch16_224.dino",
         formatter_class=partial(_FORMAT, max_help_position=16),

@@ -29,7 +29,7 @@ Weights = Path | Literal["pretrained", "random"]
 _INSIDE = ("state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _NOTES = "vitreg"
-"""Under which key of its metadata a file of `recipes/finetune.py` says how the model is used."""
+"""Under which key of its metadata a file of `vitreg finetune` says how the model is used."""
 
 _NAMED = 5
 
@@ -107,7 +107,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_notes(path: Path) -> dict[str, Any]:
-    """Return size, mean and deviation of the pictures, where `recipes/finetune.py` noted them, else {}."""
+    """Return size, mean and deviation of the pictures, where `vitreg finetune` noted them, else {}."""
     if path.suffix.lower() != ".safetensors":
         return {}
     try:

@@ -1,1 +1,50 @@
-"""Fine-tune one model on a folder of pictures: the part that `pip install "vitreg[train]"` brings."""
+"""The trainer, installed as `vitreg[train]`: one model, fine-tuned on a folder of pictures.
+
+The names are loaded when they are asked for, as those of `vitreg`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vitreg.errors import MissingLibraryError
+
+if TYPE_CHECKING:
+    from vitreg.train.finetuning import Finetuned, finetune
+    from vitreg.train.options import FinetuneOptions, PredictOptions
+    from vitreg.train.prediction import Predicted, predict
+
+__all__ = ["FinetuneOptions", "Finetuned", "PredictOptions", "Predicted", "finetune", "predict"]
+
+_PLACES = {
+    "vitreg.train.finetuning": ("Finetuned", "finetune"),
+    "vitreg.train.options": ("FinetuneOptions", "PredictOptions"),
+    "vitreg.train.prediction": ("Predicted", "predict"),
+}
+"""Where each public name is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name of the trainer, loaded now.
+
+    Raises:
+        MissingLibraryError: A library of the extra `train` is not installed.
+    """
+    for module, names in _PLACES.items():
+        if name in names:
+            try:
+                found = globals()[name] = getattr(import_module(module), name)
+            except ModuleNotFoundError as error:
+                if error.name is None or error.name.split(".")[0] == "vitreg":
+                    raise
+                library = error.name.split(".")[0]
+                raise MissingLibraryError(
+                    f'vitreg.train needs {library}, which is not installed: pip install "vitreg[train]"'
+                ) from error
+            return found
+    raise AttributeError(f"module 'vitreg.train' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,10 +1,8 @@
-"""How many are right, and which class is taken for which: in numbers, words and a picture."""
+"""Which class is taken for which: in numbers, words and a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -12,7 +10,6 @@ from torch import Tensor
 
 from vitreg.plot.style import plain
 from vitreg.train.basics.figures import png
-from vitreg.train.training.evaluation import rates
 
 MOST_WITH_COUNTS = 30
 """Classes up to which each cell shows its count; beyond, the colours have to do."""
@@ -21,18 +18,6 @@ MOST_WITH_NAMES = 200
 """Classes up to which the axes name each; beyond, names would lie on each other."""
 
 LONGEST_NAME = 40
-
-
-def accuracies(probabilities: Tensor, labels: Sequence[int], classes: Sequence[str]) -> dict[str, Any]:
-    """Return `top1` in percent, `per_class` in percent of each class by its name, and their `class_mean`."""
-    counts = confusion(probabilities, labels)
-    top1, each = rates(counts.diagonal(), counts.sum(1))
-    per_class = [100 * value for value in each]
-    return {
-        "top1": 100 * top1,
-        "class_mean": fmean(per_class),
-        "per_class": dict(zip(classes, per_class, strict=True)),
-    }
 
 
 def confusion(probabilities: Tensor, labels: Sequence[int]) -> Tensor:

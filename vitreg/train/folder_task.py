@@ -15,7 +15,6 @@ from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.samples import Folder
 from vitreg.train.data.subset_lists import train_names
 from vitreg.train.models.weights import empty_model
-from vitreg.train.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -26,36 +25,36 @@ class Statistics:
     std: tuple[float, ...]
 
 
-def input_statistics(normalise: str | None, settings: Settings, progress: Progress) -> Statistics:
-    """Return ImageNet's mean and deviation, or for `model` those that timm notes for the settings' model.
+def input_statistics(
+    normalise: str | None, model: str, size: int, *, say: Callable[[str], None]
+) -> Statistics:
+    """Return ImageNet's mean and deviation, or those that timm notes for `model` if `normalise` is "model".
 
     Where nobody chose and timm notes others, it is said.
     """
-    fixed = timm.data.resolve_model_data_config(
-        empty_model(settings.model or "", num_classes=2, size=settings.size)
-    )
+    fixed = timm.data.resolve_model_data_config(empty_model(model, num_classes=2, size=size))
     noted = Statistics(tuple(fixed["mean"]), tuple(fixed["std"]))
     if normalise == "model":
         return noted
     imagenet = Statistics(IMAGENET_MEAN, IMAGENET_STD)
     if normalise is None and noted != imagenet:
-        progress.say(
+        say(
             f"pictures are normalised as ImageNet's; timm notes a mean of {noted.mean} and a deviation of "
-            f"{noted.std} for {settings.model}: if your weights are timm's, add --normalise model"
+            f"{noted.std} for {model}: if your weights are timm's, add --normalise model"
         )
     return imagenet
 
 
 def folder_task(
-    folder: Folder, name: str, settings: Settings, statistics: Statistics, progress: Progress
+    folder: Folder, name: str, *, size: int, augment: str, statistics: Statistics, progress: Progress
 ) -> Task:
     """Return the task of a folder, with every picture opened."""
     with progress.stage(f"reading the pictures of {name}") as update:
         task = photo_task(
             folder,
             name=name,
-            size=settings.size,
-            augment=settings.augment,
+            size=size,
+            augment=augment,
             mean=statistics.mean,
             std=statistics.std,
             on_picture=update,

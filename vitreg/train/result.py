@@ -1,10 +1,10 @@
-"""What `finetune.py` leaves behind beside the model: predictions, pictures and the report."""
+"""The files that `finetune` leaves behind: the model, its predictions, pictures and the report."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from vitreg.files import write_atomically
 from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
+from vitreg.train.choice import kind
 from vitreg.train.confusion_matrix import confusion, draw_confusion
-from vitreg.train.finetune import Pictures, kind
-from vitreg.train.models.stored import MODEL_FILE, timm_config
+from vitreg.train.labelled_folder import Pictures
+from vitreg.train.models.stored import MODEL_FILE, model_file, timm_config
 from vitreg.train.predictions import evenly, predictions
 from vitreg.train.runs.report import Report
 
@@ -31,8 +32,10 @@ def write_result(
     accelerator: Accelerator,
     block: int | None,
 ) -> None:
-    """Write everything but the model and the runs, each file whole."""
+    """Write everything but the runs, each file whole, the report last."""
     task = pictures.task
+    card = replace(pictures.card, run=report.configuration.folder)
+    write_atomically(out / MODEL_FILE, model_file(model, card))
     write_atomically(out / "config.json", timm_config(pictures.card))
     table = predictions(pictures.names, task.classes, shares, task.test_labels)
     write_atomically(out / "predictions.csv", table)

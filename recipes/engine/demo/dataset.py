@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from engine.demo import supervised as demo
 from engine.demo import world
+from engine.settings import GUIDED, Settings
 from vitreg.files import lock
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.data.dataset import Task
 from vitreg.train.models.start import Start
 from vitreg.train.models.weights import file_hash, read_weights
-from vitreg.train.settings import GUIDED, Settings
 from vitreg.train.training.hyperparameters import Hyperparameters
 
 NAME = "demo"

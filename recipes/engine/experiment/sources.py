@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engine.settings import Settings
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
@@ -17,7 +18,6 @@ from vitreg.train.data.samples import described as in_a_line
 from vitreg.train.data.subset_lists import read_subset_list
 from vitreg.train.folder_task import Statistics, data_root, folder_task
 from vitreg.train.models.start import Start, photographed_start
-from vitreg.train.settings import Settings
 
 
 def drawn_sources(
@@ -80,7 +80,14 @@ def photographed_tasks(
         described[name] = folder, tuple(read_subset_list(lists[name], folder) if lists else ())
     tasks = []
     for name, (folder, indices) in described.items():
-        task = folder_task(folder, name, settings, statistics, progress)
+        task = folder_task(
+            folder,
+            name,
+            size=settings.size,
+            augment=settings.augment,
+            statistics=statistics,
+            progress=progress,
+        )
         tasks.append(replace(task, lists={lists_name(lists): indices}) if lists else task)
     return tasks
 

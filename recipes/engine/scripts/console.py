@@ -1,10 +1,9 @@
-"""From the command line to a finished table; every error is one line and exit code 2."""
+"""From the command line to a finished table."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,19 +18,9 @@ from engine.results.rows import Row, as_csv, as_markdown, as_rich, mixed, notes,
 from engine.results.run_lines import runs_csv
 from engine.scripts.options import parser
 from engine.scripts.prepare import prepare
-from vitreg import VitregError
-from vitreg.errors import InputError
 from vitreg.files import write_atomically
-from vitreg.train.basics.distributed import (
-    OtherProcessError,
-    connect,
-    count,
-    disconnect,
-    fail,
-    follow,
-    is_main,
-    on_main,
-)
+from vitreg.train.basics.console import exit_code
+from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.runs.plan import Design, Run, plan, plan_search
 from vitreg.train.runs.report import Report
@@ -137,33 +126,3 @@ def measured(
         runs = [run for run, report in zip(runs, reports, strict=True) if report in kept]
         reports = kept
     return runs, reports, found
-
-
-def exit_code(script: Callable[[Console], None]) -> int:
-    """Run `script` and return 0, or 2 after one line on what was wrong with its input.
-
-    Of several processes the main one alone has a console, and the first to fail says why.
-    """
-    connect()
-    console = Console() if is_main() else Console(quiet=True, force_terminal=False)
-    if not console.is_terminal:
-        console = Console(width=160, quiet=console.quiet)  # a file has no width to fit into
-    try:
-        script(console)
-        disconnect()
-    except OtherProcessError:
-        follow()
-        return 2
-    except (InputError, VitregError, OSError) as error:
-        line = f"error: {' '.join(str(error).split())}"
-        fail(lambda: print(line, file=sys.stderr, flush=True))
-        return 2
-    except KeyboardInterrupt:
-        fail(lambda: print("stopped; the same command goes on from here", file=sys.stderr, flush=True))
-        return 130
-    except Exception:
-        if count() == 1:
-            raise
-        fail(traceback.print_exc)
-        return 1
-    return 0

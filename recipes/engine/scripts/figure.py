@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from engine.experiment.job import Job, Table
-from engine.scripts.console import exit_code
 from engine.scripts.models import Models, chosen_pictures, figure_parser, title, trained
 from vitreg.files import write_atomically
 from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
+from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task

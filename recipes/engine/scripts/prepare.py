@@ -15,6 +15,7 @@ from engine.experiment.sources import drawn_sources, lists_name, photographed_st
 from engine.results.paper import DATA_SETS
 from engine.scripts.options import labelled_weights, named_lists, named_places, parse_lams, parse_shares
 from engine.scripts.presets import PAPER, quick
+from engine.settings import PHOTOS, Settings
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.distributed import on_main
@@ -23,7 +24,6 @@ from vitreg.train.data.subset import Share
 from vitreg.train.folder_task import input_statistics
 from vitreg.train.runs.plan import Design
 from vitreg.train.runs.tracking import check_trackers
-from vitreg.train.settings import PHOTOS, Settings
 from vitreg.train.training.device import check_batch, make_accelerator, workers_for
 from vitreg.train.training.hyperparameters import Mixing
 from vitreg.train.training.methods import METHODS, check_methods, guide_of, is_guided
@@ -100,7 +100,9 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
         title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
         starts = photographed_starts(labelled_weights(options.weights, table.sources), settings)
-        statistics = input_statistics(options.normalise, settings, progress)
+        statistics = input_statistics(
+            options.normalise, settings.model or "", settings.size, say=progress.say
+        )
         cache = out.resolve().parent / "cache"
         tasks = photographed_tasks(folders, settings, statistics, progress, cache=cache, lists=lists)
         training = f"{settings.hyper.steps} steps of {settings.hyper.batch_size} pictures"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitreg.train.settings import Settings
+from engine.settings import Settings
 from vitreg.train.training.hyperparameters import Hyperparameters
 
 # NOTE[DIFF]: stated are model, AdamW, learning rate, weight decay, steps, batch, size and RandAugment without

@@ -23,11 +23,11 @@ from engine.results.segmentation.table import (
     notes,
     segmentation_rows,
 )
-from engine.scripts.console import exit_code
 from engine.scripts.models import Models, chosen_pictures, figure_parser, title, trained
 from engine.scripts.options import rate
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
+from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task

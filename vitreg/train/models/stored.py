@@ -49,7 +49,7 @@ def load_stored(path: Path) -> tuple[nn.Module, Card]:
     """Return a stored model and its card, from its file or the folder it lies in.
 
     Raises:
-        InputError: It cannot be read, was not stored by `finetune.py`, or does not fit what timm builds.
+        InputError: It cannot be read, was not stored by `vitreg finetune`, or does not fit what timm builds.
     """
     path = path / MODEL_FILE if path.is_dir() else path
     try:
@@ -66,7 +66,7 @@ def load_stored(path: Path) -> tuple[nn.Module, Card]:
         model.load_state_dict(state)
     except KeyError as error:
         raise InputError(
-            f"{path} does not say how it is used; expected a {MODEL_FILE} that finetune.py wrote"
+            f"{path} does not say how it is used; expected a {MODEL_FILE} that vitreg finetune wrote"
         ) from error
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

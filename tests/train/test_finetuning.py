@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -8,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
-from finetuned import WRITTEN, arguments, contents, run, table
 from PIL import Image
-from safetensors.torch import load_file
-from small_data import SIZE, write_picture
+from rich.console import Console
 
-import finetune
-from engine.demo import supervised as demo
+from finetuned import WRITTEN, arguments, contents, run, table
+from small_data import MODEL, SIZE, write_picture
+from vitreg.errors import InputError
+from vitreg.train import FinetuneOptions, PredictOptions, finetune, predict
 from vitreg.train import result as results
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
-from vitreg.train.models.stored import load_stored
+from vitreg.train.models.stored import MODEL_FILE, load_stored
 from vitreg.train.training.evaluation import evaluate
 
 
@@ -63,7 +62,7 @@ def test_a_second_start_trains_nothing_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = contents(result)
-    monkeypatch.setattr(finetune, "trained_model", None)
+    monkeypatch.setattr("vitreg.train.runs.run.trained_model", None)
     assert run(*arguments(class_folders, weights, result), "--lr", "1e-3", "--seed", "3") == 0
     assert "finished before" in capsys.readouterr().out
     assert contents(result) == before
@@ -92,7 +91,7 @@ def test_stopped_while_writing_it_ends_with_the_files_of_an_unbroken_one(
 
 @pytest.mark.slow
 def test_another_method_in_the_same_folder_replaces_the_model(
-    result: Path, class_folders: Path, weights: Path
+    result: Path, class_folders: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, first = load_stored(result)
     before = contents(result)
@@ -102,7 +101,8 @@ def test_another_method_in_the_same_folder_replaces_the_model(
     assert "GTA" in first.run
     assert "fine-tune" in second.run
     assert (result / "predictions.csv").read_bytes() != before["predictions.csv"]
-    assert run(*given) == 0  # its report is there, its model is not: it is trained again
+    monkeypatch.setattr("vitreg.train.runs.run.trained_model", None)
+    assert run(*given) == 0  # its run is finished: it is not trained again
     assert (result / "model.safetensors").read_bytes() == before["model.safetensors"]
 
 
@@ -131,11 +131,11 @@ def test_without_test_pictures_a_part_is_held_out(
     [
         (["--method", "GTAA"], "did you mean GTA?"),
         (["--method", "fine-tune", "--lam", "1"], "fine-tune has no λ"),
-        (["--lam", "-1"], "invalid number of at least 0"),
+        (["--lam", "-1"], "--lam -1: expected a number of at least 0"),
         (["--search", "--lam", "1"], "--search chooses method and λ itself"),
         (["--lams", "1"], "add --search"),
         (["--block", "6"], "has blocks 0 to 5"),
-        (["--hold-out", "0"], "invalid rate"),
+        (["--hold-out", "0"], "--hold-out 0: expected a share above 0"),
         (["--model", "deit_tiny_patch16_242"], "did you mean deit_tiny_patch16_224"),
         (["--data", "{tmp}/nowhere"], "cannot read the data folder"),
         (["--data", "{data}/train/auk"], "expected a folder of pictures for each class"),
@@ -164,23 +164,37 @@ def test_bad_input_is_one_line(
     assert not list(tmp_path.glob("out/*/DONE"))
 
 
-def test_weights_are_asked_for(class_folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--data", class_folders) == 2
-    assert "missing: the pre-trained weights (--weights FILE)" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_the_demo_needs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_what_is_missing_is_asked_for_at_once(
+    class_folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = functools.partial(demo.source_checkpoint, steps=2)
-    monkeypatch.setattr(demo, "source_checkpoint", short)
-    words = ["--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "8", "--device", "cpu"]
-    assert run(*words, "--search", "--methods", "GTA", "--lams", "1") == 0
-    assert "← used" in capsys.readouterr().out
-    model, card = load_stored(tmp_path / "out")
-    built = demo.create_model(len(card.classes)).eval()
-    built.load_state_dict(load_file(tmp_path / "out" / "model.safetensors"))
-    pictures = torch.rand(2, 3, card.size, card.size)
-    assert torch.equal(model(pictures), built(pictures))
-    assert len(table(tmp_path / "out" / "predictions.csv")) > 100
+    assert run("--data", class_folders) == 2
+    assert "missing: the pre-trained weights (--weights FILE" in capsys.readouterr().err
+    assert run() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: missing: a folder with your pictures, FOLDER/CLASS/*.jpg")
+    assert "; the pre-trained weights (--weights FILE" in error
+    assert run(class_folders, "--data", class_folders, "--weights", "timm") == 2
+    assert "one folder of pictures is expected" in capsys.readouterr().err
+
+
+def test_the_folder_goes_without_a_flag_and_python_does_the_same(
+    result: Path, class_folders: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, _, *rest = arguments(class_folders, weights, tmp_path / "positional")
+    assert run(class_folders, *rest, "--lr", "1e-3", "--seed", "3") == 0
+    capsys.readouterr()
+    options = FinetuneOptions(model=MODEL, size=SIZE, steps=2, batch_size=4, lr=1e-3, seed=3, device="cpu")
+    out = tmp_path / "python"
+    quiet = Console(quiet=True)
+    found = finetune(class_folders, weights=weights, out=out, options=options, console=quiet)
+    assert capsys.readouterr().out == ""
+    for other in (out, tmp_path / "positional"):
+        assert (other / MODEL_FILE).read_bytes() == (result / MODEL_FILE).read_bytes()
+    assert (found.card.classes, found.out) == (("auk", "booby", "crow"), out)
+    right = found.probabilities.argmax(1) == torch.tensor([0, 0, 1, 1, 2, 2])
+    assert found.report.metrics["top1"] == pytest.approx(100 * float(right.float().mean()))
+    again = predict(class_folders / "test", model=out, options=PredictOptions(device="cpu"), console=quiet)
+    assert again.out is None
+    torch.testing.assert_close(again.probabilities, found.probabilities)
+    with pytest.raises(InputError, match="--steps 0: expected a whole number above 0"):
+        FinetuneOptions(steps=0)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from finetuned import arguments, run, table
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_data import MODEL, SIZE, write_picture
 
-import predict
+from finetuned import arguments, run, table
+from small_data import MODEL, SIZE, write_picture
+from vitreg.cli import main
 from vitreg.pictures.finding import find_pictures
 from vitreg.train.models.stored import load_stored
 
@@ -64,7 +64,7 @@ def test_prediction_of_the_test_pictures_is_what_finetune_wrote(
         "--out",
         out,
     ]
-    assert predict.main([str(word) for word in [*given, "--attention", "--device", "cpu"]]) == 0
+    assert main(["predict", *map(str, [*given, "--attention", "--device", "cpu"])]) == 0
     found, expected = table(out / "predictions.csv"), table(result / "predictions.csv")
     assert [Path(row["path"]) for row in found] == [class_folders / row["path"] for row in expected]
     for row, other in zip(found, expected, strict=True):
@@ -100,7 +100,7 @@ def test_prediction_of_what_cannot_be_read(
     (tmp_path / "empty").mkdir()
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     words = [tmp_path / place, "--model", tmp_path / model, "--out", tmp_path / "new", "--device", "cpu"]
-    assert predict.main([str(word) for word in words]) == 2
+    assert main(["predict", *map(str, words)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

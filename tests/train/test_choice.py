@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetuned import arguments, run
 
+from finetuned import arguments, run
 from vitreg.errors import InputError
+from vitreg.train.choice import chance, choose, verdict
 from vitreg.train.data.folder import read_folder
-from vitreg.train.finetune import chance, choose, read_pictures, verdict
+from vitreg.train.labelled_folder import read_pictures
 from vitreg.train.runs.report import Configuration, Report
 from vitreg.train.training.hyperparameters import Hyperparameters
 

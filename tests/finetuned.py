@@ -6,8 +6,7 @@ import csv
 from pathlib import Path
 
 from small_data import MODEL, SIZE
-
-import finetune
+from vitreg.cli import main
 
 WRITTEN = {
     "model.safetensors",
@@ -25,7 +24,7 @@ def arguments(data: Path, weights: Path, out: Path) -> list[str]:
 
 
 def run(*words: str | Path) -> int:
-    return finetune.main([str(word) for word in words])
+    return main(["finetune", *map(str, words)])
 
 
 def table(path: Path) -> list[dict[str, str]]:

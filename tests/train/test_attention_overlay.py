@@ -6,10 +6,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from small_data import MODEL, SIZE
 
 import vitreg
 from figure1 import main as figure1
+from small_data import MODEL, SIZE
 from vitreg.train.attention_overlay import attention_maps
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task

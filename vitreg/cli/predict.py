@@ -1,0 +1,64 @@
+"""Predict the classes of new pictures with a model that `vitreg finetune` stored.
+
+RESULT is the --out of `vitreg finetune`, or its model.safetensors. Written is
+predictions.csv: path, predicted class, and its probability. Folders are searched to
+the bottom. With --attention also attention.png: up to eight of the pictures, lit
+where the model looks."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from vitreg.cli.command import Command
+from vitreg.errors import ArgumentError, InputError
+
+_EXAMPLE = """For example
+
+  vitreg predict result holiday.jpg more_pictures --out predicted
+"""
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    add = parser.add_argument
+    given = "the model, then picture files or folders of them; without the model where --model names it"
+    add("places", nargs="+", type=Path, metavar="RESULT PICTURES", help=given)
+    add("--model", type=Path, metavar="RESULT", help="the model, by name")
+    out = "where results go (predicted)"
+    add("--out", type=Path, default=Path("predicted"), metavar="DIR", help=out)
+    add("--attention", action="store_true", help="show where the model looks")
+    add("--block", type=int, help="of --attention, from 0 (the last)")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where it is computed")
+    add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision (no)")
+
+
+def run(options: Namespace) -> int:
+    """Predict, write the results and return the exit code."""
+    from vitreg.train import PredictOptions, predict
+    from vitreg.train.basics.console import exit_code
+    from vitreg.train.basics.distributed import on_main
+    from vitreg.train.data.photographs import in_one_line
+
+    model, pictures = options.model, list(options.places)
+    if model is None:
+        model = pictures.pop(0)
+    if not pictures:
+        raise ArgumentError(f"Expected pictures behind the model {model}, found none.")
+    chosen = PredictOptions(options.attention, options.block, options.device, options.precision)
+
+    def command(console: Any) -> None:
+        def work() -> None:
+            found = predict(pictures, model=model, out=options.out, options=chosen, console=console)
+            if found.left_out:
+                num_given = len(found.paths) + len(found.left_out)
+                reasons = in_one_line(found.left_out)
+                raise InputError(f"{len(found.left_out)} of {num_given} pictures left out: {reasons}")
+
+        on_main(work)
+
+    return exit_code(command)
+
+
+COMMAND = Command(__doc__, _EXAMPLE, add_options, run)

@@ -1,0 +1,105 @@
+"""Which pictures of a folder one fine-tuning trains on and which it is measured on, and where it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import vitreg
+from vitreg.errors import InputError
+from vitreg.train.basics.progress import Progress
+from vitreg.train.data.copies import file_digests
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.samples import Folder, described, imbalance
+from vitreg.train.data.subset import split
+from vitreg.train.folder_task import folder_task, input_statistics
+from vitreg.train.models.start import Start, photographed_start
+from vitreg.train.models.stored import Card
+from vitreg.train.options import FinetuneOptions
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is trained on and measured on, and where it starts from.
+
+    `names` are those of the measured pictures, and `measured_on` says what they are.
+    """
+
+    task: Task
+    names: tuple[str, ...]
+    measured_on: str
+    start: Start
+    card: Card
+
+
+def read_labelled(
+    data: Path, weights: str, options: FinetuneOptions, progress: Progress, *, but_not: Path
+) -> Pictures:
+    """Return the pictures in `data`, a part of them held out where there are no test pictures.
+
+    The folder `but_not` inside it, of results, holds no pictures of a class.
+
+    Raises:
+        InputError: The pictures or the weights cannot be used.
+    """
+    folder = read_pictures(data, but_not=but_not)
+    progress.say(described(folder, data.resolve().name))
+    if uneven := imbalance(folder):
+        progress.say(uneven)
+    start = photographed_start(weights, options.model, size=options.size)
+    measured_on = "the test pictures"
+    if not folder.test:
+        folder = _parted(folder, options.hold_out, seed=options.seed)
+        measured_on = "pictures held out from training"
+        progress.say(
+            f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out to measure on, "
+            f"{len(folder.train)} are trained on"
+        )
+    statistics = input_statistics(options.normalise, options.model, options.size, say=progress.say)
+    task = folder_task(
+        folder,
+        data.resolve().name,
+        size=options.size,
+        augment=options.augment,
+        statistics=statistics,
+        progress=progress,
+    )
+    inside = [s.path.is_relative_to(folder.root) for s in folder.test]
+    names = tuple(
+        str(sample.path.relative_to(folder.root) if is_inside else sample.path)
+        for sample, is_inside in zip(folder.test, inside, strict=True)
+    )
+    size, mean, std = options.size, statistics.mean, statistics.std
+    card = Card(start.name, {"img_size": size}, size, mean, std, folder.classes)
+    return Pictures(task, names, measured_on, start, card)
+
+
+def read_pictures(root: Path, *, but_not: Path | None = None) -> Folder:
+    """Return a folder in the tables' layouts, or `train/CLASS` or `CLASS` alone: then without test pictures.
+
+    Raises:
+        InputError: As `read_folder`.
+    """
+    return read_folder(root, needs_test=False, but_not=but_not)
+
+
+def _parted(folder: Folder, rate: float, *, seed: int) -> Folder:
+    labels = [sample.label for sample in folder.train]
+    kept, out = split(
+        range(len(labels)),
+        labels,
+        rate,
+        seed=seed,
+        classes=folder.classes,
+        digests=file_digests(folder.train),
+    )
+    train, test = (tuple(folder.train[index] for index in indices) for indices in (kept, out))
+    return replace(folder, train=train, test=test)
+
+
+def check_block(pictures: Pictures, block: int | None) -> None:
+    """Refuse, before any training, a `--block` that the model does not have."""
+    last = vitreg.describe(pictures.start.create(2, 0.0)).num_blocks - 1
+    if block is not None and not 0 <= block <= last:
+        raise InputError(f"--block {block}: {pictures.start.name} has blocks 0 to {last}")
