@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
@@ -55,7 +55,7 @@ class CommandParser(Parser):
         command.add_options(self)
         self.set_defaults(run=command.run)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_known_args(self, args: Iterable[str] | None = None, namespace: Any = None) -> Any:
         """Parse, with the options of the command."""
         self._fill()
         return super().parse_known_args(args, namespace)

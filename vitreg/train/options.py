@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vitreg.errors import InputError
-from vitreg.train.training.device import DeviceName, Precision
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import check_methods, is_guided
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["no", "bf16"]
 
 METHOD, LAM = "GTA", 1.0
 """The method where none is named, and the λ of a guide where none is given."""
