@@ -75,6 +75,7 @@ def test_every_field_names_another_folder() -> None:
         "hold_out": 0.2,
         "measure_every": 5,
         "engine": runs.ENGINE + 1,
+        "formula": "another",
     }
     assert set(others) == {field.name for field in dataclasses.fields(Configuration)}
     folders = {dataclasses.replace(CONFIGURATION, **{name: value}).folder for name, value in others.items()}

@@ -15,6 +15,7 @@ from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share, split, subset
 from vitreg.train.models.start import Start
 from vitreg.train.runs.report import Configuration
+from vitreg.train.training.formulas import formula
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS, SOURCE, is_guided
@@ -156,6 +157,7 @@ def _run(
         precision=design.precision,
         hold_out=0.0 if method == SOURCE else design.hold_out,
         measure_every=design.measure_every if is_trained else 0,
+        formula="" if method == SOURCE else formula(method),
     )
     return Run(configuration, task, start)
 

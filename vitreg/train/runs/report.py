@@ -30,6 +30,7 @@ class Configuration:
         hold_out: the share of each class's training pictures that the run is measured on instead of the test
             pictures, without having been trained on; 0 for the test pictures.
         measure_every: steps between two measurements in the course of the training; 0 for none.
+        formula: what tells the method's formula from earlier ones, see `vitreg.train.training.formulas`.
     """
 
     data: str
@@ -47,6 +48,7 @@ class Configuration:
     hold_out: float = 0.0
     measure_every: int = 0
     engine: int = ENGINE
+    formula: str = ""
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -68,7 +70,10 @@ def _identity(values: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration in the form in which runs are told apart, whenever it was written."""
     # While pictures could be augmented on the device, too, a run said where its own were.
     hyper = values["hyper"] and {"augment_on": "cpu", **values["hyper"]}
-    return {**values, "hyper": hyper}
+    # Before formulas were looked at, a run said nothing of them.
+    return {name: value for name, value in values.items() if (name, value) != ("formula", "")} | {
+        "hyper": hyper
+    }
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def readings_in(out: Path, run: Run) -> Path:
     """Return where in `out` is kept what sources read of the views of a run's pictures, for all runs."""
     c = run.configuration
     drawn_by = [version(package) for package in ("torch", "torchvision", "timm", "pillow", "numpy")]
-    pictures = json.dumps([c.data_fingerprint, c.size, c.augment, drawn_by])
+    pictures = json.dumps([c.data_fingerprint, c.size, c.augment, c.formula, drawn_by])
     return out / "readings" / f"{c.data}-{hashlib.sha256(pictures.encode()).hexdigest()[:10]}"
 
 

@@ -34,6 +34,7 @@ class Method:
             source is then the model without them.
         alpha: the share of the trained weights in the mean with those that training started from.
         lr_factor: by what the learning rate of the table is multiplied.
+        plugin: the hash of the file that brought the row; nothing for our own.
     """
 
     target: Callable[[float], Penalty] | None = None
@@ -47,6 +48,7 @@ class Method:
     adapters: bool = False
     alpha: float = 1.0
     lr_factor: float = 1.0
+    plugin: str = ""
 
 
 def _around(default: float) -> tuple[float, ...]:

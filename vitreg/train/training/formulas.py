@@ -1,0 +1,137 @@
+"""What a method computes, in a few numbers, so that a run knows whether it is still the same method.
+
+The loss, the penalty and their gradient are computed on a small fixed model and fixed pictures. A changed
+formula changes the numbers; another way to write it, another version of torch or another processor changes
+their last digits at most, which do not count.
+
+`formulas.json` holds the numbers of each method, the oldest formula first. The first one adds nothing to a
+run's identity, so that runs that were stored before it was looked at keep theirs. After a formula was changed
+on purpose, or a method was added, `python -m vitreg.train.training.formulas` adds the new numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from vitreg.files import write_atomically
+from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.methods import METHODS, Method
+from vitreg.views import random_numbers
+
+FILE = Path(__file__).with_suffix(".json")
+
+TOLERANCE = 1e-3
+"""How far numbers of one formula lie apart at most, relative to their size."""
+
+LAM = 2.0
+NUM_CLASSES = 3
+PARTS = ("attn", "mlp", "norm", "embed", "head")
+"""What of a parameter's name tells its part of the model; the gradient is summed up for each."""
+
+
+def formula(method: str) -> str:
+    """Return what tells the method's formula from its earlier ones and others: nothing for the first known.
+
+    For a row that a plugin brings it is the hash of the plugin's file, whatever it computes.
+    """
+    row = METHODS[method]
+    return f"plugin {row.plugin}" if row.plugin else _formula(method, row)
+
+
+@cache
+def _formula(method: str, row: Method) -> str:
+    found = computed(method)
+    for version, known in enumerate(_known().get(method, [])):
+        if are_same(found, known):
+            return f"formula {version}" if version else ""
+    rough = {name: [f"{value:.2e}" for value in values] for name, values in found["numbers"].items()}
+    return hashlib.sha256(repr((rough, found["settings"])).encode()).hexdigest()[:10]
+
+
+def computed(method: str) -> dict[str, Any]:
+    """Return the method's settings that are not the usual ones, and the numbers that it computes."""
+    row, usual = METHODS[method], Method()
+    given = {field.name: getattr(row, field.name) for field in fields(row)}
+    settings = {
+        name: value
+        for name, value in given.items()
+        if name not in ("target", "grid", "plugin") and value != getattr(usual, name)
+    }
+    with random_numbers(0):  # TransMix draws a box
+        model, pictures = _model(), _wave((4, 3, 16, 16), 0.7)
+        lam = None if row.target is None else LAM
+        with Applied(model, method, lam, num_classes=NUM_CLASSES, smoothing=0.1) as applied:
+            with torch.no_grad():
+                for number, weight in enumerate(model.parameters()):
+                    weight.add_(0.05 * _wave(weight.shape, 1.3 + number))
+            mixed, labels = applied.mixed(pictures, torch.tensor([0, 1, 2, 1]))
+            loss = applied.loss(model(mixed), labels)
+            penalty = torch.as_tensor(applied.penalty())
+            trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+            gradients = torch.autograd.grad(loss + penalty, list(trained.values()), allow_unused=True)
+    sums = dict.fromkeys(PARTS, 0.0)
+    for name, gradient in zip(trained, gradients, strict=True):
+        part = next((part for part in PARTS if part in name), "head")
+        sums[part] += 0.0 if gradient is None else float(gradient.double().abs().sum())
+    numbers = {"value": [loss.item(), penalty.item()], "gradient": list(sums.values())}
+    rounded = {name: [float(f"{value:.6g}") for value in values] for name, values in numbers.items()}
+    return {"settings": settings, "numbers": rounded}
+
+
+def are_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two results of `computed` are those of one formula."""
+
+    def flat(numbers: dict[str, Sequence[float]]) -> list[float]:
+        return [value for values in numbers.values() for value in values]
+
+    pairs = zip(flat(one["numbers"]), flat(other["numbers"]), strict=True)
+    are_near = all(math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-9) for a, b in pairs)
+    return are_near and one["settings"] == other["settings"]
+
+
+def _wave(shape: Sequence[int], pace: float) -> Tensor:
+    """Return numbers between -1 and 1 that are the same on every machine and look like none."""
+    return torch.sin(pace * torch.arange(1, math.prod(shape) + 1).square() % 100).view(*shape)
+
+
+def _model() -> nn.Module:
+    model = VisionTransformer(
+        img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2, num_classes=NUM_CLASSES
+    )
+    with torch.no_grad():
+        for number, weight in enumerate(model.parameters()):
+            weight.copy_(0.3 * _wave(weight.shape, 0.9 + number) + (1.0 if weight.ndim == 1 else 0.0))
+    return model.train()
+
+
+@cache
+def _known() -> dict[str, list[dict[str, Any]]]:
+    known: dict[str, list[dict[str, Any]]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return known
+
+
+def main() -> None:
+    """Add to `formulas.json` what is not known yet, and say what that is."""
+    known = _known() if FILE.exists() else {}
+    for method in METHODS:
+        found = computed(method)
+        if not any(are_same(found, one) for one in known.setdefault(method, [])):
+            known[method].append(found)
+            print(f"{method}: formula {len(known[method]) - 1}")
+    lines = (f" {json.dumps(method)}: {json.dumps(versions)}" for method, versions in sorted(known.items()))
+    write_atomically(FILE, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
