@@ -2,7 +2,7 @@
 
 The loss, the penalty and their gradient are computed on a small fixed model and fixed pictures. A changed
 formula changes the numbers; another way to write it, another version of torch or another processor changes
-their last digits at most, which do not count.
+their last digits at most, which do not count. How the linear probe of a `head` is fitted is not looked at.
 
 `formulas.json` holds the numbers of each method, the oldest formula first. The first one adds nothing to a
 run's identity, so that runs that were stored before it was looked at keep theirs. After a formula was changed
