@@ -151,6 +151,30 @@ def test_a_weight_that_half_precision_does_not_hold() -> None:
         fit(model)
 
 
+def test_a_head_is_named() -> None:
+    class Composite(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.adapter, self.classifier = (
+                make_vit(num_classes=0),
+                nn.Linear(16, 16),
+                nn.Linear(16, 5),
+            )
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.classifier(self.adapter(self.tower(images)))
+
+    model = Composite()
+    with unchanged(model), refuses(UnsupportedModelError, "found Linear 'adapter'", "beside 'classifier'"):
+        fit(model)
+    before = model.adapter.weight.clone()
+    probe = vitreg.fit_head(model, [(IMAGES, LABELS)], weight_decays=[0.1], new_head="classifier")
+    assert torch.equal(model.classifier.weight, probe.weight.float())
+    assert torch.equal(model.adapter.weight, before)
+    with unchanged(model), refuses(ArgumentError, "new_head='head' names no parameters"):
+        vitreg.fit_head(model, [(IMAGES, LABELS)], new_head="head")
+
+
 def test_no_vision_transformer_and_no_module() -> None:
     with refuses(UnsupportedModelError, "Expected a Vision Transformer", "Linear"):
         fit(nn.Linear(2, 2))

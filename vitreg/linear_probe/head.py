@@ -16,10 +16,15 @@ from vitreg.functional.precision import autocast_now
 from vitreg.linear_probe.probe import WEIGHT_DECAYS, LinearProbe, fit_probe
 from vitreg.parameters.linear_head import LinearHead
 from vitreg.sources.forward import evaluating
+from vitreg.types import NewHead
 
 
 def fit_head(
-    model: nn.Module, loader: Iterable[Any], *, weight_decays: Sequence[float] = WEIGHT_DECAYS
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    weight_decays: Sequence[float] = WEIGHT_DECAYS,
+    new_head: NewHead | None = None,
 ) -> LinearProbe:
     """Fit the model's linear head to what the rest of the model makes of the pictures, and write it there.
 
@@ -43,6 +48,7 @@ def fit_head(
             entries the model is called with (transformers: "pixel_values"); images [b, c, height, width],
             labels class indices [b]. They are moved to the model's device and floating-point type.
         weight_decays: those that are tried, see `fit_probe`.
+        new_head: names of the modules or parameters that are the task head, see `vitreg.freeze`.
 
     Returns:
         the probe that was written: its weight decay, its accuracies, and its logits for held-out pictures.
@@ -56,7 +62,7 @@ def fit_head(
     Source: Kumar et al. 2022 (ICLR), "Fine-Tuning can Distort Pretrained Features and Underperform
     Out-of-Distribution", arXiv 2202.10054 (LP-FT).
     """
-    head = LinearHead(model)
+    head = LinearHead(model, new_head)
     with evaluating(model), torch.no_grad(), torch.random.fork_rng(devices=[]), head:
         features, labels, first = _read(model, head, _in_order(loader))
         probe = fit_probe(

@@ -14,7 +14,7 @@ from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.families import find_tower
 from vitreg.hooks import Hooks
 from vitreg.parameters.heads import head_parameters
-from vitreg.types import Tap
+from vitreg.types import NewHead, Tap
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
 """What may have parameters between the features and the linear layer: it starts as the identity."""
@@ -33,9 +33,9 @@ class LinearHead:
         UnsupportedModelError: the model has no head, or one that is not linear or is sharded.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, new_head: NewHead | None = None) -> None:
         self.model = model
-        own = {id(p) for p in head_parameters(model, find_tower(model))}
+        own = {id(p) for p in head_parameters(model, find_tower(model), new_head)}
         self._owners = {
             name: module
             for name, module in model.named_modules()
@@ -182,7 +182,8 @@ class LinearHead:
             raise UnsupportedModelError(
                 f"Expected a linear head, found {type(module).__name__} {name!r} with weights of its own "
                 f"beside {found[0]!r}: the features would go through weights that nothing has trained. "
-                "Replace the head by one torch.nn.Linear on the pooled features."
+                "Replace the head by one torch.nn.Linear on the pooled features, or name it in new_head if "
+                "the rest is pre-trained."
             )
         return tuple(found)
 
