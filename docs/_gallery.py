@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT / "recipes"))
 import vitreg  # noqa: E402
 from engine.demo import supervised as demo  # noqa: E402
 from engine.demo import world  # noqa: E402
-from vitreg.train.models.weights import read_weights  # noqa: E402
+from vitreg.weights import read_weights  # noqa: E402
 
 PAGE = ROOT / "docs" / "gallery.md"
 BLOCK = re.compile(

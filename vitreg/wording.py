@@ -28,8 +28,9 @@ def listed(names: Iterable[str], *, at_most: int = 5) -> str:
 
 def first_line(error: BaseException, *, at_most: int = 200) -> str:
     """Return the kind of an error and the beginning of what it says."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:at_most]}"
+    line = (str(error).strip().splitlines() or [""])[0][:at_most]
+    # torch advises to execute the file where it cannot be read otherwise.
+    return type(error).__name__ if "weights_only" in line else f"{type(error).__name__}: {plain(line)}"
 
 
 def plain(name: str) -> str:

@@ -183,8 +183,8 @@ def test_a_file_of_weights_is_not_executed(refused) -> None:
         (f"{MODEL} wide.png --random -o wide.png", "would replace the picture"),
         (f"{MODEL} none.png --random -o o.png", "there is no picture none.png"),
         (f"{MODEL} . --random -o o.png", "found the folder ."),
-        (f"{MODEL} broken.png --random -o o.png", "cannot read the picture broken.png: expected JPEG, PNG"),
-        (f"{MODEL} cut.png --random -o o.png", "cannot read the picture cut.png: it is not whole"),
+        (f"{MODEL} broken.png --random -o o.png", "broken.png: expected JPEG, PNG"),
+        (f"{MODEL} cut.png --random -o o.png", "cut.png: it is not whole"),
         (f"{MODEL} wide.png --random --weights w.pth -o o.png", "not allowed with argument"),
         (f"{MODEL} wide.png --random --layers first -o o.png", "block numbers"),
         (f"{MODEL} wide.png --random --size 0 -o o.png", "pixels"),
@@ -206,10 +206,22 @@ def test_refused_before_a_model_is_built(line, said, refused, monkeypatch) -> No
     ("line", "said"),
     [
         (f"{MODEL} wide.png --random --layers 6 -o o.png", "between -6 and 5"),
-        (f"{MODEL} wide.png --weights none.pth -o o.png", "found none at none.pth"),
-        (f"{MODEL} wide.png --weights wide.png -o o.png", "state dict in wide.png"),
-        (f"{MODEL} wide.png --weights wide.safetensors -o o.png", "state dict in wide.safetensors"),
-        (f"{MODEL} wide.png --random --source none.pth -o o.png", "found none at none.pth"),
+        (
+            f"{MODEL} wide.png --weights none.pth -o o.png",
+            "none.pth: expected a file of weights",
+        ),
+        (
+            f"{MODEL} wide.png --weights wide.png -o o.png",
+            "wide.png: expected a whole",
+        ),
+        (
+            f"{MODEL} wide.png --weights wide.safetensors -o o.png",
+            "wide.safetensors: expected a whole",
+        ),
+        (
+            f"{MODEL} wide.png --random --source none.pth -o o.png",
+            "none.pth: expected a file of weights",
+        ),
         (f"{MODEL} wide.png --source pretrained -o o.png", "are the same weights"),
         ("resnet18 wide.png --random -o o.png", "found none in ResNet"),
         ("swin_tiny_patch4_window7_224 wide.png --random -o o.png", "attention within windows"),

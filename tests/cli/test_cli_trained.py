@@ -12,10 +12,10 @@ from PIL import Image
 from test_cli_attention import MODEL, drawn, weights  # noqa: F401  a fixture
 from torch import Tensor
 
-from vitreg.cli.weights import read_state
-from vitreg.errors import ArgumentError, InputError
+from vitreg.errors import InputError
 from vitreg.pictures.reading import read_picture
 from vitreg.train.models.stored import MODEL_FILE, Card, model_file, timm_config
+from vitreg.weights import read_weights
 
 SIZE = 96
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
@@ -73,16 +73,16 @@ def test_a_damaged_result_is_refused(refused) -> None:
 def test_state_dicts_in_the_forms_of_several_trainers(stored) -> None:
     state = timm.create_model(MODEL).state_dict()
     torch.save(stored(state), "w.pth")
-    assert read_state(Path("w.pth")).keys() == state.keys()
+    assert read_weights(Path("w.pth")).keys() == state.keys()
 
 
 def test_what_a_file_holds_instead_is_said() -> None:
-    torch.save({"teacher": {"a": torch.zeros(1)}, "epoch": 3}, "w.pth")
-    with pytest.raises(ArgumentError, match=r"'state_dict' or 'model', found the keys 'teacher', 'epoch'"):
-        read_state(Path("w.pth"))
+    torch.save({"weights": {"a": torch.zeros(1)}, "epoch": 3}, "w.pth")
+    with pytest.raises(InputError, match=r"under one of .*state_dict.* found 'weights', 'epoch'"):
+        read_weights(Path("w.pth"))
     weights("w.safetensors")
     Path("w.safetensors").rename("W.SAFETENSORS")
-    assert read_state(Path("W.SAFETENSORS"))
+    assert read_weights(Path("W.SAFETENSORS"))
 
 
 def grey_of(picture: Image.Image) -> Tensor:

@@ -12,7 +12,7 @@ from engine.demo.dataset import SETTINGS, Drawn, drawn_start, drawn_task
 from engine.experiment.job import Table
 from engine.scripts.console import run_table
 from engine.settings import GUIDED
-from vitreg.train.models.weights import read_weights
+from vitreg.weights import read_weights
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from small_data import MODEL, SIZE
 from torch import Tensor, nn
 
 from vitreg.errors import InputError
-from vitreg.train.models.weights import empty_model, file_hash, load_model, read_weights, state_hash
+from vitreg.train.models.weights import empty_model, file_hash, load_model, state_hash
+from vitreg.weights import read_weights
 
 State = dict[str, Tensor]
 

@@ -67,7 +67,7 @@ def test_file_has_the_fingerprint_of_its_content(weights: Path, state: State) ->
 @pytest.mark.parametrize("text", ["nowhere.pth", "tim", ""])
 def test_what_is_no_file_is_told_the_forms(text: str) -> None:
     with pytest.raises(
-        InputError, match=r"no such file; expected a \.safetensors or .pth FILE, timm, hf-hub:"
+        InputError, match=r"no such file; expected a \.safetensors, \.pth or \.npz FILE, timm, hf-hub:"
     ):
         open_weights(text, MODEL)
 

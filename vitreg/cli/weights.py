@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from vitreg.cli.build import first_line
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower
+from vitreg.weights import read_weights
 
 PRETRAINED: Literal["pretrained"] = "pretrained"
 RANDOM: Literal["random"] = "random"
@@ -26,8 +28,6 @@ RANDOM: Literal["random"] = "random"
 Weights = Path | Literal["pretrained", "random"]
 """A file, timm's pre-trained weights, or untrained ones."""
 
-_INSIDE = ("state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 _NOTES = "vitreg"
 """Under which key of its metadata a file of `vitreg finetune` says how the model is used."""
 
@@ -52,7 +52,7 @@ def load_timm(name: str, weights: Weights, size: int | None) -> nn.Module:
         MismatchError: the file holds other tensors than the model has.
     """
     if isinstance(weights, Path):
-        state = read_state(weights)
+        state = read_weights(weights, model=name, say=_say)
         model: Any = _create(name, size, num_classes=_num_classes(name, state))
         has_size = size is not None or name.startswith("local-dir:")  # which notes its own
         _load(model, state, name, weights, may_resample=has_size)
@@ -68,44 +68,6 @@ def load_timm(name: str, weights: Weights, size: int | None) -> nn.Module:
     return _create(name, size, pretrained=True)
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a file; of a torch file nothing is executed.
-
-    It may lie under `state_dict` or `model`, with keys that begin with `module.` or `_orig_mod.`.
-
-    Raises:
-        ArgumentError: there is no such file, or it holds no state dict.
-    """
-    if not path.is_file():
-        raise ArgumentError(
-            f"Expected a file of weights, found {'a folder' if path.exists() else 'none'} at {path}."
-        )
-    try:
-        if path.suffix.lower() == ".safetensors":
-            loaded: Any = load_file(path)
-        else:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its message advises to execute what the file holds
-        raise ArgumentError(
-            f"Expected a .safetensors or torch file with a state dict in {path}, found no plain tensors."
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ArgumentError(
-            f"Expected a .safetensors or torch file with a state dict in {path}, found {first_line(error)}."
-        ) from error
-    while isinstance(loaded, dict) and (key := next((key for key in _INSIDE if _is_full(loaded, key)), None)):
-        loaded = loaded[key]
-    if not isinstance(loaded, dict) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        found = f"the keys {_named(loaded)}" if isinstance(loaded, dict) else type(loaded).__name__
-        raise ArgumentError(
-            f"Expected a state dict (tensors by name) in {path}, alone or under "
-            f"{' or '.join(map(repr, _INSIDE))}, found {found}."
-        )
-    while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in loaded)), None):
-        loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
-    return loaded
-
-
 def read_notes(path: Path) -> dict[str, Any]:
     """Return size, mean and deviation of the pictures, where `vitreg finetune` noted them, else {}."""
     if path.suffix.lower() != ".safetensors":
@@ -113,7 +75,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             noted = (file.metadata() or {}).get(_NOTES)
-    except (OSError, SafetensorError):  # read_state says why
+    except (OSError, SafetensorError):  # read_weights says why
         return {}
     try:
         found = json.loads(noted) if noted is not None else {}
@@ -127,6 +89,11 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 def _create(name: str, size: int | None, **options: Any) -> nn.Module:
     sized = {} if size is None else {"img_size": size}
+    folder = Path(name.removeprefix("local-dir:"))
+    is_folder = name.startswith("local-dir:") and folder.is_dir()
+    if is_folder and options.get("pretrained") and not (folder / "model.safetensors").is_file():
+        # timm would read others, and execute them before its version 1.0.26
+        raise ArgumentError(f"Expected a folder with config.json and a whole model.safetensors in {folder}.")
     try:
         return timm.create_model(name, **sized, **options)
     except (OSError, SafetensorError, pickle.UnpicklingError) as error:
@@ -144,6 +111,17 @@ def _create(name: str, size: int | None, **options: Any) -> nn.Module:
         raise ArgumentError(f"timm cannot build {asked}: {first_line(error)}.") from error
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _heads(model: nn.Module) -> tuple[str, ...]:
+    try:
+        return find_tower(model).heads
+    except UnsupportedModelError:  # which says so when it is drawn
+        return ()
+
+
 def _num_classes(name: str, state: dict[str, Tensor]) -> int:
     """Return how many classes the weights tell apart; 0 without a head, as of self-supervised models."""
     try:  # with a head, whatever a folder says
@@ -151,10 +129,7 @@ def _num_classes(name: str, state: dict[str, Tensor]) -> int:
             model = timm.create_model(name, num_classes=1)
     except Exception:  # a constructor that looks at values, or what is wrong with it, which is said here
         model = _create(name, None, num_classes=1)
-    try:
-        heads = find_tower(model).heads
-    except UnsupportedModelError:  # which says so when it is drawn
-        return 0
+    heads = _heads(model)
     weight = state.get(f"{heads[0]}.weight") if heads else None
     return 0 if weight is None or weight.dim() == 0 else len(weight)
 
@@ -162,8 +137,18 @@ def _num_classes(name: str, state: dict[str, Tensor]) -> int:
 def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path, *, may_resample: bool) -> None:
     """Load `state`; `may_resample` lets timm bring its position embedding to another picture size."""
     own = model.state_dict()
+    known = [f"{head}." for head in _heads(model)]
+    if not any(key.startswith("head.") for key in own):  # a trainer's own, such as a projection head
+        known.append("head.")
+    state = {key: value for key, value in state.items() if key in own or not key.startswith(tuple(known))}
     problems = _problems(state, own)
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if "missing" in problems and translate is not None:  # another spelling, such as gamma_1 for ls1.gamma
+        scales = "adapt_layer_scale" in inspect.signature(translate).parameters
+        with suppress(Exception):  # then the names stay as they are, and are told
+            translated = translate(dict(state), model, **({"adapt_layer_scale": True} if scales else {}))
+            if len(_problems(translated, own)) < len(problems):
+                state, problems = translated, _problems(translated, own)
     of_size = list(problems) == ["of another shape"] and all(
         key.startswith("pos_embed ") for key in problems["of another shape"]
     )
@@ -190,15 +175,6 @@ def _problems(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, lis
         "of another shape": shapes,
     }
     return {what: keys for what, keys in found.items() if keys}
-
-
-def _is_full(loaded: dict[Any, Any], key: str) -> bool:
-    return isinstance(loaded.get(key), dict) and bool(loaded[key])
-
-
-def _named(found: dict[Any, Any]) -> str:
-    keys = [repr(key) for key in found]
-    return ", ".join(keys[:_NAMED]) + _more(keys) or "none"
 
 
 def _more(keys: Sequence[str]) -> str:

@@ -16,8 +16,9 @@ from vitreg.files import lock
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.data.dataset import Task
 from vitreg.train.models.start import Start
-from vitreg.train.models.weights import file_hash, read_weights
+from vitreg.train.models.weights import file_hash
 from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.weights import read_weights
 
 NAME = "demo"
 

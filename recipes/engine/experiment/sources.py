@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,14 +36,16 @@ def drawn_sources(
     return drawn_task(), starts
 
 
-def photographed_starts(weights: dict[str, str], settings: Settings) -> list[Start]:
+def photographed_starts(
+    weights: dict[str, str], settings: Settings, *, say: Callable[[str], None] = lambda text: None
+) -> list[Start]:
     """Return a source for each label of a table.
 
     Raises:
         InputError: As `photographed_start`, or two labels have the same weights.
     """
     starts = [
-        photographed_start(place, settings.model or "", size=settings.size, label=label)
+        photographed_start(place, settings.model or "", size=settings.size, label=label, say=say)
         for label, place in weights.items()
     ]
     seen: dict[str, str] = {}

@@ -99,7 +99,9 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
         tasks = [task]
         title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
-        starts = photographed_starts(labelled_weights(options.weights, table.sources), settings)
+        starts = photographed_starts(
+            labelled_weights(options.weights, table.sources), settings, say=progress.say
+        )
         statistics = input_statistics(
             options.normalise, settings.model or "", settings.size, say=progress.say
         )

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import timm
 import torch
+from huggingface_hub import hf_hub_download
 from timm.data import resolve_model_data_config
 from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
@@ -19,10 +20,11 @@ from torch import Tensor, nn
 from vitreg.errors import InputError
 from vitreg.files import prepare_out, whole_file
 from vitreg.train.basics.download import download
-from vitreg.train.models.weights import file_hash, finite, load_model, read_weights, state_hash
+from vitreg.train.models.weights import file_hash, load_model, state_hash
+from vitreg.weights import finite, read_weights
 from vitreg.wording import first_line, listed, nearest
 
-FORMS = "a .safetensors or .pth FILE, timm, hf-hub:OWNER/NAME, open_clip:MODEL/TAG or https://HOST/FILE"
+FORMS = "a .safetensors, .pth or .npz FILE, timm, hf-hub:OWNER/NAME, open_clip:MODEL/TAG or https://HOST/FILE"
 """What `open_weights` takes."""
 
 State = dict[str, Tensor]
@@ -30,7 +32,9 @@ _SUM = re.compile(r"-([0-9a-f]{8,64})\.[a-z]+$")
 """torch.hub's custom: the name ends with the first digits of the file's sha256, eight or more."""
 
 
-def open_weights(text: str, model: str) -> tuple[State, str]:
+def open_weights(
+    text: str, model: str, *, say: Callable[[str], None] = lambda text: None
+) -> tuple[State, str]:
     """Return the weights that `text` names for the timm model `model`, for `load_model`, and a fingerprint.
 
     `text` is one of
@@ -57,11 +61,11 @@ def open_weights(text: str, model: str) -> tuple[State, str]:
         state = _of_open_clip(place, model)
     elif "://" in text:
         path = fetch(_secure(text), Path(torch.hub.get_dir(), "checkpoints"))
-        return read_weights(path), file_hash(path)
-    elif not Path(text).is_file():
+        return read_weights(path, model=model, say=say), file_hash(path)
+    elif not Path(text).exists() or not text:
         raise InputError(f"cannot read the weights {text}: no such file; expected {FORMS}")
     else:
-        return read_weights(Path(text)), file_hash(Path(text))
+        return read_weights(Path(text), model=model, say=say), file_hash(Path(text))
     return finite(state, text), state_hash(state)
 
 
@@ -94,6 +98,13 @@ def _of_hub(name: str, model: str) -> State:
         raise InputError(
             f"hf-hub:{name} names a weights file of its own, expected model.safetensors; {advice}"
         )
+    try:
+        hf_hub_download(name, "model.safetensors")
+    except Exception as error:
+        raise InputError(
+            f"hf-hub:{name} has no model.safetensors that can be fetched ({first_line(error)}), and nothing "
+            "else is read from the hub; give the file of another repository, or of your own"
+        ) from error
     served = _created(f"hf-hub:{name}", advice)
     state: State = served.state_dict()
     size = resolve_model_data_config(served)["input_size"][-1]

@@ -25,14 +25,21 @@ class Start:
     label: str = ""
 
 
-def photographed_start(weights: str, name: str, *, size: int, label: str = "") -> Start:
+def photographed_start(
+    weights: str,
+    name: str,
+    *,
+    size: int,
+    label: str = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> Start:
     """Return the timm model `name` for pictures of `size` pixels with `weights`, in memory.
 
     Raises:
         InputError: There is no such model, or the weights cannot be read or do not fit.
     """
     empty_model(name, num_classes=2, size=size)
-    state, fingerprint = open_weights(weights, name)
+    state, fingerprint = open_weights(weights, name, say=say)
     load_model(name, state, num_classes=2, size=size)
 
     def create(num_classes: int, drop_path: float) -> torch.nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import inspect
 import sys
@@ -12,16 +11,11 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitreg.errors import InputError
+from vitreg.families import find_tower
 from vitreg.wording import listed, nearest
-
-_WRAPPERS = ("state_dict", "model", "teacher", "student")
-_PREFIXES = ("module.", "backbone.")
-_UNUSED = ("masked_embed",)
-"""What iBOT's student sees in place of a masked patch; fine-tuning masks none."""
 
 
 def file_hash(path: Path) -> str:
@@ -55,74 +49,6 @@ def state_hash(state: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a `.safetensors` or torch file in float32, freed from their checkpoint.
-
-    Unwrapped are dictionaries under `state_dict`, `model`, `teacher` or `student` and the prefixes `module.`
-    and `backbone.`. DINO's and iBOT's whole checkpoints hold a teacher and a student: the teacher is taken,
-    as their owners evaluate it. Left out are their projection heads and iBOT's `masked_embed`. Nothing in the
-    file is executed.
-
-    Raises:
-        InputError: The file cannot be read, holds no tensors, or a tensor has a value that is not finite.
-    """
-    try:
-        loaded: Any = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise InputError(f"cannot read the weights {path}: {type(error).__name__}: {reason}") from error
-    while isinstance(loaded, dict) and (
-        inner := next((key for key in _WRAPPERS if isinstance(loaded.get(key), dict)), None)
-    ):
-        loaded = loaded[inner]
-    if not isinstance(loaded, dict):
-        raise InputError(
-            f"{path} holds a {type(loaded).__name__}, expected a dictionary of tensors (a state_dict)"
-        )
-    state = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-    while prefix := next((p for p in _PREFIXES if any(key.startswith(p) for key in state)), None):
-        # A DINO or iBOT checkpoint holds its projection head beside the backbone: only the backbone is
-        # wanted.
-        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    if not state:
-        raise InputError(f"{path} holds no tensors, expected a state_dict")
-    return finite({key: value for key, value in state.items() if key not in _UNUSED}, str(path))
-
-
-def finite(state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Return the tensors in float32.
-
-    Raises:
-        InputError: A tensor of `where` has a value that is not finite.
-    """
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise InputError(f"{where} has values that are not finite in {listed(broken)}")
-    return state
-
-
-class _Unread:
-    """What stands for a NumPy number in a checkpoint: nothing of NumPy has to run to pass over it."""
-
-    def __init__(self, *parts: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-_PASSED_OVER = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-
-
-def _load_pickled(path: Path) -> Any:
-    # DINO's and iBOT's whole checkpoints hold their arguments as a Namespace, and learning rates of NumPy's
-    # schedules in the state of the optimizer.
-    known: list[Any] = [argparse.Namespace, *((_Unread, name) for name in _PASSED_OVER)]
-    with torch.serialization.safe_globals(known):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.0) -> nn.Module:
@@ -169,9 +95,9 @@ def load_model(
         raise InputError(
             f"the weights do not fit {name}: {type(error).__name__}: {error}".splitlines()[0]
         ) from error
-    own = model.state_dict()
+    own, heads = model.state_dict(), new_heads(model)
     wanted, found = (
-        {k: v for k, v in tensors.items() if not k.startswith("head.")} for tensors in (own, found)
+        {k: v for k, v in tensors.items() if not k.startswith(heads)} for tensors in (own, found)
     )
     problems = {
         "missing": sorted(wanted.keys() - found.keys()),
@@ -187,6 +113,11 @@ def load_model(
         raise InputError(f"the weights do not fit {name}: {told}")
     model.load_state_dict(found, strict=False)
     return model
+
+
+def new_heads(model: nn.Module) -> tuple[str, ...]:
+    """Return what the names of a model's heads begin with: `head.`, and `head_dist.` of a distilled one."""
+    return tuple(f"{name}." for name in dict.fromkeys(("head", *find_tower(model).heads)))
 
 
 def _check_patches(name: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
