@@ -9,8 +9,8 @@ from pathlib import Path
 
 import timm
 import torch
-from small_data import MODEL, SIZE, write_index, write_picture
 
+from small_data import MODEL, SIZE, write_index, write_picture
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.subset import Share

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from small_data import MODEL, SIZE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitreg
+from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Mixing

@@ -12,11 +12,11 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from small_data import MODEL, SIZE
 from small_runs import HYPER, create, planned, write_pictures
 from torch import Tensor, nn
 
 import vitreg
+from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.train.runs import run as run_module
 from vitreg.train.runs.plan import Run

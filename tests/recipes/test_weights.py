@@ -9,9 +9,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from small_data import MODEL, SIZE
 from torch import Tensor, nn
 
+from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.train.models.weights import empty_model, file_hash, load_model, state_hash
 from vitreg.weights import read_weights

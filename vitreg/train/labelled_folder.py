@@ -47,7 +47,7 @@ def read_labelled(
     progress.say(described(folder, data.resolve().name))
     if uneven := imbalance(folder):
         progress.say(uneven)
-    start = photographed_start(weights, options.model, size=options.size)
+    start = photographed_start(weights, options.model, size=options.size, say=progress.say)
     measured_on = "the test pictures"
     if not folder.test:
         folder = _parted(folder, options.hold_out, seed=options.seed)
