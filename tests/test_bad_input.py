@@ -213,6 +213,17 @@ def test_wrong_lam(model: nn.Module, lam: object) -> None:
         vitreg.attach(model, lam=lam)
 
 
+@pytest.mark.parametrize("digits", [400, 9999])
+def test_a_lam_larger_than_any_float(model: nn.Module, digits: int) -> None:
+    for call in (
+        lambda lam: vitreg.attach(model, lam=lam),
+        lambda lam: vitreg.GTA(lam=lam),
+        lambda lam: vitreg.L2SP(head=lam),
+    ):
+        with unchanged(model), refuses(ArgumentError, "finite and at least 0", "larger than any float"):
+            call(10**digits)
+
+
 @pytest.mark.parametrize(
     "value",
     [-1.0, float("nan"), "1", None, lambda step: 1.0],

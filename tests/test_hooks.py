@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vitreg
 from laws import num_hooks, unchanged
+from small_models import make_vit
 from vitreg.hooks import Hooks
 from vitreg.types import Tap
 
@@ -83,3 +85,16 @@ def test_a_copy_delivers_nothing(duplicate: Callable[[nn.Module], nn.Module]) ->
     assert seen == []
     module(torch.ones(2))
     assert len(seen) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated:FutureWarning")
+def test_script_and_fx_say_what_to_do(images: Tensor) -> None:
+    model = make_vit().train()
+    with vitreg.attach(model):
+        assert not any(hasattr(hook, "__name__") for hook in model.patch_embed._forward_pre_hooks.values())
+        with pytest.raises(vitreg.StateError, match=r"jit.script needs .* attachment.remove\(\) first"):
+            torch.jit.script(model)
+        with pytest.raises(vitreg.StateError, match=r"torch.fx needs .* attachment.remove\(\) first"):
+            torch.fx.Tracer().trace(nn.Sequential(model.patch_embed))
+        exported = torch.export.export(model, (images,))
+        torch.testing.assert_close(exported.module()(images), model(images))

@@ -21,6 +21,17 @@ def _inert() -> Callable[..., None]:
     return _ignore
 
 
+class _ScriptError(StateError, AttributeError):
+    """An `AttributeError`, so that whoever asks whether there is such an attribute is answered."""
+
+
+def _without_hooks(tool: str) -> str:
+    return (
+        f"{tool} needs a model without hooks, found those of vitreg: call attachment.remove() first "
+        "(torch.compile, torch.export and torch.jit.trace take the model as it is)."
+    )
+
+
 class _Hook:
     """Hands what a tap delivers to a function.
 
@@ -32,13 +43,22 @@ class _Hook:
         self.module = tap.module
         self.receive = receive
 
-    def check(self, module: nn.Module) -> None:
-        """Refuse a replica, whose threads would mix up what is read."""
-        if not torch.compiler.is_compiling() and module is not self.module:
+    @property
+    def __name__(self) -> str:
+        """What `torch.jit.script` asks for first, to compile the hook."""
+        raise _ScriptError(_without_hooks("torch.jit.script"))
+
+    def check(self, module: nn.Module, delivered: Any) -> None:
+        """Refuse a replica, whose threads would mix up what is read, and symbols in place of tensors."""
+        if torch.compiler.is_compiling():
+            return
+        if module is not self.module:
             raise StateError(
                 "A hook ran in a replica of the model, as nn.DataParallel makes them. "
                 "Use torch.nn.parallel.DistributedDataParallel."
             )
+        if isinstance(delivered, torch.fx.Proxy):
+            raise StateError(_without_hooks("torch.fx"))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return _ignore
@@ -49,13 +69,13 @@ class _Hook:
 
 class _OutputHook(_Hook):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.check(module)
+        self.check(module, output)
         self.receive(output)
 
 
 class _InputHook(_Hook):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.check(module)
+        self.check(module, next(iter((*args, *kwargs.values())), None))
         self.receive((args, kwargs))
 
 

@@ -16,6 +16,7 @@ from vitreg.attachment.parameter_values import ParameterValues
 from vitreg.attachment.targets import Target, resolve_target
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
+from vitreg.functional.eagerly import eagerly
 from vitreg.layers import ranges
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
 from vitreg.sources.frozen import FrozenSource, Source, check_source, make_source
@@ -25,6 +26,7 @@ _attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDicti
 """The names of the penalties that are attached to each tower now."""
 
 
+@eagerly
 def attach(
     model: nn.Module,
     source: nn.Module | Source | Literal["base"] | None = None,

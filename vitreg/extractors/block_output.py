@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitreg.extractors.base import register_extractor
 from vitreg.extractors.resample import resample_tokens
+from vitreg.functional.first_tensor import first_tensor
 from vitreg.types import Block, Probe, Query, Tap, Tower
 
 
@@ -22,7 +23,12 @@ def block_output(tower: Tower, block: Block, query: Query) -> Probe:
         return block.whole
 
     def read(seen: Mapping[str, Any]) -> Tensor:
-        output: Tensor = seen["output"]
+        output = first_tensor(
+            seen["output"],
+            what="block_output",
+            returned_by=f"block {block.name!r} ({type(block.module).__name__})",
+            remedy="Read msa_output, or say in `BlockParts(whole=…)` of its tower how it is read.",
+        )
         return output if tower.batch_first else output.transpose(0, 1)
 
     return Probe({"output": Tap(block.module)}, read)

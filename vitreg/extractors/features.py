@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vitreg.errors import UnsupportedModelError
 from vitreg.extractors.base import register_extractor
+from vitreg.functional.first_tensor import first_tensor
 from vitreg.types import Block, Probe, Query, Tap, Tower
 
 
@@ -20,13 +21,14 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
     DINOv2, CLIP and SigLIP pool the patches themselves and receive something else.
     """
 
+    head = tower.heads[0] if tower.heads else ""
+
     def of_head(seen: Mapping[str, Any]) -> Tensor:
-        args, _ = seen["input"]
-        return _pooled(args[0], tower)
+        args, kwargs = seen["input"]
+        return _pooled(next(iter((*args, *kwargs.values())), None), f"the input of {head!r}", tower)
 
     def of_tower(seen: Mapping[str, Any]) -> Tensor:
-        output = seen["output"]
-        return _pooled(output[0] if isinstance(output, tuple) else output, tower)
+        return _pooled(seen["output"], "the model", tower)
 
     if isinstance(tower.features, str):
         raise UnsupportedModelError(
@@ -36,13 +38,21 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
         return tower.features
     if not tower.heads:
         return Probe({"output": Tap(tower.module)}, of_tower)
-    return Probe({"input": Tap(tower.module.get_submodule(tower.heads[0]), "input")}, of_head)
+    return Probe({"input": Tap(tower.module.get_submodule(head), "input")}, of_head)
 
 
-def _pooled(value: Tensor, tower: Tower) -> Tensor:
+def _pooled(returned: Any, place: str, tower: Tower) -> Tensor:
+    """Return pooled features, [b, d], that were found at `place` of the tower."""
+    name = type(tower.module).__name__
+    value = first_tensor(
+        returned,
+        what="features",
+        returned_by=f"{place} of {name}" if place != "the model" else name,
+        remedy="Say in `TowerParts(features=…)` of `@vitreg.register_tower` how they are read.",
+    )
     if value.dim() != 2:
         raise UnsupportedModelError(
-            f"features are pooled, [b, d]; the head of {type(tower.module).__name__} receives "
+            f"features are pooled, [b, d]; the head of {name} receives "
             f"{list(value.shape)}. Give the model a pooling, e.g. timm's global_pool='token'."
         )
     return value

@@ -25,9 +25,12 @@ from vitreg.families.structure import (
     structural_parts,
     structural_towers,
 )
+from vitreg.functional.eagerly import eagerly
+from vitreg.functional.first_tensor import first_tensor
 from vitreg.types import Block, Probe, Tap, Tower
 
 
+@eagerly
 def find_tower(model: nn.Module) -> Tower:
     """Return the one Vision Transformer inside `model`, which may be `model` itself.
 
@@ -107,7 +110,7 @@ def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
     if output is None and reading is not None:
         output = reading.output
     if output is None and parts.attention is not None:
-        output = Probe({"output": Tap(parts.attention)}, _first_tensor)
+        output = Probe({"output": Tap(parts.attention)}, _attention_output)
     return Block(
         name,
         parts.block,
@@ -123,16 +126,13 @@ def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
     )
 
 
-def _first_tensor(seen: Mapping[str, Any]) -> Tensor:
-    returned = seen["output"]
-    if isinstance(returned, tuple | list) and returned:
-        returned = returned[0]
-    if not isinstance(returned, Tensor):
-        raise UnsupportedModelError(
-            f"msa_output is a tensor; the attention returned {type(returned).__name__}. Register the class "
-            "with `@vitreg.register_family` and say in `output` how it is read."
-        )
-    return returned
+def _attention_output(seen: Mapping[str, Any]) -> Tensor:
+    return first_tensor(
+        seen["output"],
+        what="msa_output",
+        returned_by="the attention",
+        remedy="Register the class with `@vitreg.register_family` and say in `output` how it is read.",
+    )
 
 
 def _home(model: nn.Module, name: str, tower: nn.Module) -> nn.Module:

@@ -23,7 +23,11 @@ def check_lam(lam: object, *, name: str = "lam") -> None:
         raise ArgumentError(
             f"{name} must be a number or a function of the step, got {type(lam).__name__} ({lam!r})."
         )
-    if not math.isfinite(lam) or lam < 0:
+    try:
+        number = float(lam)
+    except OverflowError:  # a whole number may be larger than any float, and too long to be shown
+        raise ArgumentError(f"{name} must be finite and at least 0, got one larger than any float.") from None
+    if not math.isfinite(number) or number < 0:
         raise ArgumentError(f"{name} must be finite and at least 0, got {lam!r}.")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower, towers
+from vitreg.functional.eagerly import eagerly
 from vitreg.functional.precision import Autocast
 from vitreg.reader import Reader
 from vitreg.sources.adapted import BaseSource
@@ -51,6 +52,7 @@ class FrozenSource:
         ArgumentError: `autocast` is no lower precision.
     """
 
+    @eagerly
     def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None) -> None:
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise ArgumentError(f"autocast must be torch.bfloat16, float16 or None, got {autocast!r}.")
