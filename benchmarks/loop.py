@@ -154,7 +154,11 @@ def measured(options: argparse.Namespace) -> dict[str, Row]:
     }
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     names = list(timed)
+    began = time.monotonic()
     for index in range(options.warmup + options.rounds):
+        is_over = options.seconds is not None and time.monotonic() - began > options.seconds
+        if is_over and index > options.warmup:
+            break
         first = index % len(names)
         for name in names[first:] + names[:first]:
             taken = timed[name]()

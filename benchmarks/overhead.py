@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from full_batch import batch_that_fills
 from report import add_model, at_least, finish, parser
 from training import make_setting
 from variants import VARIANTS, costs, with_baselines
@@ -25,13 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     line = parser(__doc__)
     add_model(line)
     line.add_argument("--size", type=at_least(1), default=224, help="pixels a side")
-    line.add_argument("--batch-size", type=at_least(2), default=8)
+    batch = "pictures of a step; full: as many as fill the device's memory in the plain step"
+    line.add_argument("--batch-size", type=_batch_size, default=8, metavar="N|full", help=batch)
     line.add_argument("--variants", nargs="+", choices=VARIANTS, metavar="NAME", help="default: all")
     options = line.parse_args(argv)
+    if options.batch_size == FULL:
+        options.batch_size = batch_that_fills(options.model, size=options.size, options=options)
+        print(f"{options.batch_size} pictures fill the memory")
     setting = make_setting(options.model, size=options.size, batch_size=options.batch_size, options=options)
     entries = {name: VARIANTS[name] for name in with_baselines(options.variants or VARIANTS)}
-    finish("overhead", options, argv, costs(entries, setting, options))
+    rows, left_out = costs(entries, setting, options)
+    finish("overhead", options, argv, rows, left_out)
     return 0
+
+
+FULL = "full"
+
+
+def _batch_size(text: str) -> int | str:
+    return FULL if text == FULL else at_least(2)(text)
 
 
 if __name__ == "__main__":

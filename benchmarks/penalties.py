@@ -34,7 +34,7 @@ def writings(problem: Problem, options: argparse.Namespace) -> dict[str, Writing
     def ready(kind: str) -> Writing:
         written: Writing = getattr(problem, kind)
         fast = kind != "literal"
-        run = torch.compile(written) if options.compile and fast else written
+        run = torch.compile(written, backend=options.compile) if options.compile and fast else written
 
         def value() -> Tensor:
             with torch.autocast(options.device.type, dtype=torch.bfloat16, enabled=options.amp and fast):
@@ -112,7 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, problem in problems.items():
         steps = {f"{name}: {kind}": _step(problem, written[name][kind]) for kind in KINDS}
         baselines = dict.fromkeys(steps, f"{name}: reference")
-        costs = compare(steps, baselines, rounds=options.rounds, warmup=options.warmup, device=options.device)
+        costs = compare(
+            steps,
+            baselines,
+            rounds=options.rounds,
+            warmup=options.warmup,
+            device=options.device,
+            within=None if options.seconds is None else options.seconds / len(problems),
+        )
         for writing, cost in costs.items():
             rows[writing] |= cost
     finish("penalties", options, argv, rows)

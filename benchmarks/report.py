@@ -29,7 +29,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--warmup", type=at_least(0), default=2, help="rounds before these, not counted")
     made.add_argument("--device", type=_device, default=torch.device("cpu"))
     made.add_argument("--amp", action="store_true", help="bfloat16 autocast")
-    made.add_argument("--compile", action="store_true", help="torch.compile what is measured")
+    compiled = "torch.compile what is measured (with inductor, or BACKEND)"
+    made.add_argument("--compile", nargs="?", const="inductor", metavar="BACKEND", help=compiled)
+    made.add_argument("--seconds", type=at_least(1), help="begin no round after so many, but for the first")
+    going = "leave out, and say, whatever cannot be measured; without: what is unexpected is an error"
+    made.add_argument("--keep-going", action="store_true", help=going)
     made.add_argument("--json", type=_file, help="also write the figures here")
     return made
 
@@ -74,18 +78,32 @@ def print_report(setting: Mapping[str, object], rows: Mapping[str, Row]) -> None
         )
 
 
-def write_json(path: Path, setting: Mapping[str, object], rows: Mapping[str, Row]) -> None:
-    """Write the setting and the rows, whole or not at all."""
-    text = json.dumps({"setting": setting, "rows": rows}, indent=2, ensure_ascii=False, allow_nan=False)
+def write_json(
+    path: Path,
+    setting: Mapping[str, object],
+    rows: Mapping[str, Row],
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """Write the setting, the rows and why others were left out, whole or not at all."""
+    written: dict[str, object] = {"setting": setting, "rows": rows}
+    if left_out:
+        written["left_out"] = left_out
+    text = json.dumps(written, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
 
 
-def finish(script: str, options: argparse.Namespace, argv: Sequence[str], rows: Mapping[str, Row]) -> None:
-    """Print the rows and write them where `--json` says."""
+def finish(
+    script: str,
+    options: argparse.Namespace,
+    argv: Sequence[str],
+    rows: Mapping[str, Row],
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """Print the rows and write them where `--json` says, with the reasons for those that were left out."""
     setting = facts(script, options, argv)
     print_report(setting, rows)
     if options.json is not None:
-        write_json(options.json, setting, rows)
+        write_json(options.json, setting, rows, left_out)
 
 
 def _device(text: str) -> torch.device:

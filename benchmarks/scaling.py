@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import vitreg
@@ -72,12 +73,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     line.add_argument("--depths", nargs="+", type=at_least(1), default=[3, 6, 12, 24])
     options = line.parse_args(argv)
     rows: dict[str, Row] = {}
+    left_out: dict[str, str] = {}
+    began = time.monotonic()
     for axis in options.axes:
+        if options.seconds is not None and time.monotonic() - began > options.seconds:
+            left_out[axis] = f"no time was left, after {options.seconds} s"
+            continue
         for point, setting, entries in AXES[axis](options):
-            for name, row in costs(entries, setting, options).items():
+            of_point = argparse.Namespace(**{**vars(options), "seconds": _share(options)})
+            measured, without = costs(entries, setting, of_point)
+            for name, row in measured.items():
                 rows[f"{point}: {name}"] = {**row, "baseline": f"{point}: {row['baseline']}"}
-    finish("scaling", options, argv, rows)
+            left_out |= {f"{point}: {name}": reason for name, reason in without.items()}
+    finish("scaling", options, argv, rows, left_out)
     return 0
+
+
+def _share(options: argparse.Namespace) -> float | None:
+    """Return the seconds of a point, of which there are as many as the options list, and the penalties'."""
+    if options.seconds is None:
+        return None
+    points = len(options.batch_sizes) + len(options.sizes) + len(options.depths) + 1
+    return float(options.seconds / points)
 
 
 def _setting(

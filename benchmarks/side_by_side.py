@@ -27,6 +27,7 @@ def measure(
     warmup: int,
     device: torch.device,
     cycles: Mapping[str, int] | None = None,
+    within: float | None = None,
 ) -> dict[str, list[float]]:
     """Return the seconds of one step of each name, round by round.
 
@@ -36,10 +37,14 @@ def measure(
         warmup: rounds before these that are not counted.
         device: where the steps compute; waited for before and after each.
         cycles: after how many steps the cost of a name repeats, if not after one; a round takes as many.
+        within: seconds after which no further round begins, once one has been counted; None for no limit.
     """
+    began = time.monotonic()
     names = list(steps)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_index in range(warmup + rounds):
+        if within is not None and round_index > warmup and time.monotonic() - began > within:
+            break
         first = round_index % len(names)
         for name in names[first:] + names[:first]:
             cycle = (cycles or {}).get(name, 1)
@@ -79,9 +84,10 @@ def compare(
     warmup: int,
     device: torch.device,
     cycles: Mapping[str, int] | None = None,
+    within: float | None = None,
 ) -> dict[str, Row]:
     """Return a row a name: the ratios of time, and of the peak memory of one more step or cycle."""
-    rows = ratios(measure(steps, rounds, warmup, device, cycles), baselines)
+    rows = ratios(measure(steps, rounds, warmup, device, cycles, within), baselines)
     peaks = {
         name: peak_bytes(_whole(step, (cycles or {}).get(name, 1)), device) for name, step in steps.items()
     }

@@ -80,14 +80,14 @@ class Setting:
         images: [b, 3, size, size].
         labels: class indices, [b].
         amp: whether a step runs under bfloat16 autocast.
-        compile: whether what runs is compiled.
+        compile: the backend with which what runs is compiled, or None.
     """
 
     source: nn.Module
     images: Tensor
     labels: Tensor
     amp: bool = False
-    compile: bool = False
+    compile: str | None = None
 
     def model(self) -> nn.Module:
         """Return a trainable copy of the source."""
@@ -101,7 +101,7 @@ class Setting:
         """
         if not self.compile:
             return module
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"backend": self.compile}
         if "isolate_recompiles" in inspect.signature(torch.compile).parameters:
             options["isolate_recompiles"] = True
         else:

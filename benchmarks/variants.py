@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import gc
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -127,26 +129,65 @@ def with_baselines(names: Iterable[str]) -> list[str]:
     return [name for name in VARIANTS if name in wanted]
 
 
-def costs(entries: Mapping[str, Entry], setting: Setting, options: argparse.Namespace) -> dict[str, Row]:
-    """Return the cost of each variant beside its baseline; those that do not apply are named and left out."""
-    made = {name: _step_or_reason(entry, setting) for name, entry in entries.items()}
-    for name, reason in made.items():
-        if isinstance(reason, str):
-            print(f"left out: {name}: {reason}")
-    steps = {name: step for name, step in made.items() if not isinstance(step, str)}
-    return compare(
+class Costs(NamedTuple):
+    """What was measured: a row a variant, and why others have none."""
+
+    rows: dict[str, Row]
+    left_out: dict[str, str]
+
+
+def costs(entries: Mapping[str, Entry], setting: Setting, options: argparse.Namespace) -> Costs:
+    """Return the cost of each variant beside its baseline; those that do not apply are named and left out.
+
+    With `--keep-going` each variant takes a step before any is measured, and one that cannot is left out too,
+    whatever the error; so is one for whose first step, which may compile it, no time is left.
+    """
+    began = time.monotonic()
+    steps: dict[str, Step] = {}
+    left_out: dict[str, str] = {}
+    for name, entry in entries.items():
+        taken = time.monotonic() - began
+        if options.seconds is not None and options.keep_going and taken > TRIAL * options.seconds:
+            found: Step | str = f"no time was left to try it, after {taken:.0f} s"
+        elif entry.baseline in left_out:
+            found = f"its baseline, {entry.baseline}, was left out"
+        else:
+            found = _step_or_reason(entry, setting, keep_going=options.keep_going)
+        if isinstance(found, str):
+            print(f"left out: {name}: {found}", flush=True)
+            left_out[name] = found
+            if setting.images.is_cuda:
+                gc.collect()
+                torch.cuda.empty_cache()
+        else:
+            steps[name] = found
+    within = None if options.seconds is None else max(0.0, options.seconds - (time.monotonic() - began))
+    rows = compare(
         steps,
         {name: entries[name].baseline for name in steps},
         rounds=options.rounds,
         warmup=options.warmup,
         device=options.device,
         cycles={name: entries[name].cycle for name in steps},
+        within=within,
     )
+    return Costs(rows, left_out)
 
 
-def _step_or_reason(entry: Entry, setting: Setting) -> Step | str:
+TRIAL = 0.6
+"""The share of `--seconds` after which no further variant is tried, so that those that run are measured."""
+
+
+def _step_or_reason(entry: Entry, setting: Setting, *, keep_going: bool) -> Step | str:
     """Return the variant's step, or why there is none for this model."""
     try:
-        return training_step(entry.make(setting), setting)
+        step = training_step(entry.make(setting), setting)
+        if keep_going:
+            step()
+        return step
     except (NotApplicable, vitreg.UnsupportedModelError) as reason:
         return str(reason)
+    except Exception as error:  # whatever a library, a compiler or a full memory leads to
+        if not keep_going:
+            raise
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -36,7 +36,9 @@ ON_CLIP = ["L2-SP, loop over parameters", "BSS, torch.svd"]
 
 
 def options(**changed: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"device": CPU, "amp": False, "compile": False, **changed})
+    return argparse.Namespace(
+        **{"device": CPU, "amp": False, "compile": None, "seconds": None, "keep_going": False, **changed}
+    )
 
 
 def setting(
@@ -91,8 +93,9 @@ def test_a_rival_hands_over_the_models_own_logits() -> None:
 def test_what_does_not_apply_is_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["plain", "GTA", "GTA, unfused attention", "transformers, output_attentions", "TransMix"]
     given = setting("clip:ViT-B-16", batch_size=3)
-    rows = costs({name: VARIANTS[name] for name in names}, given, options(rounds=1, warmup=0))
+    rows, left_out = costs({name: VARIANTS[name] for name in names}, given, options(rounds=1, warmup=0))
     assert list(rows) == ["plain", "GTA"]
+    assert list(left_out) == names[2:]
     said = capsys.readouterr().out
     assert "left out: GTA, unfused attention: written for timm's VisionTransformer" in said
     assert "left out: transformers, output_attentions: " in said
@@ -173,13 +176,14 @@ def test_what_runs_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def quickly(module: nn.Module, **given: object) -> object:
         compiled.append(module)
-        return compile_with(module, backend="aot_eager", **given)
+        assert given["backend"] == "aot_eager"
+        return compile_with(module, **given)
 
     quickly.__signature__ = inspect.signature(compile_with)
     monkeypatch.setattr(torch, "compile", quickly)
     names = ["plain", "reading alone", "GTA", "GTA, unfused attention", "block-output guide, feature getter"]
     entries = {name: VARIANTS[name] for name in names}
-    rows = costs(entries, setting(compile=True, depth=1), options(rounds=1, warmup=1))
+    rows, _ = costs(entries, setting(compile="aot_eager", depth=1), options(rounds=1, warmup=1))
     assert list(rows) == names
     assert len(compiled) == len(names) + 2  # the two rivals compile their source too
 
@@ -326,7 +330,7 @@ def test_a_cycle_is_measured_whole() -> None:
         return variant
 
     entries = {"plain": VARIANTS["plain"], "every fourth": Entry(make, cycle=4)}
-    rows = costs(entries, setting(), options(rounds=1, warmup=0))
+    rows, _ = costs(entries, setting(), options(rounds=1, warmup=0))
     assert set(rows) == set(entries)
     assert len(taken) == 4 + 4  # a round, and its peak memory
 

@@ -1,0 +1,74 @@
+"""Everything that only a GPU can tell, in a few minutes, with one archive as its result.
+
+In the order of their worth: what the device is, the tests marked `gpu`, what a training step costs, the
+recipes' loop, and runs on pictures until the time is up. Each step is a process of its own with its own share
+of the time: one that fails or hangs costs only itself, and leaves its log. What is finished is kept at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+BEGAN = time.monotonic()
+
+from gpu_steps.archive import unpack_into, write_archive  # noqa: E402
+from gpu_steps.options import Options, read_options  # noqa: E402
+from gpu_steps.plan import planned_steps  # noqa: E402
+from gpu_steps.session import take_steps  # noqa: E402
+from gpu_steps.step import FAILED, FULL_MINUTES  # noqa: E402
+
+ARCHIVE = "gpu.tar.gz"
+KEEPING = 6.0
+"""Seconds that are kept for the last writing of the archive."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Take the steps, pack or collect; return 1 if a step failed, and 0 otherwise."""
+    options = read_options(argv, __doc__)
+    if options.pack is not None:
+        from gpu_steps.pack import pack  # needs Pillow, which the steps' processes import themselves
+
+        pack(options)
+        return 0
+    if options.collect is not None:
+        from gpu_steps.collect import collect
+
+        collect(options.collect)
+        return 0
+    return _measure(options)
+
+
+def _measure(options: Options) -> int:
+    options.out.mkdir(parents=True, exist_ok=True)
+    archive = options.out / ARCHIVE
+    until = BEGAN + 60 * options.minutes - KEEPING
+    work = Path(tempfile.mkdtemp(prefix="vitreg-gpu-"))
+    try:
+        for earlier in (*options.have, *([archive] if archive.is_file() else [])):
+            unpack_into(work, earlier)
+        steps = planned_steps(options, work)
+        names = [step.name for step in steps]
+        if unknown := sorted({*options.only, *options.again} - set(names)):
+            raise SystemExit(f"expected steps of {', '.join(names)}, found {', '.join(unknown)}")
+        outcomes = take_steps(
+            [step for step in steps if not options.only or step.name in options.only],
+            work,
+            until=until,
+            minutes=FULL_MINUTES if options.quick else options.minutes,
+            again=options.again,
+            keep=lambda: write_archive(work, archive),
+        )
+        write_archive(work, archive)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"{archive}, {archive.stat().st_size / 2**20:.2f} MiB, after {time.monotonic() - BEGAN:.0f} s")
+    return int(any(outcome.status == FAILED for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
