@@ -19,7 +19,7 @@ packages
 Nothing is fetched: the command needs no network. vitreg itself need not be installed.
 
 examples
-  python benchmarks/gpu.py --pack pack --data /work/shared/real --weights FILE    # 50 MiB to take along
+  python benchmarks/gpu.py --pack pack --data photographs --weights FILE          # 50 MiB to take along
   python benchmarks/gpu.py --minutes 8 --data pack --weights pack/weights.safetensors --out result
   python benchmarks/gpu.py --minutes 4 --data pack --weights pack/weights.safetensors --out result  # goes on
   python benchmarks/gpu.py --collect result/gpu.tar.gz                            # into the pages

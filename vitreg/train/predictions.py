@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +14,10 @@ from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.photographs import Photos, read_pictures
 from vitreg.train.models.stored import Card
+from vitreg.train.runs.predictions import predictions
 from vitreg.train.training.evaluation import BATCH_SIZE
-from vitreg.wording import cell
+
+__all__ = ["evenly", "new_pictures", "predictions", "probabilities"]
 
 
 @torch.no_grad()
@@ -53,20 +53,6 @@ def evenly(number: int, *, at_most: int = 8) -> list[int]:
     """Return up to `at_most` of `number` indices, evenly spread: the pictures whose attention is shown."""
     count = min(at_most, number)
     return [int((place + 0.5) * number / count) for place in range(count)]
-
-
-def predictions(
-    names: Sequence[str], classes: Sequence[str], shares: Tensor, labels: Sequence[int] | None = None
-) -> str:
-    """Return a CSV: path, true class (where it is known), predicted class and its probability."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *([] if labels is None else ["true"]), "predicted", "probability"])
-    for index, (name, share) in enumerate(zip(names, shares, strict=True)):
-        best = int(share.argmax())
-        true = [] if labels is None else [cell(classes[labels[index]])]
-        writer.writerow([cell(name), *true, cell(classes[best]), f"{float(share[best]):.4f}"])
-    return text.getvalue()
 
 
 class NewPictures(NamedTuple):

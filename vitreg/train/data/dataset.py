@@ -28,10 +28,10 @@ class Task:
     """A classification task with its test pictures as the network sees them, before normalisation.
 
     `test` is uint8 [n, 3, size, size]; `test_masks` is bool [n, size, size], true on the object, or None
-    where nobody said where the objects are. `train_names` are the training pictures' files, relative to the
-    data's folder; `lists` are subsets of the training pictures that were given as lists of files, by name.
-    `train_digests` are the same for training pictures that are copies of each other, and `notes` say what its
-    owner should know of the pictures.
+    where nobody said where the objects are. `train_names` and `test_names` are the pictures' files, relative
+    to the data's folder; `lists` are subsets of the training pictures that were given as lists of files, by
+    name. `train_digests` are the same for training pictures that are copies of each other, and `notes` say
+    what its owner should know of the pictures.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Task:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     train_names: tuple[str, ...] = field(default=(), repr=False)
+    test_names: tuple[str, ...] = field(default=(), repr=False)
     lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     train_digests: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
@@ -57,6 +58,7 @@ class Task:
             test=torch.stack([self.train.plain(index) for index in indices]),
             test_labels=tuple(self.train_labels[index] for index in indices),
             test_masks=None,
+            test_names=tuple(self.train_names[index] for index in indices) if self.train_names else (),
         )
 
     def normalised(self, pictures: Tensor) -> Tensor:

@@ -26,6 +26,11 @@ def train_names(folder: Folder) -> tuple[str, ...]:
     return tuple(_name(folder, sample) for sample in folder.train)
 
 
+def evaluation_names(folder: Folder) -> tuple[str, ...]:
+    """Return the path of each test picture, likewise."""
+    return tuple(_name(folder, sample) for sample in folder.test)
+
+
 def read_subset_list(path: Path, folder: Folder) -> list[int]:
     """Return the sorted indices into `folder.train` of the pictures that the list names.
 

@@ -14,17 +14,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 import vitreg
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
-from vitreg.train.basics.distributed import count, on_main
+from vitreg.train.basics.distributed import count, gathered, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import split, subset
 from vitreg.train.data.subset_lists import write_subset_list
 from vitreg.train.runs.plan import TRAINING_COST, Run
+from vitreg.train.runs.predictions import PREDICTIONS, task_predictions
 from vitreg.train.runs.report import Report, load_report, store_report
 from vitreg.train.runs.tracking import tracked
 from vitreg.train.training.checkpoint import SECONDS, Checkpoints, discard
@@ -79,11 +80,18 @@ def complete(
             on_probe=probes.append,
         )
     task = measured_task(run)
+    own_logits: list[Tensor] = []
     metrics = evaluate(
-        model, task, accelerator=accelerator, has_head=c.method != SOURCE, on_batch=progress.advance
+        model,
+        task,
+        accelerator=accelerator,
+        has_head=c.method != SOURCE,
+        on_batch=progress.advance,
+        on_logits=own_logits.append,
     )
     if probes:
         metrics["probe"] = probe_metrics(probes[0])
+    logits = torch.cat([part for each in gathered(own_logits) for part in each])  # the processes' in order
     where = machine(accelerator)
 
     def stored() -> Report:
@@ -95,6 +103,8 @@ def complete(
             labels = [task.classes[label] for label in task.train_labels]
             listed = write_subset_list(task.train_names, labels, training_indices(run))
             write_atomically(folder / TRAIN_LIST, listed)
+        if c.method != SOURCE:
+            write_atomically(folder / PREDICTIONS, task_predictions(task, logits))
         store_report(out, report)
         discard(folder)
         return report

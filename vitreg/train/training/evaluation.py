@@ -29,6 +29,7 @@ def evaluate(
     accelerator: Accelerator,
     has_head: bool = True,
     on_batch: Callable[[int], None] = lambda pictures: None,
+    on_logits: Callable[[Tensor], None] = lambda logits: None,
 ) -> dict[str, Any]:
     """Return the metrics of `model` on the task's test pictures.
 
@@ -36,7 +37,9 @@ def evaluate(
     out without a trained head); `object_share` and `jaccard`, one number in [0, 1] for each block, where the
     task has masks. A picture without any of its object inside the crop is not counted in these.
 
-    Several processes share the pictures, and all return the metrics of all pictures.
+    Several processes share the pictures, and all return the metrics of all pictures. `on_logits` is told the
+    logits [b, classes] of each batch, in float32 on the CPU: in each process those of its own pictures, which
+    follow in their order, those of the first process first.
     """
     device, has_masks = accelerator.device, task.test_masks is not None
     model.to(device).eval()
@@ -66,6 +69,7 @@ def evaluate(
                 for row, share, index in zip(rows, shares, indices, strict=True):
                     share.update(object_share(row[is_seen], coverage[is_seen]))
                     index.update(best_head_jaccard(row[is_seen], coverage[is_seen]))
+        on_logits(logits.float().cpu())
         on_batch(len(pictures) * count())
     metrics: dict[str, Any] = {}
     if has_head:

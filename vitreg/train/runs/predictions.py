@@ -1,0 +1,47 @@
+"""What a model makes of each test picture, as a small file: methods are compared picture by picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from vitreg.train.data.dataset import Task
+from vitreg.wording import cell
+
+PREDICTIONS = "predictions.csv"
+"""The name of the file in a run's folder."""
+
+
+def predictions(
+    names: Sequence[str], classes: Sequence[str], shares: Tensor, labels: Sequence[int] | None = None
+) -> str:
+    """Return a CSV: path, true class (where it is known), predicted class and its probability.
+
+    Args:
+        names: of the pictures.
+        classes: their names.
+        shares: the probability of each class, [pictures, classes].
+        labels: the index of each picture's true class.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", *([] if labels is None else ["true"]), "predicted", "probability"])
+    for index, (name, share) in enumerate(zip(names, shares, strict=True)):
+        best = int(share.argmax())
+        true = [] if labels is None else [cell(classes[labels[index]])]
+        writer.writerow([cell(name), *true, cell(classes[best]), f"{float(share[best]):.4f}"])
+    return text.getvalue()
+
+
+def task_predictions(task: Task, logits: Tensor) -> str:
+    """Return the predictions of a task's test pictures as a CSV, named by their files or else their numbers.
+
+    Args:
+        task: the test pictures, their classes and labels.
+        logits: of every test picture, [pictures, classes].
+    """
+    names = task.test_names or tuple(map(str, range(len(task.test_labels))))
+    return predictions(names, task.classes, logits.float().softmax(1), task.test_labels)
