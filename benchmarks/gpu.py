@@ -14,15 +14,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpu_steps.archive import unpack_into, write_archive
+from gpu_steps.options import Options, read_options
+from gpu_steps.plan import planned_steps
+from gpu_steps.session import ROOT, take_steps
+from gpu_steps.step import FAILED
+
 BEGAN = time.monotonic()
-
-from gpu_steps.archive import unpack_into, write_archive  # noqa: E402
-from gpu_steps.options import Options, read_options  # noqa: E402
-from gpu_steps.plan import planned_steps  # noqa: E402
-from gpu_steps.session import take_steps  # noqa: E402
-from gpu_steps.step import FAILED, FULL_MINUTES  # noqa: E402
-
 ARCHIVE = "gpu.tar.gz"
+REHEARSED = 4
+"""How many times its share of the time a step may take in a rehearsal."""
+
 KEEPING = 6.0
 """Seconds that are kept for the last writing of the archive."""
 
@@ -30,6 +32,7 @@ KEEPING = 6.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Take the steps, pack or collect; return 1 if a step failed, and 0 otherwise."""
     options = read_options(argv, __doc__)
+    sys.path[1:1] = [str(ROOT), str(ROOT / "recipes")]  # vitreg itself need not be installed
     if options.pack is not None:
         from gpu_steps.pack import pack  # needs Pillow, which the steps' processes import themselves
 
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.collect is not None:
         from gpu_steps.collect import collect
 
-        collect(options.collect)
+        collect(options.collect, ROOT)
         return 0
     return _measure(options)
 
@@ -59,7 +62,8 @@ def _measure(options: Options) -> int:
             [step for step in steps if not options.only or step.name in options.only],
             work,
             until=until,
-            minutes=FULL_MINUTES if options.quick else options.minutes,
+            # A rehearsal is about what works, on a processor that may be slow: steps may wait for it.
+            minutes=options.minutes * (REHEARSED if options.quick else 1),
             again=options.again,
             keep=lambda: write_archive(work, archive),
         )

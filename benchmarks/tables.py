@@ -2,166 +2,186 @@
 
     python benchmarks/tables.py                 # from benchmarks/results/*.json into docs/_tables/
 
-A file in `results` is called as its table, with the device at its end: `loop-cpu.json`, `loop-h200.json`.
+A file in `results` is called as its benchmark and what it measures, with the column at its end:
+`loop-cpu.json`, `loop-gpu.json`. `python benchmarks/gpu.py --collect` puts those of a GPU there.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from runs_table import runs_table, stored_runs
+from targets import Report, Rows, targets_table
 
 from vitreg.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TABLES = ROOT / "docs" / "_tables"
-DEVICES = {"cpu": "CPU, eager, float32", "h200": "H200, bfloat16, compiled"}
+RUNS = ROOT / "docs" / "results" / "gpu" / "gpu-runs.csv"
 
-Report = Mapping[str, Any]
-Rows = Mapping[str, Mapping[str, Any]]
+FACTS = "device-gpu"
+"""The file that says what the GPU was and which tests passed there; it has no rows."""
 
+SMALL = "overhead-vit_small-224"
+SHOWN: dict[str, dict[str, str]] = {
+    SMALL: {"CPU": f"{SMALL}-cpu", "GPU": f"{SMALL}-gpu", "GPU, compiled": f"{SMALL}-gpu-compiled"},
+    f"{SMALL}-bf16": {"CPU": f"{SMALL}-cpu-bf16", "GPU": f"{SMALL}-gpu-full"},
+    "overhead-vit_large-224": {"GPU": "overhead-vit_large-224-gpu"},
+    **{
+        name: {"CPU": f"{name}-cpu", "GPU": f"{name}-gpu"}
+        for name in ("overhead-vit_small-512", "overhead-clip_vit_b-224", "penalties", "scaling", "loop")
+    },
+}
+"""The tables by name, each with the reports that stand side by side in it, by their columns' headings."""
 
-class Target(NamedTuple):
-    """A figure that is aimed at: of which report, how it follows from its rows, and the bound a device."""
-
-    what: str
-    report: str
-    figure: Callable[[Rows], float]
-    bounds: Mapping[str, float]
-    at_least: bool = False
-
-
-def _ratio(name: str) -> Callable[[Rows], float]:
-    return lambda rows: float(rows[name]["ratio"])
-
-
-def _faster(rival: str, ours: str) -> Callable[[Rows], float]:
-    return lambda rows: float(rows[rival]["seconds"]) / float(rows[ours]["seconds"])
-
-
-SMALL, LARGE = "overhead-vit_small-224", "overhead-vit_small-512"
-TARGETS = (
-    Target("GTA, ViT-S/16, 224 px", SMALL, _ratio("GTA"), {"cpu": 1.30, "h200": 1.30}),
-    Target("GTA, 512 px", LARGE, _ratio("GTA"), {"cpu": 1.30, "h200": 1.30}),
-    Target(
-        "GTA, 512 px, times faster than unfused attention",
-        LARGE,
-        _faster("GTA, unfused attention", "GTA"),
-        {"cpu": 1.5, "h200": 2.0},
-        at_least=True,
-    ),
-    Target(
-        "attention guide, 512 px, times faster than `output_attentions=True`",
-        LARGE,
-        _faster("transformers, output_attentions", "transformers, attention guide"),
-        {"cpu": 1.5, "h200": 2.0},
-        at_least=True,
-    ),
-    Target(
-        "block-output guide on block 6 of 12",
-        SMALL,
-        _ratio("block-output guide, middle block"),
-        {"cpu": 1.18, "h200": 1.18},
-    ),
-    Target("reading alone", SMALL, _ratio("reading alone"), {"cpu": 1.01, "h200": 1.01}),
-    Target("L2-SP", SMALL, _ratio("L2-SP"), {"cpu": 1.03, "h200": 1.02}),
-    Target(
-        "BSS at [768, 384], times faster than the SVD",
-        "penalties",
-        _faster("BSS: reference", "BSS: vitreg"),
-        {"cpu": 4.0},
-        at_least=True,
-    ),
-    Target("BSS, step of ViT-S/16", SMALL, _ratio("BSS"), {"h200": 1.02}),
-    Target("TransMix over CutMix", SMALL, _ratio("TransMix"), {"cpu": 1.02, "h200": 1.02}),
-    Target(
-        "peak memory of GTA, without the source's weights",
-        SMALL,
-        lambda rows: float(rows["GTA"]["peak_ratio"]),
-        {"cpu": 1.02, "h200": 1.02},
-    ),
-    Target(
-        "the recipes' loop, share of the bare step's pictures a second",
-        "loop",
-        lambda rows: 1 / float(rows["recipes' loop"]["ratio"]),
-        {"cpu": 0.95, "h200": 0.95},
-        at_least=True,
-    ),
-    Target(
-        "GTA with a remembered source",
-        SMALL,
-        _ratio("GTA, remembered source"),
-        {"cpu": 1.05, "h200": 1.05},
-    ),
-)
-
-
-def targets_table(reports: Mapping[str, Report]) -> str:
-    """Return what was aimed at beside what was measured."""
-    lines = [f"| what | {' | '.join(DEVICES.values())} |", f"|---|{'---|' * len(DEVICES)}"]
-    for target in TARGETS:
-        cells = [_cell(target, device, reports.get(f"{target.report}-{device}")) for device in DEVICES]
-        lines.append(f"| {target.what} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(target: Target, device: str, report: Report | None) -> str:
-    if device not in target.bounds:
-        return "–"
-    bound = target.bounds[device]
-    aim = f"{'≥' if target.at_least else '≤'} {bound:.2f}"
-    if report is None:
-        return f"{aim}: not measured"
-    found = target.figure(report["rows"])
-    is_met = found >= bound if target.at_least else found <= bound
-    return f"{aim}: **{found:.3f}**" if is_met else f"{aim}: {found:.3f}, missed"
+NOTHING = "Not measured yet: `python benchmarks/gpu.py` measures it on a GPU.\n"
 
 
 def report_table(report: Report) -> str:
-    """Return a report as a table, with what it was measured on below."""
+    """Return one report as a table, with what it was measured on below."""
     rows: Rows = report["rows"]
-    is_loop = all("pictures_per_second" in row for row in rows.values())
+    is_loop = _is_loop(report)
     head = ["step", "seconds", "ratio", "quartiles"]
     head += ["pictures a second"] if is_loop else ["peak MB", "ratio"]
     lines = [f"| {' | '.join(head)} | to |", f"|---|{'--:|' * (len(head) - 1)}---|"]
     for name, row in rows.items():
-        quartiles = f"{row['ratio_first_quartile']:.3f} – {row['ratio_third_quartile']:.3f}"
         is_baseline = row["baseline"] == name
-        cells = [name, _seconds(row["seconds"]), f"{row['ratio']:.3f}", "" if is_baseline else quartiles]
+        cells = [
+            name,
+            _seconds(row["seconds"]),
+            f"{row['ratio']:.3f}",
+            "" if is_baseline else _quartiles(row),
+        ]
         if is_loop:
             cells.append(f"{row['pictures_per_second']:.1f}")
         else:
             cells += [f"{row['peak_bytes'] / 1e6:.1f}", f"{row['peak_ratio']:.3f}"]
         lines.append(f"| {' | '.join(cells)} | {'' if is_baseline else row['baseline']} |")
-    return "\n".join([*lines, "", _setting(report["setting"])]) + "\n"
+    return "\n".join([*lines, "", _setting(report)]) + "\n"
+
+
+def columns_table(reports: Mapping[str, Report]) -> str:
+    """Return several reports as one table, a group of columns each, with what they were measured on below.
+
+    Args:
+        reports: by the heading of their columns.
+    """
+    names = list(dict.fromkeys(name for report in reports.values() for name in report["rows"]))
+    is_loop = all(map(_is_loop, reports.values()))
+    figures = ("seconds", "ratio", "pictures a second" if is_loop else "memory")
+    head = ["step", *(f"{title}: {figure}" for title in reports for figure in figures), "to"]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'--:|' * (len(head) - 2)}---|"]
+    for name in names:
+        cells, baseline = [name], ""
+        for report in reports.values():
+            row = report["rows"].get(name)
+            if row is None:
+                cells += ["–"] * len(figures)
+                continue
+            ratio = f"{row['ratio']:.3f}"
+            if row["baseline"] != name:
+                baseline = row["baseline"]
+                ratio += f" ({_quartiles(row)})"
+            last = f"{row['pictures_per_second']:.1f}" if is_loop else f"{row['peak_ratio']:.3f}"
+            cells += [_seconds(row["seconds"]), ratio, last]
+        lines.append(f"| {' | '.join(cells)} | {baseline} |")
+    below = [f"{title}: {_setting(report)}" for title, report in reports.items()]
+    return "\n".join([*lines, "", "\n\n".join(below)]) + "\n"
+
+
+def _is_loop(report: Report) -> bool:
+    return all("pictures_per_second" in row for row in report["rows"].values())
+
+
+def _quartiles(row: Mapping[str, Any]) -> str:
+    return f"{row['ratio_first_quartile']:.3f} – {row['ratio_third_quartile']:.3f}"
 
 
 def _seconds(value: float) -> str:
     return f"{value:.3f}" if value >= 0.1 else f"{value:.5f}"
 
 
-def _setting(setting: Mapping[str, Any]) -> str:
+def _setting(report: Report) -> str:
+    """Return in a line or two where and how a report was made, and what was left out."""
+    setting = report["setting"]
     versions = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
     where = f"{setting['device']}, {setting['threads']} threads"
-    return f"`{setting['command']}`, {where}, {versions}, {setting['date']}."
+    options = setting.get("options", {})
+    filled = f" ({options['batch_size']} pictures)" if "--batch-size full" in setting["command"] else ""
+    said = f"`{setting['command']}`{filled}, {where}, {versions}, {setting['date']}."
+    left_out = report.get("left_out") or {}
+    reasons = "; ".join(f"{name} ({reason.rstrip('.')})" for name, reason in left_out.items())
+    return said + (f" Left out: {reasons}." if reasons else "")
 
 
-def tables(results: Path) -> dict[str, str]:
+def device_table(found: Report | None) -> str:
+    """Return what the GPU was, what it does at most, and which of the tests passed there."""
+    if found is None:
+        return NOTHING
+    facts, device, most = found["facts"], found["facts"]["device"], found["facts"]["ceilings"]
+    setting, driver = facts["setting"], device.get("nvidia_smi") or {}
+    outcomes = [test["outcome"] for test in found["tests"].values()]
+    counted = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("passed", "failed", "skipped"))
+    side = int(most["matrix_side"])
+    rows = {
+        "device": setting["device"],
+        "memory": f"{device['memory_bytes'] / 2**30:.1f} GiB",
+        "driver, CUDA": f"{driver.get('driver_version', 'unknown')}, {device['cuda']}",
+        "cores of the processor": str(device["cores"]),
+        f"product of two {side}×{side} matrices in bfloat16": f"{most['matrix_tflops']:.0f} TFLOP/s",
+        "copy in its memory, read and written": f"{most['copy_tb_per_s']:.2f} TB/s",
+        "tests marked `gpu`": counted,
+    }
+    lines = ["| what | found |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows.items())]
+    failed = [name for name, test in found["tests"].items() if test["outcome"] == "failed"]
+    notes = [f"Failed: {', '.join(f'`{name}`' for name in failed)}."] if failed else []
+    notes += [f"Without {name}, {effect}." for name, effect in facts["missing"].items()]
+    undone = [
+        step for step in found["steps"].values() if step["status"] != "done" and step["name"] != "tests"
+    ]
+    notes += [f"The step `{step['name']}` is {step['status']}: {step['reason']}." for step in undone]
+    versions = ", ".join(f"{name} {number}" for name, number in setting["versions"].items())
+    notes.append(f"`python benchmarks/gpu.py`, {facts['platform']}, {versions}, {setting['date']}.")
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def tables(results: Path, runs: Path = RUNS) -> dict[str, str]:
     """Return the tables by file name.
 
     Raises:
-        SystemExit: There is no result, or one cannot be read.
+        SystemExit: There is no result, one cannot be read, or one belongs to no table.
     """
-    reports = {path.stem: _read(path) for path in sorted(results.glob("*.json"))}
+    reports = {path.stem: _read(path) for path in sorted(results.glob("*.json")) if path.stem != FACTS}
     if not reports:
         raise SystemExit(
             f"no results in {results}: run a benchmark with --json {results.name}/NAME-DEVICE.json"
         )
-    made = {f"performance-{name}.md": report_table(report) for name, report in reports.items()}
-    return {"performance-targets.md": targets_table(reports), **made}
+    known = {stem for of in SHOWN.values() for stem in of.values()}
+    if strange := sorted(reports.keys() - known):
+        raise SystemExit(
+            f"{results / strange[0]}.json belongs to no table; expected {', '.join(sorted(known))}"
+        )
+    made = {f"performance-{name}.md": _table(of, reports) for name, of in SHOWN.items()}
+    facts = results / f"{FACTS}.json"
+    device = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
+    return {
+        "performance-targets.md": targets_table(reports),
+        "performance-device.md": device_table(device),
+        "performance-runs.md": runs_table(stored_runs(runs)),
+        **made,
+    }
+
+
+def _table(shown: Mapping[str, str], reports: Mapping[str, Report]) -> str:
+    there = {title: reports[stem] for title, stem in shown.items() if stem in reports}
+    if not there:
+        return NOTHING
+    return report_table(*there.values()) if len(there) == 1 else columns_table(there)
 
 
 def _read(path: Path) -> Report:

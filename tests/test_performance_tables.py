@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tables import DEVICES, RESULTS, TABLES, TARGETS, main, report_table, tables, targets_table
+from tables import FACTS, RESULTS, SHOWN, TABLES, columns_table, device_table, main, report_table, tables
+from targets import TARGETS, targets_table
 
 PAGE = TABLES.parent / "performance.md"
 
@@ -27,9 +28,9 @@ def test_the_page_shows_every_table() -> None:
 
 def test_every_report_says_where_and_how_it_was_measured() -> None:
     for path in RESULTS.glob("*.json"):
-        setting = json.loads(path.read_text(encoding="utf-8"))["setting"]
-        assert {"command", "device", "threads", "versions", "date"} <= setting.keys()
-        assert path.stem.rpartition("-")[2] in DEVICES or "-cpu-" in path.stem
+        if path.stem != FACTS:
+            setting = json.loads(path.read_text(encoding="utf-8"))["setting"]
+            assert {"command", "device", "threads", "versions", "date"} <= setting.keys()
 
 
 def report(**ratios: float) -> dict[str, object]:
@@ -70,6 +71,71 @@ def test_a_report_becomes_a_table() -> None:
     text = report_table(report(GTA=1.25))
     assert "| GTA | 1.250 | 1.250 | 1.150 – 1.350 | 2.0 | 1.000 | plain |" in text
     assert "`python x`, D, 2 threads, torch 3, today." in text
+
+
+def test_cpu_and_gpu_stand_side_by_side() -> None:
+    gpu = {**report(GTA=1.5, BSS=1.0), "left_out": {"TransMix": "OutOfMemoryError: full."}}
+    gpu["setting"] = {**gpu["setting"], "device": "Fast", "command": "python y --batch-size full"}
+    gpu["setting"]["options"] = {"batch_size": 512}
+    lines = columns_table({"CPU": report(GTA=1.25), "GPU": gpu}).splitlines()
+    assert lines[0].startswith("| step | CPU: seconds | CPU: ratio | CPU: memory | GPU: seconds |")
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    (row,) = (line for line in lines if line.startswith("| GTA |"))
+    assert "| 1.250 | 1.250 (1.150 – 1.350) | 1.000 | 1.500 | 1.500 (1.400 – 1.600) | 1.000 | plain |" in row
+    assert "| BSS | – | – | – | 1.000 | 1.000 (0.900 – 1.100) | 1.000 | plain |" in lines
+    assert "CPU: `python x`, D, 2 threads, torch 3, today." in lines
+    end = "(512 pictures), Fast, 2 threads, torch 3, today. Left out: TransMix (OutOfMemoryError: full)."
+    assert any(line.startswith("GPU: `python y") and line.endswith(end) for line in lines)
+
+
+def test_a_variant_that_was_left_out_is_not_measured() -> None:
+    (line,) = (
+        line
+        for line in targets_table({"overhead-vit_small-224-gpu": report(GTA=1.2)}).splitlines()
+        if line.startswith("| L2-SP |")
+    )
+    assert "≤ 1.02: not measured" in line
+
+
+def test_the_device_is_shown_as_it_was_found() -> None:
+    facts = {
+        "setting": {"device": "Big", "versions": {"torch": "3"}, "date": "today"},
+        "platform": "here",
+        "device": {
+            "memory_bytes": 80 * 2**30,
+            "cuda": "13",
+            "cores": 16,
+            "nvidia_smi": {"driver_version": "9"},
+        },
+        "ceilings": {"matrix_side": 8192, "matrix_tflops": 789.4, "copy_tb_per_s": 3.04},
+        "missing": {"open_clip": "CLIP is timm's"},
+    }
+    tests = {"a": {"outcome": "passed"}, "b": {"outcome": "failed", "reason": "x"}}
+    steps = {"loop": {"name": "loop", "status": "failed", "reason": "exit code 1: no"}}
+    text = device_table({"facts": facts, "tests": tests, "steps": steps})
+    assert "The step `loop` is failed: exit code 1: no." in text
+    for expected in (
+        "| device | Big |",
+        "80.0 GiB",
+        "789 TFLOP/s",
+        "3.04 TB/s",
+        "1 passed, 1 failed, 0 skipped",
+    ):
+        assert expected in text
+    assert "Failed: `b`. " not in text
+    assert "Failed: `b`." in text
+    assert "Without open_clip, CLIP is timm's." in text
+
+
+def test_a_report_of_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other-gpu.json").write_text(json.dumps(report()))
+    with pytest.raises(SystemExit, match=r"other-gpu\.json belongs to no table"):
+        tables(tmp_path)
+
+
+def test_every_table_names_its_reports_once() -> None:
+    stems = [stem for shown in SHOWN.values() for stem in shown.values()]
+    assert len(stems) == len(set(stems))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from gpu_steps.process import run_for
@@ -27,6 +28,9 @@ ROOT = BENCHMARKS.parent
 
 STARTING = 20.0
 """Seconds of a step that go into starting Python, importing torch and making a model."""
+
+ENDING = 4.0
+"""Seconds that a step keeps for ending by itself."""
 
 LEAST = 10.0
 """A step is not started with fewer seconds than this."""
@@ -61,7 +65,9 @@ def take_steps(
         (work / folder).mkdir(parents=True, exist_ok=True)
     for step in steps:
         earlier = outcome_of(work / "steps", step.name)
-        if earlier is not None and earlier.is_final and step.name not in again:
+        # The last step, which has all the time that is left, looks by itself what is left to do.
+        is_over = earlier is not None and earlier.is_final and step.seconds is not None
+        if earlier is not None and is_over and step.name not in again:
             say(f"{step.name}: {earlier.status} in an earlier call")
             outcomes.append(earlier)
             continue
@@ -83,8 +89,8 @@ def _take(step: Step, work: Path, *, until: float, minutes: float) -> Outcome:
     limit = left if step.seconds is None else min(left, step.seconds * minutes / FULL_MINUTES)
     if limit < LEAST:
         return Outcome(step.name, OUT_OF_TIME, f"{max(limit, 0):.0f} s were left, of {LEAST:.0f} at least")
-    values = {"seconds": max(1, round(limit - STARTING)), "until": f"{time.monotonic() + limit - 4:.0f}"}
-    script = [part.format(**values) for part in step.script]
+    seconds, over = str(max(1, round(limit - STARTING))), f"{time.monotonic() + limit - ENDING:.0f}"
+    script = [part.replace("{seconds}", seconds).replace("{until}", over) for part in step.script]
     place = work / "steps" / step.name
     place.mkdir(parents=True, exist_ok=True)
     (place / "log.txt").unlink(missing_ok=True)
@@ -101,16 +107,20 @@ def _take(step: Step, work: Path, *, until: float, minutes: float) -> Outcome:
             **dict(step.environment),
         },
     )
-    told = {"seconds": round(ended.seconds, 1), "limit": round(limit, 1)}
-    command = shlex.join(["python", *script])
+    became = partial(
+        Outcome,
+        step.name,
+        seconds=round(ended.seconds, 1),
+        limit=round(limit, 1),
+        command=shlex.join(["python", *script]),
+    )
     if ended.code is None:
-        return Outcome(step.name, OUT_OF_TIME, "ended when its time was over", **told, command=command)
+        return became(OUT_OF_TIME, "ended when its time was over")
     if ended.code == MORE_TO_DO:
-        return Outcome(step.name, OUT_OF_TIME, _last_line(place / "log.txt"), **told, command=command)
+        return became(OUT_OF_TIME, _last_line(place / "log.txt"))
     if ended.code:
-        reason = f"exit code {ended.code}: {_last_line(place / 'log.txt')}"
-        return Outcome(step.name, FAILED, reason, **told, command=command)
-    return Outcome(step.name, DONE, **told, command=command)
+        return became(FAILED, f"exit code {ended.code}: {_last_line(place / 'log.txt')}")
+    return became(DONE)
 
 
 def _last_line(log: Path) -> str:
