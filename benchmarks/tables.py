@@ -16,7 +16,6 @@ from typing import Any
 
 from runs_table import runs_table, stored_runs
 from targets import Report, Rows, targets_table
-
 from vitreg.files import write_atomically
 
 ROOT = Path(__file__).parents[1]

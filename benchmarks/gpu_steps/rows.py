@@ -59,14 +59,10 @@ class Row:
 def planned_rows(sets: Sequence[str], *, quick: bool = False) -> list[Row]:
     """Return every row of these data sets, the most worth first; in a rehearsal a few that take no time."""
     if quick:
-        of = {name: SETS[name] for name in sets}
-        steps = QUICK_STEPS
-        return [
-            Row(0, name, shots and 1, method, lam, 0, steps)
-            for name, shots in of.items()
-            for method, lam in (*((unguided, None) for unguided in UNGUIDED), ("GTA", 10.0))
-        ]
+        rehearsed = [*((method, None) for method in UNGUIDED), ("GTA", 10.0)]
+        return list(_stage(0, sets, rehearsed, SEEDS[:1], QUICK_STEPS))
     usual = [*((method, None) for method in UNGUIDED), *((guide, 10.0) for guide in GUIDES)]
+    usual += [("LP-FT", None), ("LP-FT+GTA", 10.0)]  # from the probe's head
     other = [(guide, lam) for lam in (1.0, 100.0) for guide in GUIDES]
     trained = [(method, lam) for method, lam in usual if method != "linear-probe"]
     return [

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from engine.settings import PHOTOS
 from gpu_steps.claims import FAILED, FINISHED, UNKNOWN, Claims
 from gpu_steps.rows import (
     BATCH_SIZE,
@@ -35,7 +36,6 @@ from vitreg.train.folder_task import folder_task, input_statistics
 from vitreg.train.models.start import Start, photographed_start
 from vitreg.train.runs.plan import Design, Run, plan
 from vitreg.train.runs.run import complete
-from vitreg.train.settings import PHOTOS
 from vitreg.train.training.device import make_accelerator
 from vitreg.train.training.methods import METHODS
 
@@ -54,8 +54,7 @@ class Pictures:
 
     def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
         self.options, self.progress = options, progress
-        self.settings = replace(PHOTOS, model=options.model, size=options.size)
-        self.statistics = input_statistics("imagenet", self.settings, progress)
+        self.statistics = input_statistics("imagenet", options.model, options.size, say=progress.say)
         self.views = QUICK_VIEWS if options.quick else VIEWS
         self.tasks: dict[str, Task] = {}
 
@@ -63,7 +62,14 @@ class Pictures:
         """Return a data set, whose training views are shared with the other processes."""
         if name not in self.tasks:
             folder = read_folder(self.options.data / name, name=name)
-            task = folder_task(folder, name, self.settings, self.statistics, self.progress)
+            task = folder_task(
+                folder,
+                name,
+                size=self.options.size,
+                augment=PHOTOS.augment,
+                statistics=self.statistics,
+                progress=self.progress,
+            )
             if self.options.quick:
                 task = _few(task)
             shared = SharedViews(
@@ -79,7 +85,7 @@ class Pictures:
     def run(self, row: Row, start: Start) -> Run:
         """Return the run of a row."""
         hyper = replace(
-            self.settings.hyper,
+            PHOTOS.hyper,
             steps=row.steps,
             batch_size=QUICK_BATCH_SIZE if self.options.quick else BATCH_SIZE,
             views=self.views,
@@ -92,7 +98,7 @@ class Pictures:
             shares=(share_of(row),),
             seeds=(row.seed,),
             hyper=hyper,
-            augment=self.settings.augment,
+            augment=PHOTOS.augment,
             precision="bf16",
         )
         return next(run for run in plan(design) if run.configuration.method == row.method)
@@ -149,7 +155,8 @@ def train_rows(rows: Sequence[Row], options: argparse.Namespace, progress: Progr
             traceback.print_exc()
             claims.mark(row, FAILED, f"{type(error).__name__}: {error}")
             return 1  # an error of a GPU may stay with its process: another one goes on
-        of_a_step = (time.monotonic() - began) / row.steps
+        if run.configuration.hyper is not None:
+            of_a_step = (time.monotonic() - began) / row.steps
         claims.mark(row, FINISHED)
         print(f"{row.name}: top-1 {report.metrics['top1']:.1f} after {report.seconds:.1f} s", flush=True)
 

@@ -22,11 +22,13 @@ def test_what_matters_most_comes_first() -> None:
         ("cub36", "msa-output", 10.0, 0, 400),
         ("cub36", "block-output", 10.0, 0, 400),
     ]
-    assert [row.data for row in ROWS[:20:5]] == ["cub36", "cars98", "grocery60", "pets3"]
-    assert {row.seed for row in ROWS[:20]} == {0}
-    assert {row.seed for row in ROWS[:100]} == set(range(5))
-    assert {row.lam for row in ROWS[100:220]} == {1.0, 100.0}
-    assert {row.steps for row in ROWS[220:]} == {4000}
+    assert [row.method for row in ROWS[5:7]] == ["LP-FT", "LP-FT+GTA"]
+    assert [row.data for row in ROWS[:28:7]] == ["cub36", "cars98", "grocery60", "pets3"]
+    assert {row.seed for row in ROWS[:28]} == {0}
+    assert {row.seed for row in ROWS[:140]} == set(range(5))
+    assert {row.lam for row in ROWS[140:260]} == {1.0, 100.0}
+    assert {row.steps for row in ROWS[260:]} == {4000}
+    assert "linear-probe" not in {row.method for row in ROWS[140:]}
     assert [row.stage for row in ROWS] == sorted(row.stage for row in ROWS)
     assert len({row.name for row in ROWS}) == len(ROWS)
 
@@ -80,8 +82,8 @@ def test_each_row_is_claimed_once_and_stages_in_order(tmp_path: Path) -> None:
 
 def test_a_process_stays_with_the_pictures_that_it_has(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
-    taken = [claims.next_row(ROWS, {"pets3"}, turn=0) for _ in range(6)]
-    assert [row.data for row in taken if row is not None] == ["pets3"] * 5 + ["cub36"]
+    taken = [claims.next_row(ROWS, {"pets3"}, turn=0) for _ in range(8)]
+    assert [row.data for row in taken if row is not None] == ["pets3"] * 7 + ["cub36"]
 
 
 def test_marks_are_read_by_others_and_a_released_row_is_free(tmp_path: Path) -> None:
