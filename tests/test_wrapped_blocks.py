@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 import vitreg
 from laws import refuses
 from small_models import TOWERS, make_vit
-from vitreg import StateError
+from two_processes import in_two_processes
+from vitreg import StateError, UnsupportedModelError
 from vitreg.names import plain_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # dynamo
@@ -119,3 +123,43 @@ def test_between_a_checkpointed_pass_and_its_backward(
             loss.backward()
         found.append((loss.detach(), gradients(model)))
     torch.testing.assert_close(found[1], found[0])
+
+
+def fsdp1(rank: int) -> list[tuple[float, float]]:
+    found = []
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(rank))
+    for original in (False, True):
+        torch.manual_seed(0)
+        model, source = make_vit().train(), make_vit()
+
+        def wrap(module: nn.Module, original: bool = original) -> nn.Module:
+            policy = ModuleWrapPolicy({Block})
+            cpu = torch.device("cpu")
+            return FullyShardedDataParallel(
+                module, auto_wrap_policy=policy, use_orig_params=original, device_id=cpu
+            )
+
+        with vitreg.attach(model, source, ["attn_logits", "block_output", "bss"]) as attachment:
+            model(images)
+            plain = attachment.penalty().item()
+            (wrap(model)(images).sum() + attachment.penalty()).backward()
+            found.append((plain, sum(attachment.terms[n].item() * w for n, w in WEIGHTS.items())))
+        with refuses(UnsupportedModelError, "sharded ones (FSDP1)", "Attach before they are sharded"):
+            vitreg.attach(model, target="block_output")
+        model = make_vit().train()
+        with vitreg.attach(model, target="l2sp") as attachment:
+            wrap(model)(images)
+            with refuses(UnsupportedModelError, "whole, found sharded ones (FSDP1)", "Use DDP"):
+                attachment.penalty()
+    return found
+
+
+WEIGHTS = {"attn_logits": 1.0, "block_output": 1.0, "bss": 1e-3}
+
+
+@pytest.mark.slow
+def test_attach_then_shard_by_fsdp1(tmp_path: Path) -> None:
+    for found in in_two_processes(fsdp1, tmp_path):
+        for plain, sharded in found:
+            assert plain > 0
+            assert sharded == pytest.approx(plain, rel=1e-5)

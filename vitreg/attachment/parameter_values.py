@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError
+from vitreg.functional.sharding import sharded_by
 from vitreg.parameters.pass_weights import PassWeights
 from vitreg.parameters.start import pair_weights
 from vitreg.penalties import ParameterPenalty
@@ -58,7 +59,7 @@ class ParameterValues:
             StateError: the last pass ran with other weights.
             UnsupportedModelError: the parameters are sharded.
         """
-        if self._pass_weights is not None:
+        if self._pass_weights is not None and sharded_by(self._model.parameters()) is None:
             self._pass_weights.check()
         return {name: self._value(name, penalty) for name, penalty in self._penalties.items()}
 

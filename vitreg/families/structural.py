@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitreg.errors import UnsupportedModelError
 from vitreg.families.registries import TowerParts
 from vitreg.functional import cls_row, mean_row, query_key_logits
+from vitreg.functional.sharding import sharded_by
 from vitreg.functional.softmax_input import SoftmaxInput
 from vitreg.hooks import Hooks
 from vitreg.types import AttentionReading, Row, Tap
@@ -136,7 +137,7 @@ def _try(module: nn.Module, tower: TowerParts) -> int | str:
     A guess has to hold in eval and in training mode, on small and on large tokens, where what clamps or masks
     logits shows.
     """
-    if any(hasattr(p, "placements") for p in module.parameters()):
+    if sharded_by(module.parameters()) is not None:
         return "its weights are sharded, so it cannot be tried (attach before `fully_shard`)"
     if not list(_guesses(module)):
         return "its submodules have none of the usual names (qkv, q_proj and k_proj, q_norm and k_norm, …)"

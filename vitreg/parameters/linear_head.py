@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.families import find_tower
+from vitreg.functional.sharding import sharded_by
 from vitreg.hooks import Hooks
 from vitreg.parameters.heads import head_parameters
 from vitreg.types import NewHead, Tap
@@ -50,7 +51,7 @@ class LinearHead:
                 "torch.nn.Sequential(model, torch.nn.Linear(width, num_classes))."
             )
         for name, linear in self._linears.items():
-            if hasattr(linear.weight, "placements"):
+            if sharded_by(linear.parameters()) is not None:
                 raise UnsupportedModelError(
                     f"Expected a head whose weights are whole, found {name!r} sharded (FSDP2). "
                     "Fit it before `fully_shard`."

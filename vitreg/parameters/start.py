@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from vitreg.errors import MismatchError, UnsupportedModelError
+from vitreg.functional.sharding import sharded_by
 from vitreg.names import plain_name
 from vitreg.parameters.heads import head_parameters
 from vitreg.types import NewHead, Tower
@@ -36,8 +37,12 @@ def pair_weights(
         UnsupportedModelError: the parameters are sharded.
         MismatchError: a parameter of the tower is missing in the source or has another shape there.
     """
-    for parameter in model.parameters():
-        _refuse_sharded(parameter)
+    sharded = sharded_by(model.parameters())
+    if sharded is not None:
+        raise UnsupportedModelError(
+            f"A penalty on parameters needs them whole, found sharded ones ({sharded}). Use DDP, or a "
+            "penalty on readings such as GTA."
+        )
     head = head_parameters(model, tower, new_head)
     is_head = {id(p) for p in head}
     started = {plain_name(name): p for name, p in source.module.named_parameters()}
@@ -56,13 +61,3 @@ def pair_weights(
         weights.parameters.append(parameter)
         weights.start.append(start)
     return weights
-
-
-def _refuse_sharded(parameter: Tensor) -> None:
-    """Raise `UnsupportedModelError` if a parameter is a shard of FSDP1's or FSDP2's."""
-    flat = getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False)
-    if flat or hasattr(parameter, "placements"):
-        raise UnsupportedModelError(
-            f"A penalty on parameters needs them whole, found sharded ones ({'FSDP1' if flat else 'FSDP2'}). "
-            "Use DDP, or a penalty on readings such as GTA."
-        )

@@ -14,6 +14,7 @@ from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower, towers
 from vitreg.functional.eagerly import eagerly
 from vitreg.functional.precision import Autocast
+from vitreg.functional.sharding import sharded_by
 from vitreg.reader import Reader
 from vitreg.sources.adapted import BaseSource
 from vitreg.sources.copies import frozen_copy
@@ -57,10 +58,11 @@ class FrozenSource:
         if autocast not in (None, torch.bfloat16, torch.float16):
             raise ArgumentError(f"autocast must be torch.bfloat16, float16 or None, got {autocast!r}.")
         tower = find_tower(model)
-        if any(hasattr(parameter, "placements") for parameter in tower.module.parameters()):
+        sharded = sharded_by(tower.module.parameters())
+        if sharded is not None:
             raise UnsupportedModelError(
-                "Expected a source whose weights are whole, found sharded ones (FSDP2), which cannot be "
-                "copied. Attach before `fully_shard`, or pass a source that is not sharded."
+                f"Expected a source whose weights are whole, found sharded ones ({sharded}), which cannot be "
+                "copied. Attach before they are sharded, or pass a source that is not."
             )
         self.tower = find_tower(frozen_copy(tower.module))
         self.autocast = autocast

@@ -18,6 +18,7 @@ from vitreg.errors import UnsupportedModelError
 from vitreg.families.registries import TowerParts
 from vitreg.families.structure.trial import without_hooks
 from vitreg.functional import cls_row, mean_row, query_key_logits
+from vitreg.functional.sharding import sharded_by
 from vitreg.functional.softmax_input import SoftmaxInput
 from vitreg.hooks import Hooks
 from vitreg.types import AttentionReading, Row, Tap
@@ -155,7 +156,7 @@ def _guesses(module: nn.Module) -> Iterator[_Guess]:
 
 def _try(module: nn.Module, tower: TowerParts, place: tuple[int, str]) -> _Guess | str:
     parameters = list(module.parameters())
-    if any(p.is_meta or hasattr(p, "placements") for p in parameters):
+    if any(p.is_meta for p in parameters) or sharded_by(parameters) is not None:
         return "its weights are sharded or on the meta device, so it cannot be tried"
     holding = list(_guesses(module))
     if not holding or not _num_heads(module):

@@ -17,6 +17,7 @@ from vitreg.families.structure.chains import find_chains
 from vitreg.families.structure.plan import Plan, make_plan, modules_in
 from vitreg.families.structure.remedy import refusal
 from vitreg.families.structure.trial import CannotTry, Refused, first_tensor
+from vitreg.functional.sharding import sharded_by
 from vitreg.types import Probe, Tap
 
 _Structure = tuple[tuple[str, type], ...]
@@ -120,7 +121,7 @@ def _try(module: nn.Module) -> Plan | Refused:
     parameters = list(module.parameters())
     if any(p.is_meta for p in parameters):
         return CannotTry("its weights are on the meta device, so it cannot be tried")
-    if any(hasattr(p, "placements") for p in parameters):
+    if sharded_by(parameters) is not None:
         return CannotTry("its weights are sharded, so it cannot be tried (attach before `fully_shard`)")
     reasons: list[Refused] = []
     for links in find_chains(module):

@@ -1,0 +1,16 @@
+import torch
+from torch import nn
+
+from vitreg.functional.sharding import sharded_by
+
+
+def test_marks_of_both() -> None:
+    whole, flat, original, sharded = (nn.Parameter(torch.ones(1)) for _ in range(4))
+    flat._is_flat_param = True
+    original._fsdp_flattened = True
+    sharded.placements = ()
+    assert sharded_by([]) is None
+    assert sharded_by([whole]) is None
+    assert sharded_by([whole, flat]) == "FSDP1"
+    assert sharded_by([original]) == "FSDP1"
+    assert sharded_by([whole, sharded]) == "FSDP2"
