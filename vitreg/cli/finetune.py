@@ -47,11 +47,11 @@ def add_options(parser: ArgumentParser) -> None:
     defaults = {one.name: one.default for one in fields(FinetuneOptions)}
 
     def add(flag: str, kind: Any = str, help: str = "", **options: Any) -> None:
-        default = defaults[flag.removeprefix("--").replace("-", "_")]
+        default = defaults.get(flag.removeprefix("--").replace("-", "_"))
         is_said = default is not None and not isinstance(default, bool)
         shown = f"{help} ({default:g})" if is_said and isinstance(default, (int, float)) else help
         shown = f"{help} ({default})" if is_said and isinstance(default, str) else shown
-        told = {} if options.get("action") else {"type": kind}
+        told = {} if options.get("action") == "store_true" else {"type": kind}
         parser.add_argument(flag, help=shown, default=argparse.SUPPRESS, **told, **options)
 
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="your pictures")
@@ -88,6 +88,14 @@ def add_options(parser: ArgumentParser) -> None:
     add("--workers", int, "processes that read pictures; the figures do not depend on it")
     block = "of attention.png, from 0 (where the objects are known the one that looks at them, else the last)"
     add("--block", int, block)
+    add(
+        "--plugin",
+        Path,
+        "file that registers a penalty, a row or a model",
+        action="append",
+        dest="plugins",
+        metavar="FILE",
+    )
 
 
 def run(options: Namespace) -> int:

@@ -32,6 +32,8 @@ def add_options(parser: ArgumentParser) -> None:
     add("--block", type=int, help="of --attention, from 0 (the last)")
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where it is computed")
     add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision (no)")
+    own = "file that registers a model of your own"
+    add("--plugin", action="append", default=[], type=Path, dest="plugins", metavar="FILE", help=own)
 
 
 def run(options: Namespace) -> int:
@@ -46,7 +48,9 @@ def run(options: Namespace) -> int:
         model = pictures.pop(0)
     if not pictures:
         raise ArgumentError(f"Expected pictures behind the model {model}, found none.")
-    chosen = PredictOptions(options.attention, options.block, options.device, options.precision)
+    chosen = PredictOptions(
+        options.attention, options.block, options.device, options.precision, options.plugins
+    )
 
     def command(console: Any) -> None:
         def work() -> None:

@@ -14,13 +14,23 @@ if TYPE_CHECKING:
     from vitreg.train.finetuning import Finetuned, finetune
     from vitreg.train.options import FinetuneOptions, PredictOptions
     from vitreg.train.prediction import Predicted, predict
+    from vitreg.train.training.methods import register_method
 
-__all__ = ["FinetuneOptions", "Finetuned", "PredictOptions", "Predicted", "finetune", "predict"]
+__all__ = [
+    "FinetuneOptions",
+    "Finetuned",
+    "PredictOptions",
+    "Predicted",
+    "finetune",
+    "predict",
+    "register_method",
+]
 
 _PLACES = {
     "vitreg.train.finetuning": ("Finetuned", "finetune"),
     "vitreg.train.options": ("FinetuneOptions", "PredictOptions"),
     "vitreg.train.prediction": ("Predicted", "predict"),
+    "vitreg.train.training.methods": ("register_method",),
 }
 """Where each public name is defined."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from vitreg.errors import InputError
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import check_methods, is_guided
+from vitreg.train.training.plugins import load_plugins
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["no", "bf16"]
@@ -91,6 +93,7 @@ class FinetuneOptions:
         workers: processes that read pictures; the figures do not depend on it; None for a number that fits.
         block: whose attention is drawn, from 0; None for the one that looks at the objects, where they are
             known, else the last.
+        plugins: files with penalties, rows or models of one's own, see `vitreg.train.training.plugins`.
 
     Raises:
         InputError: One of them cannot be meant.
@@ -120,8 +123,10 @@ class FinetuneOptions:
     precision: Precision = "no"
     workers: int | None = None
     block: int | None = None
+    plugins: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
+        load_plugins(self.plugins)
         _check_numbers(self)
         if self.search and (self.method is not None or self.lam is not None):
             raise InputError(
@@ -173,9 +178,14 @@ class PredictOptions:
         block: of the attention, from 0; None for the last.
         device: where the model runs.
         precision: automatic mixed precision.
+        plugins: files with models of one's own.
     """
 
     attention: bool = False
     block: int | None = None
     device: DeviceName = "auto"
     precision: Precision = "no"
+    plugins: Sequence[str | Path] = ()
+
+    def __post_init__(self) -> None:
+        load_plugins(self.plugins)

@@ -54,6 +54,7 @@ class Job:
     trackers: Sequence[str] = ()
     ray: RayOptions | None = None
     notes: Sequence[str] = ()
+    plugins: Sequence[Path] = ()
 
     def connected(self) -> AbstractContextManager[None]:
         """Return what holds a connection to Ray over several calls of `execute`, if the runs go there."""
@@ -64,5 +65,6 @@ class Job:
         how: dict[str, Any] = {"workers": self.workers, "trackers": self.trackers}
         how["keeps_models"] = keeps_models
         if self.ray is not None:
+            how["plugins"] = [path.resolve() for path in self.plugins]
             return execute_on_ray(runs, self.out, options=self.ray, progress=progress, **how)
         return execute(runs, self.out, accelerator=self.accelerator, progress=progress, **how)

@@ -55,6 +55,8 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
     add("--views", type=at_least_0, metavar="K", help=views)
     add("--every", type=whole, metavar="K", help="take the penalty on every K-th step, K times as strong (1)")
     add("--methods", nargs="+", metavar="METHOD", help="rows of the table")
+    own = "Python file that registers penalties, extractors, families, models or rows; may be given again"
+    add("--plugin", action="append", default=[], type=Path, metavar="FILE", help=own)
     add(
         "--lam",
         nargs="+",

@@ -27,6 +27,7 @@ from vitreg.train.runs.tracking import check_trackers
 from vitreg.train.training.device import check_batch, make_accelerator, workers_for
 from vitreg.train.training.hyperparameters import Mixing
 from vitreg.train.training.methods import METHODS, check_methods, guide_of, is_guided
+from vitreg.train.training.plugins import load_plugins
 from vitreg.wording import listed
 
 CHOSEN = (
@@ -54,6 +55,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     Raises:
         InputError: Anything that the options name cannot be used.
     """
+    load_plugins(options.plugin)
     is_demo = options.data is None and options.preset is None
     settings = settings_of(options, is_demo=is_demo)
     if options.preset == "paper" and not options.quick:
@@ -128,7 +130,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     if workers is None:
         has_gpu = ray.gpus > 0 if ray else accelerator.device.type != "cpu"
         workers = workers_for(has_gpu=has_gpu and not is_demo)
-    return Job(title, design, out, accelerator, workers, options.log_with, ray, notes)
+    return Job(title, design, out, accelerator, workers, options.log_with, ray, notes, options.plugin)
 
 
 def ray_options(options: Namespace) -> RayOptions | None:

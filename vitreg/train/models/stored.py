@@ -70,6 +70,8 @@ def load_stored(path: Path) -> tuple[nn.Module, Card]:
         ) from error
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
+        if not timm.is_model(stored["architecture"]):
+            reason += f"; if {stored['architecture']} is a model of your own, add its --plugin FILE.py"
         raise InputError(f"{path} cannot be used with timm {timm.__version__}: {reason}") from error
     return model.eval(), card
 

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import InputError
+from vitreg.errors import InputError, UnsupportedModelError
 from vitreg.families import find_tower
 from vitreg.wording import listed, nearest
 
@@ -32,7 +32,7 @@ def file_hash(path: Path) -> str:
                 else _digest(file)
             )
     except OSError as error:
-        raise InputError(f"cannot read the weights {path}: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _digest(file: Any) -> str:
@@ -59,16 +59,22 @@ def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.
     """
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    # A model of one's own need not know stochastic depth.
+    depth = {"drop_path_rate": drop_path} if drop_path else {}
     try:
-        model = timm.create_model(name, num_classes=num_classes, img_size=size, drop_path_rate=drop_path)
+        model = timm.create_model(name, num_classes=num_classes, img_size=size, **depth)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise InputError(
             f"timm cannot build {name} for {size} pixels: {str(error).splitlines()[0]}"
         ) from error
-    patch = model.patch_embed.patch_size[0] if hasattr(model, "patch_embed") else 1
-    if size % patch:
-        raise InputError(f"--size {size} is not a multiple of {name}'s patches of {patch} pixels")
-    if getattr(model, "cls_token", None) is None:
+    try:
+        tower = find_tower(model)
+    except UnsupportedModelError as error:
+        raise InputError(f"{name} cannot be used: {error}") from error
+    for patch in tower.patch_size or ():
+        if size % patch:
+            raise InputError(f"--size {size} is not a multiple of {name}'s patches of {patch} pixels")
+    if not tower.has_class_token:
         raise InputError(
             f"{name} has no class token, whose attention the methods guide; try deit_tiny_patch16_224"
         )

@@ -15,6 +15,7 @@ from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import complete, finished
 from vitreg.train.training.checkpoint import SECONDS, discard
+from vitreg.train.training.plugins import load_plugins
 
 
 def execute(
@@ -77,8 +78,13 @@ def complete_once(
     checkpoint_seconds: float = SECONDS,
     keeps_models: bool = False,
     trackers: Sequence[str] = (),
+    plugins: Sequence[Path] = (),
 ) -> Report | None:
-    """Return the report of `run`, computed unless it is finished; without `wait` None if another is at it."""
+    """Return the report of `run`, computed unless it is finished; without `wait` None if another is at it.
+
+    `plugins` are loaded first, for a process that has only just begun.
+    """
+    load_plugins(plugins)
     with entered(lock(out / run.configuration.folder, wait=wait)) as is_held:
         if not is_held:
             return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -91,7 +93,7 @@ _FROM_NEW_HEAD = {
 
 _WISE = Method(head="probe", alpha=0.5)
 
-METHODS: Mapping[str, Method] = {
+METHODS: dict[str, Method] = {
     **_FROM_NEW_HEAD,
     **{_from_probe(name): replace(method, head="probe") for name, method in _FROM_NEW_HEAD.items()},
     "linear-probe": Method(head="probe", is_trained=False),
@@ -99,6 +101,52 @@ METHODS: Mapping[str, Method] = {
     "WiSE-FT+GTA": replace(_WISE, target=lambda lam: vitreg.GTA(lam=lam), grid=GRID),
 }
 """From the name in the paper's tables to the method; each can be combined with TransMix and with LP-FT."""
+
+_plugin = ""
+"""The hash of the file whose rows are being registered."""
+
+
+@contextmanager
+def brought_by(plugin: str) -> Iterator[None]:
+    """Note on each row that is registered inside that a file with this hash brings it."""
+    global _plugin
+    before, _plugin = _plugin, plugin
+    try:
+        yield
+    finally:
+        _plugin = before
+
+
+def register_method(
+    name: str,
+    target: Callable[[float], Penalty] | None = None,
+    *,
+    grid: tuple[float, ...] = GRID,
+    trains: Literal["attention", "ffn"] | None = None,
+    has_weight_decay: bool = True,
+) -> None:
+    """Add a row that tables and `vitreg finetune` know by `name`, alone, with TransMix and as LP-FT.
+
+    Args:
+        name: of the row, in letters, digits and hyphens.
+        target: from λ to the penalty that `vitreg.attach` gets; without it the row has no λ.
+        grid: the λ that are tried where the best is sought.
+        trains: the part of the model that is trained, beside the new head; by default all of it.
+        has_weight_decay: whether the optimiser decays the weights.
+
+    Raises:
+        InputError: The name is taken or not of that form, or `target` does not return a penalty.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9-]*", name) or name.lower() in map(str.lower, METHODS):
+        raise InputError(f"expected a new name in letters, digits and hyphens for a row, found {name!r}")
+    if target is not None and not isinstance(found := target(grid[0]), Penalty):
+        raise InputError(f"{name}: expected a penalty from target({grid[0]:g}), found {type(found).__name__}")
+    own = Method(target, grid if target else (), trains, has_weight_decay=has_weight_decay, plugin=_plugin)
+    _PLAIN[name] = own
+    for row, method in ((name, own), (f"{name}+TransMix", replace(own, transmix=True))):
+        METHODS[row] = method
+        METHODS[_from_probe(row)] = replace(method, head="probe")
+
 
 SOURCE = "source"
 """The model before any training, as a row: only its attention can be measured, its head is new."""
