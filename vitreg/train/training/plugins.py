@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def load_plugins(files: Sequence[str | Path] = ()) -> None:
         place = Path(found.origin) if found is not None and found.origin else Path(entry.name)
         _load(f"the plugin {entry.name}", place, entry.load)
     for file in map(Path, files):
-        _load(f"--plugin {file}", file.resolve(), lambda file=file: _import(file.resolve()))
+        _load(f"--plugin {file}", file.resolve(), partial(_import, file.resolve()))
 
 
 def _load(what: str, file: Path, load: Callable[[], object]) -> None:
