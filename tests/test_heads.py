@@ -129,7 +129,7 @@ NEW_HEADS: list[tuple[str | list[str] | tuple[str, ...], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("new_head", "expected"), NEW_HEADS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("new_head", "expected"), NEW_HEADS, ids=[str(given) for given, _ in NEW_HEADS])
 def test_by_name(new_head: str | list[str], expected: set[str], perturb: Callable[[nn.Module], None]) -> None:
     model = beside(fc=nn.Linear(16, 3), norm=nn.LayerNorm(16)).train()
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
