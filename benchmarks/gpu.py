@@ -8,6 +8,7 @@ of the time: one that fails or hangs costs only itself, and leaves its log. What
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ KEEPING = 6.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Take the steps, pack or collect; return 1 if a step failed, and 0 otherwise."""
     options = read_options(argv, __doc__)
+    # Whoever ends this process ends the step's as well, which would outlive it in a group of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.path[1:1] = [str(ROOT), str(ROOT / "recipes")]  # vitreg itself need not be installed
     if options.pack is not None:
         from gpu_steps.pack import pack  # needs Pillow, which the steps' processes import themselves

@@ -6,7 +6,7 @@ that lies on the device. Both take turns. Pictures and their normalisation alone
 the network's.
 
     python benchmarks/loop.py
-    python benchmarks/loop.py --device cuda --amp --batch-size 128
+    python benchmarks/loop.py --device cuda --amp --batch-size 128 --workers 14 --steps 40
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ def measured(options: argparse.Namespace) -> dict[str, Row]:
         batch_size=options.batch_size,
         lr=1e-5,
         weight_decay=0.05,
+        views=options.views,
     )
     torch.manual_seed(0)
     bare, looped = (make_model(options.model, size=options.size) for _ in range(2))
@@ -133,7 +134,13 @@ def measured(options: argparse.Namespace) -> dict[str, Row]:
         return (time.perf_counter() - start) / options.steps
 
     def alone() -> float:
-        batches = Batches(range(NUM_PICTURES), batch_size=hyper.batch_size, steps=options.steps + 1, seed=0)
+        batches = Batches(
+            range(NUM_PICTURES),
+            batch_size=hyper.batch_size,
+            steps=options.steps + 1,
+            seed=0,
+            views=hyper.views,
+        )
         return picture_seconds(
             loader(task, batches, hyper, accelerator=accelerator, workers=options.workers), device
         )
@@ -180,6 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     line.add_argument("--steps", type=at_least(1), default=3, help="of a round")
     line.add_argument("--augment", default="rand-m9-mstd0.5-inc1", help="as of the recipes")
     line.add_argument("--workers", type=at_least(0), default=0, help="processes that augment")
+    views = "augment each picture in so many ways only, and keep them (0: anew each time)"
+    line.add_argument("--views", type=at_least(0), default=0, help=views)
     options = line.parse_args(argv)
     if options.compile:
         line.error("the recipes do not compile: leave --compile out")

@@ -33,8 +33,9 @@ SHOWN: dict[str, dict[str, str]] = {
     "overhead-vit_large-224": {"GPU": "overhead-vit_large-224-gpu"},
     **{
         name: {"CPU": f"{name}-cpu", "GPU": f"{name}-gpu"}
-        for name in ("overhead-vit_small-512", "overhead-clip_vit_b-224", "penalties", "scaling", "loop")
+        for name in ("overhead-vit_small-512", "overhead-clip_vit_b-224", "penalties", "scaling")
     },
+    "loop": {"CPU": "loop-cpu", "GPU": "loop-gpu", "GPU, 4 views": "loop-gpu-views"},
 }
 """The tables by name, each with the reports that stand side by side in it, by their columns' headings."""
 

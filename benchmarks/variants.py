@@ -174,7 +174,7 @@ def costs(entries: Mapping[str, Entry], setting: Setting, options: argparse.Name
     return Costs(rows, left_out)
 
 
-TRIAL = 0.6
+TRIAL = 0.7
 """The share of `--seconds` after which no further variant is tried, so that those that run are measured."""
 
 

@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import full_batch
 import loop
 import overhead
 import penalties
 import problems
 import scaling
 import side_by_side
+import variants
 import vitreg
 from report import write_json
-from training import NUM_CLASSES, Setting, make_setting
+from training import NUM_CLASSES, Setting, make_setting, training_step
 from variants import VARIANTS, Entry, costs, with_baselines
 
 SMALL = ["--model", "test_vit", "--size", "32", "--rounds", "2", "--warmup", "1"]
@@ -249,9 +251,10 @@ def test_scaling(tmp_path: Path) -> None:
     assert rows["5 tokens: GTA"]["baseline"] == "5 tokens: plain"
 
 
-def test_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("views", ["0", "2"])
+def test_loop(tmp_path: Path, views: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "loop.json"
-    assert loop.main([*SMALL, "--batch-size", "4", "--json", str(path)]) == 0
+    assert loop.main([*SMALL, "--batch-size", "4", "--views", views, "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
     assert list(rows) == [loop.BARE, loop.LOOP, loop.PICTURES, loop.NORMALISE]
     assert all(row["pictures_per_second"] == pytest.approx(4 / row["seconds"]) for row in rows.values())
@@ -333,6 +336,67 @@ def test_a_cycle_is_measured_whole() -> None:
     rows, _ = costs(entries, setting(), options(rounds=1, warmup=0))
     assert set(rows) == set(entries)
     assert len(taken) == 4 + 4  # a round, and its peak memory
+
+
+def test_whatever_fails_is_left_out_and_the_rest_is_measured() -> None:
+    def broken(given: Setting) -> object:
+        variant = VARIANTS["plain"].make(given)
+        variant.module.register_forward_pre_hook(lambda module, args: 1 / 0)
+        return variant
+
+    names = {
+        "plain": VARIANTS["plain"],
+        "broken": Entry(broken),
+        "beside it": Entry(broken, baseline="broken"),
+    }
+    with pytest.raises(ZeroDivisionError):
+        costs(names, setting(), options(rounds=1, warmup=0))
+    rows, left_out = costs(names, setting(), options(rounds=1, warmup=0, keep_going=True))
+    assert list(rows) == ["plain"]
+    assert left_out == {
+        "broken": "ZeroDivisionError: division by zero",
+        "beside it": "its baseline, broken, was left out",
+    }
+
+
+def test_what_there_is_no_time_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 4)
+    monkeypatch.setattr(variants.time, "monotonic", lambda: next(clock))
+    entries = dict.fromkeys(("plain", "second", "third"), VARIANTS["plain"])
+    rows, left_out = costs(entries, setting(), options(rounds=9, warmup=0, keep_going=True, seconds=10))
+    assert list(rows) == ["plain"]
+    assert left_out == {
+        name: f"no time was left to try it, after {t} s" for name, t in (("second", 8), ("third", 12))
+    }
+
+
+def test_no_round_begins_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 1)
+    monkeypatch.setattr(side_by_side.time, "monotonic", lambda: next(clock))
+
+    def rounds(within: float | None) -> int:
+        return len(side_by_side.measure({"a": lambda: None}, 9, 2, CPU, within=within)["a"])
+
+    assert (rounds(None), rounds(0), rounds(3.5)) == (9, 1, 4)
+
+
+def test_the_batch_fills_the_memory_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = options()
+    monkeypatch.setattr(full_batch, "REHEARSED_BYTES", 40 * 2**20)
+    found = full_batch.batch_that_fills("test_vit", size=32, options=given)
+
+    def peak(batch_size: int) -> int:
+        of_size = make_setting("test_vit", size=32, batch_size=batch_size, options=given)
+        step = training_step(VARIANTS["plain"].make(of_size), of_size)
+        step()
+        return side_by_side.peak_bytes(step, CPU)
+
+    allowed = full_batch.SHARE * full_batch.REHEARSED_BYTES
+    assert peak(found) <= allowed * 1.02
+    assert peak(found + full_batch.MULTIPLE) > allowed * 0.98
+    monkeypatch.setattr(full_batch, "REHEARSED_BYTES", 2**20)
+    with pytest.raises(SystemExit, match="MB for 16 pictures of test_vit at 32 px"):
+        full_batch.batch_that_fills("test_vit", size=32, options=given)
 
 
 def test_a_baseline_comes_along() -> None:

@@ -52,20 +52,24 @@ def planned_steps(options: Options, work: Path) -> list[Step]:
     tests = ("-m", "gpu_steps.gpu_tests", *device, "--json", str(results / "tests.json"))
     many = ("--batch-size", "64")
     return [
-        Step("facts", 25, facts),
+        Step("facts", 20, facts),
         Step("tests", 75, tests, needs=("pytest",)),
         overhead("vit_small-224", 50, *many),
-        overhead("vit_small-224", 80, *many, variants=COMPILED, kind="compiled"),
-        overhead("vit_small-224", 40, "--batch-size", "full", variants=FULL_BATCH, kind="full"),
+        overhead("vit_small-224", 100, *many, variants=COMPILED, kind="compiled"),
+        overhead("vit_small-224", 35, "--batch-size", "full", variants=FULL_BATCH, kind="full"),
         overhead("vit_small-512", 35, "--size", "512", "--batch-size", "32"),
         overhead("clip_vit_b-224", 30, "--model", clip, *many, variants=LARGE),
-        overhead("vit_large-224", 30, "--model", "vit_large_patch14_clip_224", *many, variants=LARGE),
-        measured("scaling", 35, *(SMALL_SCALING if options.quick else LARGE_SCALING), "--amp"),
-        measured("penalties", 25, *(SMALL_PENALTIES if options.quick else ())),
-        measured("loop", 30, *(SMALL_LOOP if options.quick else LARGE_LOOP), "--amp"),
+        overhead("vit_large-224", 25, "--model", "vit_large_patch14_clip_224", *many, variants=LARGE),
+        measured("scaling", 30, *(SMALL_SCALING if options.quick else LARGE_SCALING), "--amp"),
+        measured("penalties", 20, *(SMALL_PENALTIES if options.quick else ())),
+        measured("loop", 25, *(SMALL_LOOP if options.quick else LARGE_LOOP), "--amp"),
+        measured("loop", 25, *(SMALL_LOOP if options.quick else LARGE_LOOP), "--amp", *VIEWS, kind="views"),
         runs_step(options, work),
     ]
 
+
+VIEWS = ("--views", "4")
+"""Few enough for one round before the first that counts to compute nearly all of them."""
 
 SMALL_PENALTIES = (
     *(*TINY, "--batch-size", "2", "--blocks", "2", "--heads", "2", "--grid", "4"),
@@ -77,7 +81,8 @@ LARGE_SCALING = (
     *("--rounds", "8"),
 )
 SMALL_LOOP = (*TINY, "--batch-size", "4", "--steps", "1")
-LARGE_LOOP = ("--batch-size", "128", "--workers", "14", "--rounds", "3", "--warmup", "1", "--steps", "8")
+# More steps than batches that its processes prepare ahead.
+LARGE_LOOP = ("--batch-size", "128", "--workers", "14", "--rounds", "2", "--warmup", "1", "--steps", "40")
 
 
 def runs_step(options: Options, work: Path) -> Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import sys
 import time
@@ -94,14 +95,14 @@ def _take(step: Step, work: Path, *, until: float, minutes: float) -> Outcome:
     place = work / "steps" / step.name
     place.mkdir(parents=True, exist_ok=True)
     (place / "log.txt").unlink(missing_ok=True)
-    paths = [str(ROOT), str(BENCHMARKS), str(ROOT / "recipes")]
+    paths = [str(ROOT), str(BENCHMARKS), str(ROOT / "recipes"), *filter(None, [os.environ.get("PYTHONPATH")])]
     ended = run_for(
         limit,
         [sys.executable, *script],
         log=place / "log.txt",
         folder=ROOT,
         environment={
-            "PYTHONPATH": ":".join(paths),
+            "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",
             "HF_HUB_OFFLINE": "1",
             **dict(step.environment),

@@ -13,7 +13,7 @@ from gpu_steps.plan import planned_steps
 NAMES = [
     *("facts", "tests", "overhead-vit_small-224", "overhead-vit_small-224-compiled"),
     *("overhead-vit_small-224-full", "overhead-vit_small-512", "overhead-clip_vit_b-224"),
-    *("overhead-vit_large-224", "scaling", "penalties", "loop", "runs"),
+    *("overhead-vit_large-224", "scaling", "penalties", "loop", "loop-views", "runs"),
 ]
 
 

@@ -64,7 +64,7 @@ def test_every_step_is_rehearsed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["gpu.tar.gz"]
     files = content(tmp_path / "out" / "gpu.tar.gz")
     steps = {name.split("/")[1]: json.loads(files[name]) for name in files if name.endswith("step.json")}
-    assert len(steps) == 12
+    assert len(steps) == 13
     assert {name: step["status"] for name, step in steps.items()} == dict.fromkeys(steps, "done"), said
     for step in steps:
         assert files[f"steps/{step}/log.txt"]
@@ -73,7 +73,12 @@ def test_every_step_is_rehearsed(tmp_path: Path) -> None:
     assert {test["outcome"] for test in tests.values()} == {"passed", "skipped"}
     assert sum(test["outcome"] == "passed" for test in tests.values()) > 30
     reports = {name: json.loads(files[name]) for name in files if name.endswith("-cpu.json")}
-    assert len(reports) == 7
+    assert {name.split("/")[1].split("-")[0] for name in reports} == {
+        "overhead",
+        "scaling",
+        "penalties",
+        "loop",
+    }
     assert all(report["rows"] for report in reports.values())
     compiled = json.loads(files["results/overhead-vit_small-224-cpu-compiled.json"])
     assert compiled["setting"]["options"]["compile"] == "aot_eager"
@@ -92,7 +97,7 @@ def test_every_step_is_rehearsed(tmp_path: Path) -> None:
         assert set(rows[0]) == {"path", "true", "predicted", "probability"}
 
     again = command(tmp_path / "out", "--minutes", "10", *options)
-    assert again.count("in an earlier call") == 11
+    assert again.count("in an earlier call") == 12
     assert "runs: done" in again
     later = content(tmp_path / "out" / "gpu.tar.gz")
     assert f"{len(done)} of " in later["steps/runs/log.txt"].decode()
