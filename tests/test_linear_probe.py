@@ -188,6 +188,35 @@ def test_transformers_with_mappings() -> None:
     assert torch.equal(model.classifier.weight, written)
 
 
+SMALL_TRANSFORMERS = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("ViTForImageClassification", "ViTConfig"),
+        ("DeiTForImageClassificationWithTeacher", "DeiTConfig"),  # the mean of two heads
+        ("Dinov2ForImageClassification", "Dinov2Config"),  # its head sees the patches' mean, too
+        ("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig"),
+        ("BeitForImageClassification", "BeitConfig"),
+    ],
+)
+def test_classifiers_of_transformers(name: str, config: str) -> None:
+    import transformers
+
+    made = getattr(transformers, config)(**SMALL_TRANSFORMERS, num_labels=CLASSES)
+    model = shake(getattr(transformers, name)(made))
+    images, labels = pictures().tensors
+    probe = vitreg.fit_head(model, [{"pixel_values": images, "labels": labels}], weight_decays=FEW)
+    with torch.no_grad():
+        logits = model.eval()(images).logits
+    assert float((logits.argmax(1) == labels).double().mean()) == pytest.approx(probe.train_accuracy)
+    assert float(F.cross_entropy(logits, labels)) < 1.6, "better than chance, ln 5"
+
+
 def test_two_heads_whose_mean_is_returned_are_fitted_together() -> None:
     from timm.models.deit import VisionTransformerDistilled
 

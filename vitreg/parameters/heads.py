@@ -14,7 +14,7 @@ from vitreg.types import NewHead, Tower
 _LIBRARIES = ("torchvision.models.", "open_clip.", "diffusers.", "sentence_transformers.")
 """Libraries whose models come pre-trained; timm's and transformers' are recognised one by one."""
 
-_NEW_HEADS = ("Classification", "SemanticSegmentation")
+_NEW_HEADS = ("Classification", "ClassificationWithTeacher", "SemanticSegmentation")
 """The tasks for which transformers puts a head without weights on a pre-trained model."""
 
 
