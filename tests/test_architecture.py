@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitreg.layers",
         "vitreg.grids",
         "vitreg.names",
+        "vitreg.copies",
     ),
     ("vitreg.functional", "vitreg.hooks", "vitreg.files", "vitreg.pictures", "vitreg.weights"),
     ("vitreg.families",),

@@ -1,5 +1,8 @@
+import copy
 import gc
 import math
+import pickle
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -369,3 +372,28 @@ def test_one_that_nobody_keeps_removes_itself() -> None:
     TransMix(model, num_classes=5)
     gc.collect()
     assert num_hooks(model) == 0
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda mix: pickle.loads(pickle.dumps(mix))])
+def test_a_copy_is_not_attached(
+    duplicate: Callable[[TransMix], TransMix], vit: object, images: Tensor, labels: Tensor
+) -> None:
+    model = vit().train()
+    with TransMix(model, num_classes=5, smoothing=0.3) as mix:
+        mixed, _ = mix(images, labels)
+        twin = duplicate(mix)
+        assert twin.smoothing == 0.3
+        with refuses(StateError, "was removed", "make another one"):
+            twin(images, labels)
+        with refuses(StateError, "Nothing was mixed"):
+            twin.labels()
+        twin.remove()
+        assert mix.loss(model(mixed)) > 0
+
+
+def test_an_empty_batch(vit: object) -> None:
+    with (
+        TransMix(vit().train(), num_classes=5) as mix,
+        refuses(ArgumentError, "even batch", "[0, 3, 32, 32]"),
+    ):
+        mix(torch.zeros(0, 3, 32, 32), torch.zeros(0, dtype=torch.long))

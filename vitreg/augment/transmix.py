@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.data.mixup import cutmix_bbox_and_lam, mixup_target
 from torch import Tensor, nn
 
+from vitreg.copies import InertCopies
 from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
 from vitreg.extractors import blocks_read
 from vitreg.families import find_tower
@@ -28,7 +29,7 @@ class _Mix(NamedTuple):
     size: tuple[int, int]
 
 
-class TransMix:
+class TransMix(InertCopies):
     r"""Mix images in pairs, and weigh their labels by where the class token looks.
 
     With $m$ the box that was pasted from the partner, $a$ the last block's [CLS] attention (softmax, mean
@@ -62,6 +63,9 @@ class TransMix:
     Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers", Eqs. (4) and (5),
     arXiv 2111.09833.
     """
+
+    COPIED = ("num_classes", "mixup_alpha", "cutmix_alpha", "switch_prob", "prob", "smoothing")
+    _mix: _Mix | None = None
 
     # NOTE[DIFF]: the attention's softmax includes the class token's own key in the denominator; only the
     # shares among the patches enter lambda, which it does not change.
@@ -101,7 +105,6 @@ class TransMix:
             )
         (*_, self._last) = blocks_read("attn_probs", "all", "cls", self._tower)
         self._reader = Reader(self._tower, {("attn_probs", "cls"): (self._last,)}, training_only=True)
-        self._mix: _Mix | None = None
         self._finalizer = weakref.finalize(self, _detach, self._reader)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +123,7 @@ class TransMix:
                 device-side assertion instead.
             StateError: it was removed from the model.
         """
-        if not self._finalizer.alive:
+        if self._finalizer is None or not self._finalizer.alive:
             raise StateError("This TransMix was removed from the model; make another one.")
         self._check(images, labels)
         height, width = images.shape[-2:]
@@ -172,7 +175,7 @@ class TransMix:
 
     def remove(self) -> None:
         """Take the hooks off the model; calling it again does nothing."""
-        self._finalizer()
+        self._take_off()
 
     def __enter__(self) -> TransMix:
         return self
@@ -195,7 +198,7 @@ class TransMix:
         return float(share), (int(top), int(bottom), int(left), int(right))
 
     def _check(self, images: Tensor, labels: Tensor) -> None:
-        if images.dim() != 4 or images.shape[0] % 2:
+        if images.dim() != 4 or not len(images) or len(images) % 2:
             raise ArgumentError(
                 "TransMix needs an even batch of images [b, c, height, width], as it mixes them in pairs; "
                 f"found {list(images.shape)}. Use drop_last=True or an even batch size."
