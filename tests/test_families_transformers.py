@@ -6,7 +6,6 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,82 +16,14 @@ import vitreg
 from laws import refuses, unchanged
 from small_models import shake
 from softmax_recorder import SoftmaxRecorder
+from transformers_cases import CASES, PATCHES, SIZES, WITH_CLASS_TOKEN
 from vitreg.families import find_tower
 from vitreg.registry import ClassRegistry
 from vitreg.types import Query
 
 hf = pytest.importorskip("transformers")
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-PATCHES = {"image_size": 32, "patch_size": 8}
-BOTH: tuple[Query, ...] = ("cls", "mean")
 IMPLEMENTATIONS = ["eager", "sdpa"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model class, its configuration, and what it is."""
-
-    cls: str
-    config: str
-    num_prefix: int = 1
-    queries: tuple[Query, ...] = BOTH
-    options: tuple[tuple[str, Any], ...] = ()
-    any_size: bool = False
-    tower: str = ""
-
-    def make(self, implementation: str = "sdpa", **options: Any) -> nn.Module:
-        config = getattr(hf, self.config)(**{**SIZES, **PATCHES, **dict(self.options), **options})
-        return getattr(hf, self.cls)._from_config(config, attn_implementation=implementation).train()
-
-
-LABELS = (("num_labels", 5),)
-REGISTERS = (("num_register_tokens", 3),)
-STAGES = (("out_features", ["stage2"]),)
-RELATIVE = (("use_relative_position_bias", True),)
-SHARED = (("use_shared_relative_position_bias", True),)
-ABSOLUTE = (("use_absolute_position_embeddings", True), ("use_mask_token", True))
-CASES = {
-    "vit": Case("ViTModel", "ViTConfig"),
-    "vit_classifier": Case("ViTForImageClassification", "ViTConfig", options=LABELS, tower="vit"),
-    "deit": Case("DeiTModel", "DeiTConfig", 2),
-    "deit_classifier": Case("DeiTForImageClassification", "DeiTConfig", 2, options=LABELS, tower="deit"),
-    "msn": Case("ViTMSNModel", "ViTMSNConfig"),
-    "dinov2": Case("Dinov2Model", "Dinov2Config", any_size=True),
-    "dinov2_classifier": Case(
-        "Dinov2ForImageClassification", "Dinov2Config", options=LABELS, any_size=True, tower="dinov2"
-    ),
-    "dinov2_swiglu": Case("Dinov2Model", "Dinov2Config", options=(("use_swiglu_ffn", True),), any_size=True),
-    "dinov2_backbone": Case("Dinov2Backbone", "Dinov2Config", options=STAGES, any_size=True),
-    "dinov2_registers": Case(
-        "Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", 4, options=REGISTERS, any_size=True
-    ),
-    "dinov2_registers_backbone": Case(
-        "Dinov2WithRegistersBackbone",
-        "Dinov2WithRegistersConfig",
-        4,
-        options=REGISTERS + STAGES,
-        any_size=True,
-    ),
-    "dinov3": Case("DINOv3ViTModel", "DINOv3ViTConfig", 4, options=REGISTERS, any_size=True),
-    "dinov3_backbone": Case(
-        "DINOv3ViTBackbone", "DINOv3ViTConfig", 4, options=REGISTERS + STAGES, any_size=True
-    ),
-    "clip": Case("CLIPVisionModel", "CLIPVisionConfig"),
-    "clip_projection": Case("CLIPVisionModelWithProjection", "CLIPVisionConfig", tower="vision_model"),
-    "siglip": Case("SiglipVisionModel", "SiglipVisionConfig", 0, ("mean", "pool")),
-    "siglip_without_head": Case(
-        "SiglipVisionModel", "SiglipVisionConfig", 0, ("mean",), options=(("vision_use_head", False),)
-    ),
-    "beit_relative": Case("BeitModel", "BeitConfig", options=RELATIVE, any_size=True),
-    "beit_shared": Case("BeitModel", "BeitConfig", options=SHARED, any_size=True),
-    "beit_both": Case("BeitModel", "BeitConfig", options=RELATIVE + SHARED, any_size=True),
-    "beit_absolute": Case("BeitModel", "BeitConfig", options=ABSOLUTE, any_size=True),
-    "beit_classifier": Case(
-        "BeitForImageClassification", "BeitConfig", options=RELATIVE + LABELS, any_size=True, tower="beit"
-    ),
-}
-WITH_CLASS_TOKEN = [name for name, case in CASES.items() if "cls" in case.queries and "backbone" not in name]
 
 by_name = pytest.mark.parametrize("name", CASES)
 
@@ -164,9 +95,11 @@ def test_what_is_found(name: str) -> None:
     assert ("cannot: features" in str(found)) == ("backbone" in name)
     tower = find_tower(model)
     assert tower.patch_size == (8, 8)
-    assert all(block.attention is not None and block.ffn is not None for block in tower.blocks)
+    assert all(block.attention is not None for block in tower.blocks)
+    assert all((block.ffn is None) == ("data2vec" in name) for block in tower.blocks), "it is in two parts"
     shapes = [tower.module.get_parameter(n).shape.numel() for n in tower.position_embeddings]
-    positions = 0 if "dinov3" in name or ("beit" in name and name != "beit_absolute") else 1
+    relative = ("beit" in name or "data2vec" in name) and name not in ("beit_absolute", "data2vec")
+    positions = 0 if relative or "dinov3" in name or name == "aimv2_native" else 1
     assert len(shapes) == positions
     assert all(shape >= 16 * 16 for shape in shapes)
 
@@ -266,7 +199,7 @@ def test_features_are_what_the_classifier_or_the_user_receives(name: str) -> Non
     assert found.shape == (2, 16)
     if getattr(seen[0], "pooler_output", None) is not None:
         torch.testing.assert_close(found, seen[0].pooler_output)
-    elif name == "siglip_without_head":
+    elif CASES[name].num_prefix == 0:
         torch.testing.assert_close(found, seen[0].last_hidden_state.mean(1))
     else:
         torch.testing.assert_close(found, seen[0].last_hidden_state[:, 0])
@@ -396,11 +329,11 @@ def test_adapters() -> None:
         assert reg.penalty() > 0
 
 
-def test_models_with_other_inputs_are_not_taken_for_a_tower() -> None:
-    for cls, config in (("ViTMAEModel", "ViTMAEConfig"), ("Siglip2VisionModel", "Siglip2VisionConfig")):
-        model = getattr(hf, cls)(getattr(hf, config)(**SIZES))
-        with refuses(vitreg.UnsupportedModelError, "Expected a Vision Transformer", cls):
-            vitreg.describe(model)
+def test_models_with_other_inputs_are_refused() -> None:
+    model = hf.Siglip2VisionModel(hf.Siglip2VisionConfig(**SIZES))
+    for one in (model, nn.Sequential(model)):
+        with refuses(vitreg.UnsupportedModelError, "called with pictures", "cut before", "SiglipVisionModel"):
+            vitreg.describe(one)
 
 
 def test_an_old_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,8 @@ def _has_blocks(module: nn.Module) -> bool:
 
 
 def _block(name: str, parts: BlockParts, tower: TowerParts) -> Block:
-    reading, obstacle = None, parts.obstacle
-    if parts.attention is not None and not obstacle:
+    reading, obstacle = parts.reading, parts.obstacle
+    if reading is None and parts.attention is not None and not obstacle:
         family = families.find(parts.attention)
         try:
             if family is not None:

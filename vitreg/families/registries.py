@@ -29,9 +29,10 @@ _FILES = {
 class BlockParts:
     """One block of a tower: the whole block, its attention module and its feed-forward network.
 
-    The rest is needed only where it differs from what the tower or the attention's family says: how the
-    attention's output and the `whole` block's are read, the tokens and patches that this block's attention
-    sees, and, as `obstacle`, why its attention logits cannot be read though its output can.
+    The rest is needed only where it differs from what the tower or the attention's family says: how its
+    attention is computed (`reading`), how the attention's output and the `whole` block's are read, the tokens
+    and patches that this block's attention sees, and, as `obstacle`, why its attention logits cannot be read
+    though its output can.
     """
 
     block: nn.Module
@@ -43,6 +44,7 @@ class BlockParts:
     has_class_token: bool | None = None
     grid: tuple[int, int] | None = None
     obstacle: str = ""
+    reading: AttentionReading | None = None
 
 
 @dataclass(frozen=True)

@@ -1,108 +1,50 @@
-"""Hugging Face's Vision Transformers: ViT, DeiT, MSN, DINOv2, DINOv3, CLIP, SigLIP, BEiT."""
+"""Hugging Face's Vision Transformers by class: which file's functions know them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from transformers import __version__
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.registries import BlockParts, TowerParts, composites, families, towers
+from vitreg.families.registries import TowerParts, composites, families, towers
 from vitreg.families.transformers_attention import (
     attention,
     attention_pooling,
     biased_attention,
+    data2vec_attention,
+    fused_attention,
+    normed_attention,
     rotary_attention,
+    token_pooling,
 )
-from vitreg.types import AttentionReading, Probe, Tap
+from vitreg.families.transformers_towers import (
+    aimv2,
+    beit,
+    blip,
+    clip,
+    data2vec,
+    dinov2,
+    dinov3,
+    ijepa,
+    internvl,
+    mae,
+    siglip2,
+    vit,
+)
+from vitreg.types import AttentionReading
 
 _OLDEST = (5, 18)
 """The first version whose models are written the way that is read here."""
-_POSITIONS = ("embeddings.position_embeddings",)
-
-
-def vit(m: Any) -> TowerParts:
-    """Say where ViT, DeiT and MSN keep their parts."""
-    return _parts(m, m.layers, 2 if hasattr(m.embeddings, "distillation_token") else 1)
-
-
-def beit(m: Any) -> TowerParts:
-    """Say where BEiT keeps its parts."""
-    positions = () if m.embeddings.position_embeddings is None else _POSITIONS
-    return _parts(m, m.layers, 1, positions=positions, any_size=True)
-
-
-def dinov2(m: Any) -> TowerParts:
-    """Say where DINOv2 keeps its parts, with registers (behind the class token) or without."""
-    return _parts(m, m.encoder.layer, 1 + getattr(m.config, "num_register_tokens", 0), any_size=True)
-
-
-def dinov3(m: Any) -> TowerParts:
-    """Say where DINOv3 keeps its parts; its registers are behind the class token."""
-    return _parts(m, m.model.layer, 1 + m.config.num_register_tokens, positions=(), any_size=True)
-
-
-def clip(m: Any) -> TowerParts:
-    """Say where CLIP's and SigLIP's vision towers keep their parts; SigLIP's has no class token."""
-    pool = BlockParts(m.head, m.head, m.head.mlp) if getattr(m, "use_head", False) else None
-    num_prefix = 1 if hasattr(m.embeddings, "class_embedding") else 0
-    positions = ("embeddings.position_embedding.weight",)
-    return _parts(m, m.encoder.layers, num_prefix, positions=positions, attention="self_attn", pool=pool)
 
 
 def too_old(m: Any) -> TowerParts:
     """Refuse a model of a version that is written differently."""
     expected = f"transformers {_OLDEST[0]}.{_OLDEST[1]} or newer"
     raise UnsupportedModelError(f"{type(m).__name__} is read in {expected}, found {__version__}. Upgrade it.")
-
-
-def _parts(
-    m: Any,
-    blocks: Iterable[Any],
-    num_prefix_tokens: int,
-    *,
-    positions: tuple[str, ...] = _POSITIONS,
-    any_size: bool = False,
-    attention: str = "attention",
-    pool: BlockParts | None = None,
-) -> TowerParts:
-    """Return a tower's parts; of `any_size`, its patch grid is known at run time only."""
-    patch, image = _pair(m.config.patch_size), _pair(m.config.image_size)
-    return TowerParts(
-        stem=m.embeddings,
-        blocks=[BlockParts(block, getattr(block, attention), block.mlp) for block in blocks],
-        heads=(),  # a classifier is a module around the tower
-        num_prefix_tokens=num_prefix_tokens,
-        has_class_token=num_prefix_tokens > 0,
-        grid=None if any_size else (image[0] // patch[0], image[1] // patch[1]),
-        width=m.config.hidden_size,
-        patch_size=patch,
-        position_embeddings=positions,
-        pool=pool,
-        features=_features(m, num_prefix_tokens > 0),
-    )
-
-
-def _features(m: Any, has_class_token: bool) -> Probe | str:
-    """Read what pools the tokens or, without it, the last norm's class token, or mean."""
-    if type(m).__name__.endswith("Backbone"):
-        return "a backbone returns maps of several stages. Use the model of the same family, or block_output."
-    names = ("pooler", "head", "post_layernorm", "layernorm", "norm")
-    last = next(part for name in names if (part := getattr(m, name, None)) is not None)
-
-    def read(seen: Mapping[str, Any]) -> Tensor:
-        output: Tensor = seen["output"]
-        return output if output.dim() == 2 else output[:, 0] if has_class_token else output.mean(1)
-
-    return Probe({"output": Tap(last)}, read)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    return (int(size), int(size)) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 @dataclass(frozen=True)
@@ -113,6 +55,7 @@ class _File:
     tower: Callable[[Any], TowerParts]
     towers: tuple[str, ...]
     composites: tuple[str, ...] = ()
+    name: str = ""  # where the file is not called like its folder
 
 
 _FILES = {
@@ -141,6 +84,60 @@ _FILES = {
         ("SiglipModel",),
     ),
     "beit": _File({"BeitAttention": biased_attention}, beit, ("BeitModel",)),
+    "vit_mae": _File({"ViTMAEAttention": attention}, mae, ("ViTMAEModel",), ("ViTMAEForPreTraining",)),
+    "ijepa": _File({"IJepaAttention": attention}, ijepa, ("IJepaModel",)),
+    "blip": _File(
+        {"BlipAttention": fused_attention},
+        blip,
+        ("BlipVisionModel",),
+        (
+            "BlipModel",
+            "BlipForConditionalGeneration",
+            "BlipForQuestionAnswering",
+            "BlipForImageTextRetrieval",
+        ),
+    ),
+    "altclip": _File({"AltCLIPAttention": attention}, clip, ("AltCLIPVisionModel",), ("AltCLIPModel",)),
+    "chinese_clip": _File(
+        {"ChineseCLIPVisionAttention": attention}, clip, ("ChineseCLIPVisionModel",), ("ChineseCLIPModel",)
+    ),
+    "metaclip_2": _File(
+        {"MetaClip2Attention": attention},
+        clip,
+        ("MetaClip2VisionModel",),
+        ("MetaClip2Model", "MetaClip2VisionModelWithProjection"),
+    ),
+    "aimv2": _File(
+        {"Aimv2Attention": attention, "Aimv2AttentionPoolingHead": token_pooling},
+        aimv2,
+        ("Aimv2VisionModel",),
+        ("Aimv2Model",),
+    ),
+    "owlvit": _File(
+        {"OwlViTAttention": attention},
+        blip,
+        ("OwlViTVisionTransformer",),
+        ("OwlViTModel", "OwlViTForObjectDetection"),
+    ),
+    "owlv2": _File(
+        {"Owlv2Attention": attention},
+        blip,
+        ("Owlv2VisionTransformer",),
+        ("Owlv2Model", "Owlv2ForObjectDetection"),
+    ),
+    "data2vec": _File(
+        {"Data2VecVisionAttention": data2vec_attention},
+        data2vec,
+        ("Data2VecVisionModel",),
+        name="data2vec_vision",
+    ),
+    "siglip2": _File({}, siglip2, ("Siglip2VisionModel",), ("Siglip2Model",)),
+    "internvl": _File(
+        {"InternVLVisionAttention": normed_attention},
+        internvl,
+        ("InternVLVisionModel",),
+        ("InternVLModel", "InternVLForConditionalGeneration"),
+    ),
 }
 """The library's files by their folder's name; it imports one when a model of it is asked for."""
 
@@ -151,7 +148,7 @@ def refresh() -> None:
     """Register the classes of the files that the library has imported since the last call."""
     current = tuple(int(part) for part in __version__.split(".")[:2]) >= _OLDEST
     for name, file in _FILES.items():
-        module = sys.modules.get(f"transformers.models.{name}.modeling_{name}")
+        module = sys.modules.get(f"transformers.models.{name}.modeling_{file.name or name}")
         if module is None or name in _registered:
             continue
         _registered.add(name)

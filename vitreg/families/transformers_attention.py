@@ -25,6 +25,58 @@ def attention(module: Any) -> AttentionReading:
     return _reading(module, logits)
 
 
+def fused_attention(module: Any) -> AttentionReading:
+    """Read q and k of BLIP, whose one projection has q, k and v side by side."""
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        query, key, _ = seen["qkv"].unflatten(-1, (3, module.num_heads, -1)).unbind(2)
+        return query_key_logits(row(query, 1), key.transpose(1, 2), scale=module.scale)
+
+    return AttentionReading(module.num_heads, {"qkv": Tap(module.qkv)}, logits)
+
+
+def normed_attention(module: Any) -> AttentionReading:
+    """Read q and k of InternVL where they leave their norms, which are called even as `nn.Identity`."""
+    taps = {"query": Tap(module.q_norm), "key": Tap(module.k_norm)}
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        _check_mask(module, seen["call"], allowed=False)
+        query, key = _query_key(module, seen)
+        return query_key_logits(row(query, 2), key, scale=_scale(module))
+
+    return _reading(module, logits, taps)
+
+
+def data2vec_attention(module: Any) -> AttentionReading:
+    """Read q and k of data2vec, with its block's own relative positions and those that all blocks share."""
+    inner = module.attention
+    taps = {"call": Tap(module, "input"), "query": Tap(inner.query), "key": Tap(inner.key)}
+    if inner.has_relative_position_bias:
+        taps["bias"] = Tap(inner.relative_position_bias)
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        args, kwargs = seen["call"]
+        query, key = _query_key(module, seen, inner.num_attention_heads)
+        content = query_key_logits(row(query, 2), key, scale=query.shape[-1] ** -0.5)
+        shared = args[2] if len(args) > 2 else kwargs.get("relative_position_bias")
+        for bias in (seen.get("bias"), shared):
+            content = content if bias is None else content + row(bias, 2).float()
+        return content
+
+    return AttentionReading(inner.num_attention_heads, taps, logits)
+
+
+def token_pooling(head: Any) -> AttentionReading:
+    """Read AIMv2's pooling, whose one query is a learned token without a projection."""
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        key = seen["key"].unflatten(-1, (head.num_heads, -1)).transpose(1, 2)
+        query = head.cls_token.view(1, head.num_heads, -1).expand(key.shape[0], -1, -1)
+        return query_key_logits(query, key, scale=key.shape[-1] ** -0.5)
+
+    return AttentionReading(head.num_heads, {"key": Tap(head.k_proj)}, logits, queries=("pool",))
+
+
 def biased_attention(module: Any) -> AttentionReading:
     """Read q and k where they leave their projections; BEiT's relative positions come in as the mask."""
 
@@ -80,15 +132,19 @@ def _check_implementation(config: Any) -> None:
         )
 
 
-def _reading(module: Any, logits: Callable[[Mapping[str, Any], Row], Tensor]) -> AttentionReading:
+def _reading(
+    module: Any,
+    logits: Callable[[Mapping[str, Any], Row], Tensor],
+    taps: Mapping[str, Tap] | None = None,
+) -> AttentionReading:
     _check_implementation(module.config)
-    taps = {"call": Tap(module, "input"), "query": Tap(module.q_proj), "key": Tap(module.k_proj)}
-    return AttentionReading(module.config.num_attention_heads, taps, logits)
+    taps = taps or {"query": Tap(module.q_proj), "key": Tap(module.k_proj)}
+    return AttentionReading(module.config.num_attention_heads, {"call": Tap(module, "input"), **taps}, logits)
 
 
-def _query_key(module: Any, seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _query_key(module: Any, seen: Mapping[str, Any], num_heads: int | None = None) -> tuple[Tensor, Tensor]:
     """Return q and k, each [b, h, n, d_head]."""
-    heads = (module.config.num_attention_heads, -1)
+    heads = (num_heads or module.config.num_attention_heads, -1)
     query, key = (seen[name].unflatten(-1, heads) for name in ("query", "key"))
     return query.transpose(1, 2), key.transpose(1, 2)
 
