@@ -190,6 +190,27 @@ def test_blocks_that_run_twice_or_backwards_are_refused() -> None:
         vitreg.attach(Loop())
 
 
+def test_blocks_in_several_places_are_no_tower() -> None:
+    """Refuse hierarchies and decoders, of which one chain of blocks would be a part."""
+
+    class Pyramid(Vit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.more = nn.ModuleList(dino.Block(32, 2) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x).flatten(2).transpose(1, 2)
+            for layer in self.layers:
+                x = layer(x)
+            x = x.unflatten(1, (8, 2)).mean(2)
+            for layer in self.more:
+                x = layer(x)
+            return x.mean(1)
+
+    with refuses(UnsupportedModelError, "several places", "'layers.0', 'more.0'"):
+        vitreg.attach(Pyramid())
+
+
 def test_two_towers() -> None:
     with refuses(UnsupportedModelError, "found 2", "'0' (Vit)", "'1' (Vit)", "Pass the one"):
         vitreg.attach(nn.Sequential(Vit(), Vit()))
@@ -251,7 +272,7 @@ def test_a_model_on_the_meta_device_cannot_be_tried() -> None:
 def test_pictures_with_depth_are_refused() -> None:
     model = monai.ViT()
     model.patch_embedding.patch_embeddings = nn.Conv3d(3, 32, 16, 16)
-    with refuses(UnsupportedModelError, "does not run on pictures alone", "register_tower"):
+    with refuses(UnsupportedModelError, "no patch embedding of flat pictures", "register_tower"):
         vitreg.describe(model)
 
 

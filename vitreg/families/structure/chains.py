@@ -32,6 +32,11 @@ class Link:
         """The name of the module that receives the block's tokens."""
         return self.parts[0] if self.parts else self.name
 
+    def inside(self, tower: str) -> Link:
+        """Return the same block by its names inside the submodule `tower`."""
+        skip = len(tower) + 1 if tower else 0
+        return Link(self.name[skip:], tuple(part[skip:] for part in self.parts))
+
 
 def find_chains(model: nn.Module) -> list[tuple[Link, ...]]:
     """Return the chains of blocks in `model`, the innermost lists first."""

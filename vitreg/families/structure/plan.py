@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from vitreg.families.structure.chains import Link
+from vitreg.families.structure.chains import Link, find_chains
 from vitreg.families.structure.pictures import draw_pictures, like_pictures, picture_shapes
 from vitreg.families.structure.tokens import Tokens, look_at_tokens
-from vitreg.families.structure.trial import CannotTry, Flow, Refused, run_through, trial_copy
+from vitreg.families.structure.trial import CannotTry, Flow, NoTower, Refused, run_through, trial_copy
 
 _HEAD = re.compile(r"(^|\.|_)(heads?|classifier|fc|head_dist|classification_head)$")
 _FFN = re.compile("mlp|ffn|ff$|feed_?forward|swiglu")
@@ -55,14 +55,19 @@ class Plan:
 
 def make_plan(module: nn.Module, links: tuple[Link, ...]) -> Plan:
     """Return what runs of a copy show of a tower with these blocks; raises `Refused`."""
+    chains = find_chains(module)
+    chain = {name for link in links for name, _ in modules_in(module, link.name)}
+    outside = (inner for name, inner in module.named_modules() if name not in chain)
+    if not any(isinstance(inner, nn.Conv2d | nn.Linear) for inner in outside):
+        raise CannotTry("it has no patch embedding of flat pictures")
     try:
-        twin = trial_copy(module, links)
+        twin = trial_copy(module, [link.name for one in chains for link in one])
     except Exception as error:  # whatever a user's own module raises
         raise CannotTry(f"it cannot be copied ({type(error).__name__}: {error})") from error
-    chain = {name for link in links for name, _ in modules_in(module, link.name)}
-    tokens, shape = _find_tokens(twin, links, chain)
+    others = [one[0].entry for one in chains if one[0].name not in chain]
+    tokens, shape = _find_tokens(twin, links, chain, others)
     like = like_pictures(twin)
-    flow = run_through(twin, links, draw_pictures(shape, like, 3))
+    flow = run_through(twin, links, others, draw_pictures(shape, like, 3))
     stem, receives_images = flow.first
     if not receives_images:
         raise Refused(f"its first submodule to run, {stem!r}, does not receive pictures")
@@ -76,14 +81,16 @@ def make_plan(module: nn.Module, links: tuple[Link, ...]) -> Plan:
 
 
 def _find_tokens(
-    twin: nn.Module, links: tuple[Link, ...], chain: set[str]
+    twin: nn.Module, links: tuple[Link, ...], chain: set[str], others: Sequence[str]
 ) -> tuple[Tokens, tuple[int, int, int]]:
     """Return the tokens and the shape of the first pictures on which `twin` runs; raises `Refused`."""
     failure: CannotTry | None = None
     for shape in itertools.islice(picture_shapes(twin, chain), _SIZES):
         try:
-            return look_at_tokens(twin, links[0].entry, chain, shape), shape
-        except CannotTry as error:  # noqa: PERF203
+            return look_at_tokens(twin, links[0].entry, chain, shape, others), shape
+        except NoTower:  # noqa: PERF203
+            raise
+        except CannotTry as error:
             failure = failure or error
     raise failure or CannotTry("it has no patch embedding")
 

@@ -14,13 +14,13 @@ def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
     """Return the message for a model in which no tower was found; `reasons` say why blocks belong to none."""
     known = {block: why for block, why in reasons.items() if not isinstance(why, CannotTry)}
     if known:
-        found = "; ".join(dict.fromkeys(map(str, known.values())))
+        found = next(iter(known.values()))
         return (
             "Expected a Vision Transformer whose blocks see the picture's patches row by row, behind the "
             f"prefix tokens, found a {type(model).__name__}: {found}. A source would see other tokens than "
             "the model. Use the model without what changes its tokens, such as masking."
         )
-    why = f" ({'; '.join(dict.fromkeys(map(str, reasons.values())))})" if reasons else ""
+    why = f" ({next(iter(reasons.values()))})" if reasons else ""
     return (
         "Expected a Vision Transformer: a known class (`vitreg.list_towers()`), or a patch embedding, tokens "
         f"and blocks with attention; found none in {type(model).__name__}{why}. If it is one, these lines "

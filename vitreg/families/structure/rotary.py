@@ -158,15 +158,18 @@ def _try(module: nn.Module, tower: TowerParts, place: tuple[int, str]) -> _Guess
     parameters = list(module.parameters())
     if any(p.is_meta for p in parameters) or sharded_by(parameters) is not None:
         return "its weights are sharded or on the meta device, so it cannot be tried"
-    holding = list(_guesses(module))
-    if not holding or not _num_heads(module):
+    if not list(_guesses(module)) or not _num_heads(module):
         return "its submodules have none of the usual names (qkv, q_proj and k_proj, q_norm and k_norm)"
-    for training, dtype in itertools.product((False, True), (torch.float32, torch.bfloat16)):
-        outcome = _try_once(module, tower, place, holding, training, dtype)
-        if isinstance(outcome, str):
-            return outcome
-        holding = outcome
-    return holding[0]
+    outcome: list[_Guess] | str = ""
+    for num_prefix in dict.fromkeys((tower.num_prefix_tokens, 0)):  # tables of the patches, or of all tokens
+        outcome = list(_guesses(module))
+        for training, dtype in itertools.product((False, True), (torch.float32, torch.bfloat16)):
+            if not isinstance(outcome, str):
+                outcome = _try_once(module, tower, place, outcome, training, dtype, num_prefix)
+        if not isinstance(outcome, str):
+            return outcome[0]
+    assert isinstance(outcome, str)
+    return outcome
 
 
 def _try_once(
@@ -176,18 +179,19 @@ def _try_once(
     guesses: list[_Guess],
     training: bool,
     dtype: torch.dtype,
+    num_prefix: int,
 ) -> list[_Guess] | str:
-    """Return the guesses that hold in one run on random tokens with random tables of type `dtype`."""
+    """Return the guesses that hold in a run on random tokens; the tables leave out `num_prefix` of them."""
     twin = without_hooks(copy.deepcopy(module)).cpu().float().train(training)
     generator = torch.Generator().manual_seed(0)
-    num_patches = 12
+    num_tokens = tower.num_prefix_tokens + 12
     head_dim = tower.width // _num_heads(module)
     seen: dict[str, Any] = {}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for tensor in twin.parameters():  # zeros would hide what is left out
             tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.05)
-        tokens = torch.randn(2, tower.num_prefix_tokens + num_patches, tower.width, generator=generator)
-        tables = tuple(torch.randn(2, num_patches, head_dim, generator=generator).to(dtype))
+        tokens = torch.randn(2, num_tokens, tower.width, generator=generator)
+        tables = tuple(torch.randn(2, num_tokens - num_prefix, head_dim, generator=generator).to(dtype))
         taps = {"call": Tap(twin, "input")}
         taps |= {name: Tap(twin.get_submodule(name)) for guess in guesses for name in guess.taps}
         hooks = Hooks((tap, partial(seen.__setitem__, name)) for name, tap in taps.items())

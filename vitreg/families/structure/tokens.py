@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,14 +40,16 @@ class Tokens:
     any_size: bool
 
 
-def look_at_tokens(twin: nn.Module, entry: str, chain: set[str], shape: tuple[int, int, int]) -> Tokens:
+def look_at_tokens(
+    twin: nn.Module, entry: str, chain: set[str], shape: tuple[int, int, int], others: Sequence[str] = ()
+) -> Tokens:
     """Return which token is which, from runs of `twin` on pictures of `shape` up to its first block.
 
     Raises:
         Refused: the patches are not behind the prefix tokens, row by row, in eval and in training mode.
     """
     images = draw_pictures(shape, like_pictures(twin), 3)
-    tokens = first_tokens(twin, entry, images, training=False)
+    tokens = first_tokens(twin, entry, images, training=False, others=others)
     batch_first, num_prefix, patch, grid = _order(twin, entry, chain, images, tokens, False)
     try:
         in_training = first_tokens(twin, entry, images, training=True)
@@ -59,7 +62,7 @@ def look_at_tokens(twin: nn.Module, entry: str, chain: set[str], shape: tuple[in
         batch_first,
         tokens.shape[-1],
         num_prefix,
-        num_prefix > 0 and _has_class_token(twin, entry, chain, images, batch_first),
+        num_prefix > 0 and _has_class_token(twin, entry, chain, images, batch_first, num_prefix),
         patch,
         grid,
         _takes_other_sizes(twin, entry, shape, patch, num_prefix),
@@ -130,8 +133,10 @@ def _grid(
     raise Refused(f"{num_patches} of its tokens depend on the picture of {height}×{width}, which is no grid")
 
 
-def _has_class_token(twin: nn.Module, entry: str, chain: set[str], images: Tensor, batch_first: bool) -> bool:
-    """Return whether a parameter that is called a class token moves the first token and no other."""
+def _has_class_token(
+    twin: nn.Module, entry: str, chain: set[str], images: Tensor, batch_first: bool, num_prefix: int
+) -> bool:
+    """Return whether a parameter that is called a class token moves the first token and no patch."""
     tokens = first_tokens(twin, entry, images, training=False)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in twin.named_parameters():
@@ -145,7 +150,7 @@ def _has_class_token(twin: nn.Module, entry: str, chain: set[str], images: Tenso
         if after.shape == tokens.shape:
             moved = (after - tokens).abs().float().amax(-1)
             moved = moved[0] if batch_first else moved[:, 0]
-            if bool(moved[0] > 0) and not bool((moved[1:] > 0).any()):
+            if bool(moved[0] > 0) and not bool((moved[num_prefix:] > 0).any()):
                 return True
     return False
 

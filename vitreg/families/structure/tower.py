@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
 from vitreg.families.registries import BlockParts, TowerParts
-from vitreg.families.structure.chains import find_chains
+from vitreg.families.structure.chains import Link, find_chains
 from vitreg.families.structure.plan import Plan, make_plan, modules_in
 from vitreg.families.structure.remedy import refusal
 from vitreg.families.structure.trial import CannotTry, Refused, first_tensor
@@ -22,8 +22,10 @@ from vitreg.types import Probe, Tap
 
 _Structure = tuple[tuple[str, type], ...]
 
-_plans: weakref.WeakKeyDictionary[nn.Module, tuple[_Structure, Plan | Refused]] = weakref.WeakKeyDictionary()
-"""What was found of a module while it had this structure: each is tried once."""
+_Found = tuple[_Structure, dict[str, Plan | Refused]]
+
+_plans: weakref.WeakKeyDictionary[nn.Module, _Found] = weakref.WeakKeyDictionary()
+"""What was found of a module while it had this structure, by its chains' first blocks: each is tried once."""
 
 
 def structural_towers(model: nn.Module) -> tuple[list[tuple[str, nn.Module]], dict[str, Refused]]:
@@ -46,13 +48,15 @@ def structural_towers(model: nn.Module) -> tuple[list[tuple[str, nn.Module]], di
                 break  # it holds a tower already: this chain is beside it, like a text tower's
             if isinstance(module, nn.ModuleList):
                 continue
-            outcome = _outcome(module)
+            outcome = _outcome(module, tuple(link.inside(name) for link in links))
             if isinstance(outcome, Plan):
                 found[name] = module
                 reasons.pop(first, None)
                 break
             if first not in reasons or isinstance(reasons[first], CannotTry):
                 reasons[first] = outcome
+            if "several places" in str(outcome):
+                break  # what is around it has even more
     return list(found.items()), reasons
 
 
@@ -62,7 +66,7 @@ def structural_parts(module: nn.Module) -> TowerParts:
     Raises:
         UnsupportedModelError: it has not the shape of a Vision Transformer, or runs otherwise.
     """
-    plan = _outcome(module)
+    plan = _first_outcome(module)
     if isinstance(plan, Refused):
         raise UnsupportedModelError(refusal(module, {"": plan}))
     tokens = plan.tokens
@@ -95,7 +99,7 @@ def checked_parts(module: nn.Module, parts: TowerParts) -> TowerParts:
     Raises:
         UnsupportedModelError: its tokens are not the picture's patches.
     """
-    plan = _outcome(module)
+    plan = _first_outcome(module)
     if isinstance(plan, CannotTry):
         return parts
     if isinstance(plan, Refused):
@@ -109,28 +113,38 @@ def checked_parts(module: nn.Module, parts: TowerParts) -> TowerParts:
     )
 
 
-def _outcome(module: nn.Module) -> Plan | Refused:
-    """Return the plan of a tower, or why it is none."""
+def _first_outcome(module: nn.Module) -> Plan | Refused:
+    """Return the plan of a tower with its first chain of blocks that has one, or why none has."""
+    outcomes: list[Refused] = [CannotTry("it has no blocks with attention")]
+    for links in find_chains(module):
+        outcome = _outcome(module, links)
+        if isinstance(outcome, Plan):
+            return outcome
+        outcomes.append(outcome)
+    return next((one for one in outcomes if not isinstance(one, CannotTry)), outcomes[-1])
+
+
+def _outcome(module: nn.Module, links: tuple[Link, ...]) -> Plan | Refused:
+    """Return the plan of a tower with these blocks, or why there is none."""
     structure = tuple((name, type(inner)) for name, inner in module.named_modules())
     if module not in _plans or _plans[module][0] != structure:
-        _plans[module] = structure, _try(module)
-    return _plans[module][1]
+        _plans[module] = structure, {}
+    found = _plans[module][1]
+    if links[0].name not in found:
+        found[links[0].name] = _try(module, links)
+    return found[links[0].name]
 
 
-def _try(module: nn.Module) -> Plan | Refused:
+def _try(module: nn.Module, links: tuple[Link, ...]) -> Plan | Refused:
     parameters = list(module.parameters())
     if any(p.is_meta for p in parameters):
         return CannotTry("its weights are on the meta device, so it cannot be tried")
     if sharded_by(parameters) is not None:
         return CannotTry("its weights are sharded, so it cannot be tried (attach before `fully_shard`)")
-    reasons: list[Refused] = []
-    for links in find_chains(module):
-        try:
-            return make_plan(module, links)
-        except Refused as refused:  # noqa: PERF203
-            reasons.append(Refused(str(refused)) if type(refused) is Refused else CannotTry(str(refused)))
-    known = [reason for reason in reasons if not isinstance(reason, CannotTry)]
-    return (known or reasons or [CannotTry("it has no chain of blocks with attention")])[0]
+    try:
+        return make_plan(module, links)
+    except Refused as refused:  # without its traceback, which holds the copy
+        return type(refused)(str(refused))
 
 
 def _blocks(module: nn.Module, plan: Plan) -> Iterator[BlockParts]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,16 +24,20 @@ class CannotTry(Refused):
     """A tower cannot be run, so that nothing is known of it."""
 
 
+class NoTower(CannotTry):
+    """A module runs on pictures and is no tower, whatever their size."""
+
+
 class _Reached(Exception):  # noqa: N818
     """Ends a run at the first block."""
 
 
-def trial_copy(tower: nn.Module, links: Sequence[Link]) -> nn.Module:
-    """Return a copy of a tower whose blocks share their weights with the original's.
+def trial_copy(tower: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Return a copy of a tower whose blocks, of these names, share their weights with the original's.
 
     All other parameters are copied and shaken, because zeros would hide what they do.
     """
-    shared = {id(p): p for link in links for p in tower.get_submodule(link.name).parameters()}
+    shared = {id(p): p for name in names for p in tower.get_submodule(name).parameters()}
     twin = without_hooks(copy.deepcopy(tower, dict(shared)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -53,12 +58,13 @@ def without_hooks(twin: nn.Module) -> nn.Module:
     return twin
 
 
-def first_tokens(twin: nn.Module, entry: str, images: Tensor, *, training: bool) -> Tensor:
+def first_tokens(
+    twin: nn.Module, entry: str, images: Tensor, *, training: bool, others: Sequence[str] = ()
+) -> Tensor:
     """Return what the first block receives; each run draws the same random numbers.
 
     Raises:
-        Refused: it is no [b, n, d].
-        CannotTry: the block is not reached.
+        NoTower: it is no [b, n, d], the block is not reached, or one of the others runs before it.
     """
     seen: list[Tensor] = []
 
@@ -69,7 +75,7 @@ def first_tokens(twin: nn.Module, entry: str, images: Tensor, *, training: bool)
         raise _Reached
 
     twin.train(training)
-    hooks = Hooks([(Tap(twin.get_submodule(entry), "input"), receive)])
+    hooks = Hooks([(Tap(twin.get_submodule(entry), "input"), receive), *_refusals(twin, entry, others)])
     try:
         _run(twin, images)
     except _Reached:
@@ -77,9 +83,9 @@ def first_tokens(twin: nn.Module, entry: str, images: Tensor, *, training: bool)
     finally:
         hooks.remove()
     if not seen:
-        raise CannotTry("its first block does not run")
+        raise NoTower("its first block does not run")
     if seen[0].dim() != 3:
-        raise Refused(f"its first block receives {list(seen[0].shape)}, which are no tokens [b, n, d]")
+        raise NoTower(f"its first block receives {list(seen[0].shape)}, which are no tokens [b, n, d]")
     return seen[0]
 
 
@@ -104,11 +110,12 @@ class Flow:
     returned: Any = None
 
 
-def run_through(twin: nn.Module, links: Sequence[Link], images: Tensor) -> Flow:
-    """Run a whole tower once and return what happened.
+def run_through(twin: nn.Module, links: Sequence[Link], others: Sequence[str], images: Tensor) -> Flow:
+    """Run a whole tower once and return what happened; `others` name blocks that should not run.
 
     Raises:
         Refused: it does not run, or a block does not run once after the one before.
+        NoTower: one of the others runs.
     """
     flow = Flow()
     order: list[int] = []
@@ -136,6 +143,7 @@ def run_through(twin: nn.Module, links: Sequence[Link], images: Tensor) -> Flow:
         tokens = None if value is None else value.detach().clone()  # the next block may write into it
         flow.outputs.append((tokens, isinstance(delivered, Tensor)))
 
+    taps += _refusals(twin, links[0].name, others)
     for name, module in twin.named_modules():
         if name:
             taps.append((Tap(module, "input"), lambda d, name=name: starts(name, d)))
@@ -157,6 +165,15 @@ def run_through(twin: nn.Module, links: Sequence[Link], images: Tensor) -> Flow:
     return flow
 
 
+def _refusals(twin: nn.Module, entry: str, others: Sequence[str]) -> list[tuple[Tap, Any]]:
+    """Return what raises `NoTower` when a block of another chain runs."""
+
+    def refuse(name: str, _: Any) -> None:
+        raise NoTower(f"blocks with attention run in several places ({entry!r}, {name!r})")
+
+    return [(Tap(twin.get_submodule(name), "input"), partial(refuse, name)) for name in others]
+
+
 def first_tensor(delivered: Any) -> Tensor | None:
     """Return the first tensor of what a tap delivered: `(args, kwargs)`, a tensor, a tuple or a mapping."""
     if isinstance(delivered, Tensor):
@@ -174,7 +191,7 @@ def _run(twin: nn.Module, images: Tensor) -> Any:
         torch.manual_seed(0)
         try:
             return twin(images)
-        except _Reached:
+        except (_Reached, Refused):
             raise
         except Exception as error:  # whatever a user's own module raises
             lines = str(error).splitlines() or [""]
