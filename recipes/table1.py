@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         if rows:
             prepare_out(chosen.out)
-            console.print(as_rich(rows))
             write_atomically(chosen.out / "table1.md", as_markdown(rows, left_out))
             write_atomically(chosen.out / "table1.csv", as_csv(rows))
+            console.print(as_rich(rows))
         for text in (*notes(rows), *left_out):
             say(text)
         if rows:

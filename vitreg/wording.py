@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import html
 import re
 from collections.abc import Iterable
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal obeys, that end a line, or that turn the order of the letters around."""
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|~<>&])")
+_MARKDOWN = re.compile(r"[\\`*\[\]|~<>&]|(?<!\w)_|_(?!\w)")
+_IN_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -39,6 +39,11 @@ def plain(name: str) -> str:
     return re.sub(r"[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
 
 
+def plain_lines(text: str) -> str:
+    """Return a text with each of its lines as `plain` returns it."""
+    return "\n".join(map(plain, text.split("\n")))
+
+
 def cell(name: str) -> str:
     """Return a name as the cell of a CSV, with an apostrophe where a spreadsheet would compute a formula."""
     name = plain(name)
@@ -47,26 +52,9 @@ def cell(name: str) -> str:
 
 def in_markdown(name: str) -> str:
     """Return a name as text of Markdown, in which nothing of it is a link, a picture or HTML."""
-    return _MARKDOWN.sub(r"\\\1", plain(name)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    return _MARKDOWN.sub(lambda found: _IN_HTML.get(found[0], f"\\{found[0]}"), plain(name))
 
 
-def in_html(name: str) -> str:
-    """Return a name as text of HTML."""
-    return html.escape(plain(name))
-
-
-def near(name: str, known: Iterable[str], *, otherwise: str = "") -> str:
-    """Return a sentence with up to three of `known` that are nearest to `name`, or `otherwise`.
-
-    Upper and lower case count as the same. Names that begin with `name` come first.
-    """
-    written = {k.lower(): k for k in sorted(known, reverse=True)}
-    name = name.lower()
-    begun = sorted((k for k in written if name and k.startswith(name)), key=len)
-    found = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, list(written), n=3, cutoff=0.6)]))[
-        :3
-    ]
-    if not found:
-        return otherwise
-    quoted = [repr(written[k]) for k in found]
-    return f"Did you mean {' or '.join(filter(None, [', '.join(quoted[:-1]), quoted[-1]]))}?"
+def harmless_markdown(text: str) -> str:
+    """Return a sentence for Markdown, with names somewhere in it, without links, pictures and HTML."""
+    return plain(text.replace("](", "]\\(").replace("<", "&lt;"))

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from small_data import write_index, write_picture
 
+from small_data import write_index, write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.samples import Folder
@@ -128,3 +129,18 @@ def test_list_that_cannot_be_read(folder: Folder, tmp_path: Path, content: bytes
         (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(InputError, match="cannot read the list"):
         read_subset_list(tmp_path / "list.txt", folder)
+
+
+def test_names_of_any_bytes_and_formulas_are_found_again(class_folders: Path, tmp_path: Path) -> None:
+    old = class_folders / "train" / "auk"
+    odd = [os.fsdecode(name) for name in (b"caf\xe9.png", b"=1+1.png", b"-x.png")]
+    for number, name in enumerate(odd):
+        os.rename(old / f"{number}.png", old / name)
+    os.rename(class_folders / "train" / "crow", class_folders / "train" / "=crow")
+    os.rename(class_folders / "test" / "crow", class_folders / "test" / "=crow")
+    folder = read_folder(class_folders)
+    labels = [folder.classes[sample.label] for sample in folder.train]
+    text = write_subset_list(train_names(folder), labels, range(len(labels)))
+    assert all(line[0] not in "=+-@" and ",=" not in line for line in text.splitlines())
+    (tmp_path / "list.csv").write_bytes(text.encode(errors="surrogateescape"))
+    assert read_subset_list(tmp_path / "list.csv", folder) == list(range(len(labels)))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from vitreg.cli.parser import make_parser
 from vitreg.errors import VitregError
+from vitreg.wording import plain_lines
 
 __all__ = ["main", "make_parser"]
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except VitregError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain_lines(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `vitreg models | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -157,15 +157,17 @@ def _content(path: Path) -> bytes:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise InputError(f"expected a picture, found no regular file (a pipe or a device) at {path}")
-            content = file.read(MOST_BYTES + 1)
+            if status.st_size > MOST_BYTES:
+                raise InputError(
+                    f"cannot read the picture {path}: it is too large: more than {MOST_BYTES // 2**20} MiB; "
+                    "store it smaller"
+                )
+            return file.read(status.st_size + 1)
     except FileNotFoundError as error:
         raise InputError(f"there is no picture {path}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read the picture {path}: {reason}") from error
-    if len(content) > MOST_BYTES:
-        raise InputError(f"{path} is too large: more than {MOST_BYTES // 2**30} GiB; store it smaller")
-    return content
 
 
 def _identified(content: bytes) -> Image.Image:

@@ -8,6 +8,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vitreg.wording import plain as printable
+
 _COLOURS = ("#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999")
 """Okabe and Ito's without black and yellow: told apart by colour-blind readers, on white and on black."""
 
@@ -66,7 +68,7 @@ def legend(figure: Figure) -> None:
 
 def plain(text: str) -> str:
     """Return `text` so that matplotlib reads no formula in it, and hides no name that begins with _."""
-    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+    return (" " if text.startswith("_") else "") + printable(text).replace("$", r"\$")
 
 
 def shortened(name: str, length: int = 22) -> str:

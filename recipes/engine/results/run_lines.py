@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitreg.train.runs.report import Report
+from vitreg.wording import cell
 
 
 def runs_csv(reports: Sequence[Report]) -> str:
@@ -16,7 +17,10 @@ def runs_csv(reports: Sequence[Report]) -> str:
     lines = [_line(report) for report in reports]
     writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    for line in lines:
+        writer.writerow(
+            {key: cell(value) if isinstance(value, str) else value for key, value in line.items()}
+        )
     return text.getvalue()
 
 

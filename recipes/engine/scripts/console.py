@@ -60,15 +60,16 @@ def _show(
     labels = {start.fingerprint: start.label for start in job.design.starts}
     body = rows(reports, read_paper_table(name), labels)
     below = [*notes(body), *told(job, reports, found, select)]
-    console.print(f"\n{job.title}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    console.print(as_rich(body))
-    for note in below:
-        console.print(note, markup=False, highlight=False)
     markdown = as_markdown(body, job.title, [*below, *computed_by(reports)])
     write_atomically(job.out / f"{name}.md", f"{markdown}\n{command(name, argv)}")
     write_atomically(job.out / f"{name}-runs.csv", runs_csv(reports))
     write_atomically(job.out / f"{name}.csv", as_csv(body))
     write_atomically(job.out / f"{name}.png", draw(body, reports, job.title))
+    # Nothing that may go wrong on a terminal comes before the files.
+    console.print(f"\n{job.title}", style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(as_rich(body))
+    for note in below:
+        console.print(note, markup=False, highlight=False)
     written = f"written: {job.out / name}.md, .csv, .png, -runs.csv and a folder for each run"
     console.print(written, markup=False, soft_wrap=True)
 

@@ -48,13 +48,13 @@ def run_segmentation_table(table: Table, *, description: str, argv: Sequence[str
             body = on_main(lambda: [row for models in found for row in rows(models)])
         share = job.design.shares[0]
         heading = f"{job.title}, trained on {share}"
-        console.print(f"\n{heading}", style="bold", markup=False, highlight=False, soft_wrap=True)
-        console.print(as_rich(body))
         below = [*notes(body), *job.notes]
-        for note in below:
-            console.print(note, markup=False, highlight=False)
         on_main(lambda: write_atomically(job.out / f"{table.name}.md", as_markdown(body, heading, below)))
         on_main(lambda: write_atomically(job.out / f"{table.name}.csv", as_csv(body)))
+        console.print(f"\n{heading}", style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(as_rich(body))
+        for note in below:
+            console.print(note, markup=False, highlight=False)
         console.print(f"written: {job.out / table.name}.md, .csv", markup=False, soft_wrap=True)
 
     return exit_code(script)

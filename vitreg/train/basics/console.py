@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 from rich.console import Console
 
@@ -18,13 +22,33 @@ from vitreg.train.basics.distributed import (
     follow,
     is_main,
 )
+from vitreg.wording import plain, plain_lines
+
+
+class HarmlessConsole(Console):
+    """A console on which nothing that is printed does anything, and that may end while work goes on.
+
+    Control characters in names of files are shown and not obeyed, and whoever reads with `| head` has read
+    enough without ending a training.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does."""
+        shown = (plain_lines(one) if isinstance(one, str) else one for one in objects)
+        super().print(*shown, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing from now on."""
+        self.quiet = True
+        with suppress(OSError, ValueError):  # a stream that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_console() -> Console:
     """Return what the main process prints to; the others have one that prints nothing."""
-    console = Console() if is_main() else Console(quiet=True, force_terminal=False)
+    console = HarmlessConsole() if is_main() else HarmlessConsole(quiet=True, force_terminal=False)
     # A file has no width to fit into.
-    return console if console.is_terminal else Console(width=160, quiet=console.quiet)
+    return console if console.is_terminal else HarmlessConsole(width=160, quiet=console.quiet)
 
 
 def exit_code(script: Callable[[Console], None]) -> int:
@@ -32,6 +56,9 @@ def exit_code(script: Callable[[Console], None]) -> int:
 
     Of several processes the main one alone has a console, and the first to fail says why.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without λ shows \u03bb
     connect()
     try:
         script(make_console())
@@ -40,7 +67,7 @@ def exit_code(script: Callable[[Console], None]) -> int:
         follow()
         return 2
     except (VitregError, OSError) as error:
-        line = f"error: {' '.join(str(error).split())}"
+        line = f"error: {plain(' '.join(str(error).split()))}"
         fail(lambda: print(line, file=sys.stderr, flush=True))
         return 2
     except KeyboardInterrupt:

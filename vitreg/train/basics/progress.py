@@ -9,8 +9,11 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+
+from vitreg.wording import plain
 
 
 class Progress:
@@ -49,7 +52,11 @@ class Progress:
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """Show a stage; yields the function that is told how much of it is done, and of how much."""
-        began, said, bar = time.monotonic(), 0.0, self._bars.add_task(name, total=None, left="")
+        began, said, bar = (
+            time.monotonic(),
+            0.0,
+            self._bars.add_task(escape(plain(name)), total=None, left=""),
+        )
 
         def update(done: int, total: int) -> None:
             nonlocal said
@@ -80,7 +87,8 @@ class Progress:
         self.run_number += 1
         if self._overall is not None:
             self._bars.update(
-                self._overall, description=f"run {self.run_number} of {self.num_runs} · {title}"
+                self._overall,
+                description=f"run {self.run_number} of {self.num_runs} · {escape(plain(title))}",
             )
 
     def advance(self, units: int) -> None:

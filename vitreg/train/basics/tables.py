@@ -8,6 +8,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any
 
+from vitreg.wording import cell, harmless_markdown, in_markdown
+
 
 def markdown(
     names: Sequence[str],
@@ -22,10 +24,14 @@ def markdown(
     `names` are the headings, `body` the cells of each row; the columns `words` are aligned to the left, the
     others, which are numbers, to the right.
     """
-    lines = [f"### {title}", "", "| " + " | ".join(names) + " |"]
+    lines = [f"### {harmless_markdown(title)}", "", "| " + " | ".join(names) + " |"]
     lines.append("|" + "|".join("---" if name in words else "--:" for name in names) + "|")
-    lines += ["| " + " | ".join(texts) + " |" for texts in body]
-    return "\n".join([*lines, "", *(f"- {note}" for note in below), ""])
+    for texts in body:
+        shown = [
+            in_markdown(text) if name in words else text for name, text in zip(names, texts, strict=True)
+        ]
+        lines.append("| " + " | ".join(shown) + " |")
+    return "\n".join([*lines, "", *(f"- {harmless_markdown(note)}" for note in below), ""])
 
 
 def csv_of(kind: type, rows: Sequence[Any]) -> str:
@@ -34,7 +40,9 @@ def csv_of(kind: type, rows: Sequence[Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     names = [field.name for field in fields(kind)]
     writer.writerow(names)
-    writer.writerows(
-        [["" if (value := getattr(row, name)) is None else value for name in names] for row in rows]
-    )
+    writer.writerows([[_cell(getattr(row, name)) for name in names] for row in rows])
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else cell(value) if isinstance(value, str) else value

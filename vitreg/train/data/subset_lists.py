@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from vitreg.errors import InputError
 from vitreg.train.data.samples import Folder, Sample
-from vitreg.wording import nearest
+from vitreg.wording import cell, nearest
 
 _Line = tuple[int, str, str]
 """The number of a line, from 1, its path and its label."""
@@ -69,8 +69,13 @@ def write_subset_list(names: Sequence[str], labels: Sequence[str], indices: Sequ
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "label"])
-    writer.writerows([names[index], labels[index]] for index in indices)
+    writer.writerows([_path(names[index]), cell(labels[index])] for index in indices)
     return text.getvalue()
+
+
+def _path(name: str) -> str:
+    """Return a path that no spreadsheet takes for a formula."""
+    return f"./{name}" if cell(name).startswith("'") else name
 
 
 def _name(folder: Folder, sample: Sample) -> str:
@@ -79,9 +84,13 @@ def _name(folder: Folder, sample: Sample) -> str:
 
 def _lines(path: Path) -> Iterator[_Line]:
     try:
-        texts = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise InputError(f"cannot read the list {path}: {error}") from error
+    if b"\0" in content:
+        raise InputError(f"cannot read the list {path}: expected a text in UTF-8, found other bytes")
+    # Names of files may be in another encoding, and are the same bytes on the disk.
+    texts = content.decode("utf-8-sig", errors="surrogateescape").splitlines()
     told = [
         (number, text)
         for number, text in enumerate(texts, start=1)
@@ -140,6 +149,7 @@ class _Finder:
 def _check_labels(path: Path, lines: Sequence[_Line], own: Sequence[int], classes: Sequence[str]) -> None:
     starts = [0, 1]  # where the list may count from, as far as its numbers say
     for (number, name, label), true in zip(lines, own, strict=True):
+        label = label if label in classes else label.removeprefix("'")  # as `write_subset_list` may begin it
         if label in classes:
             fits = label == classes[true]
         elif label.isdecimal():

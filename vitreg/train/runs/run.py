@@ -102,7 +102,8 @@ def complete(
         if task.train_names and c.share is not None:
             labels = [task.classes[label] for label in task.train_labels]
             listed = write_subset_list(task.train_names, labels, training_indices(run))
-            write_atomically(folder / TRAIN_LIST, listed)
+            # Names of files may be anything, and are the same when they are read again.
+            write_atomically(folder / TRAIN_LIST, listed.encode(errors="surrogateescape"))
         if c.method != SOURCE:
             write_atomically(folder / PREDICTIONS, task_predictions(task, logits))
         store_report(out, report)
