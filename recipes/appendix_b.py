@@ -7,18 +7,12 @@ As figure 1, whose models it shares where --out is the same, with twelve picture
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.figure import run_figure
+from engine.scripts.figure import attention_figure_script
 
 TABLE = Table("appendix_b", methods=("fine-tune", "GTA"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_figure(TABLE, description=__doc__, num_pictures=12, argv=argv)
-
+main = attention_figure_script(TABLE, __doc__, num_pictures=12)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,18 +9,12 @@ set, in its order, or by --pictures. The models are kept in --out: a second figu
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.figure import run_figure
+from engine.scripts.figure import attention_figure_script
 
 TABLE = Table("figure1", methods=("fine-tune", "GTA"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_figure(TABLE, description=__doc__, num_pictures=6, argv=argv)
-
+main = attention_figure_script(TABLE, __doc__, num_pictures=6)
 
 if __name__ == "__main__":
     sys.exit(main())

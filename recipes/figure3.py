@@ -9,18 +9,12 @@ known. Pictures are taken evenly, or by --pictures. The models are those of figu
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.segmentation import run_segmentation_figure
+from engine.scripts.segmentation import segmentation_figure_script
 
 TABLE = Table("figure3", methods=("fine-tune", "GTA"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_segmentation_figure(TABLE, description=__doc__, num_pictures=6, argv=argv)
-
+main = segmentation_figure_script(TABLE, __doc__, num_pictures=6)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,19 +12,13 @@ the three readings of Eq. (5)'s normalisation stand beside each other.
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
 from engine.results.curves import draw_lams
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 
 TABLE = Table("figure4", methods=("fine-tune", "GTA"), searches=True, select="none")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_table(TABLE, description=__doc__, draw=draw_lams, argv=argv)
-
+main = table_script(TABLE, __doc__, draw=draw_lams)
 
 if __name__ == "__main__":
     sys.exit(main())

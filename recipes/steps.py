@@ -9,19 +9,13 @@ happens on the way there, at ten moments of each run or every --measure-every st
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
 from engine.results.curves import draw_steps
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 
 TABLE = Table("steps", methods=("fine-tune", "GTA"), measures=10)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_table(TABLE, description=__doc__, draw=draw_steps, argv=argv)
-
+main = table_script(TABLE, __doc__, draw=draw_steps)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,19 +16,13 @@ A run that is finished is never run again: the same command goes on where it was
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 
 METHODS = ("fine-tune", "L2-SP", "BSS", "attention-only", "ffn-only", "GTA")
 TABLE = Table("table2", methods=METHODS, searches=True, rates=(0.15, 0.3, 0.5, 1.0), demo_seeds=(0, 1))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_table(TABLE, description=__doc__, argv=argv)
-
+main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

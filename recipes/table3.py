@@ -16,18 +16,12 @@ A run that is finished is never run again: the same command goes on where it was
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 
 TABLE = Table("table3", methods=("fine-tune", "block-output", "msa-output", "GTA"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_table(TABLE, description=__doc__, argv=argv)
-
+main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

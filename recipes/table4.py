@@ -10,18 +10,12 @@ or outlines are known. The models are those of the first of --rates or --shots.
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.segmentation import run_segmentation_table
+from engine.scripts.segmentation import segmentation_table_script
 
 TABLE = Table("table4", methods=("fine-tune", "GTA"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_segmentation_table(TABLE, description=__doc__, argv=argv)
-
+main = segmentation_table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,18 +9,12 @@ weighted by where the class token looks.
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 
 TABLE = Table("table5", methods=("fine-tune", "fine-tune+TransMix", "GTA", "GTA+TransMix"))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_table(TABLE, description=__doc__, argv=argv)
-
+main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

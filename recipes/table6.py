@@ -8,18 +8,12 @@ The demo's sources are its supervised one and one that is pre-trained by iBOT.
 """
 
 import sys
-from collections.abc import Sequence
 
 from engine.experiment.job import Table
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 
 TABLE = Table("table6", methods=("fine-tune", "GTA"), sources=("SL", "SSL"), searches=True, demo_seeds=(0, 1))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script on the command line's options, or `argv`, and return its exit code."""
-    return run_table(TABLE, description=__doc__, argv=argv)
-
+main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

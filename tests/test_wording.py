@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from vitreg.train.basics.console import HarmlessConsole
-from vitreg.train.basics.tables import csv_of, markdown
+from vitreg.train.basics.tables import TextTable, csv_of
 from vitreg.wording import cell, first_line, in_markdown, plain
 
 EVIL = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202egpj\nerror: none"
@@ -46,7 +46,7 @@ def test_markdown_has_no_links_pictures_or_html_of_a_name() -> None:
     shown = in_markdown(name)
     assert shown == r"\[a\](javascript:x) !\[b\](c) &lt;script&gt;\|\`\*\_"
     assert in_markdown("vit_small GTA+TransMix 15 %") == "vit_small GTA+TransMix 15 %"
-    table = markdown(["data", "gain"], [[name, "+1.0"]], words={"data"}, title=f"of {name}", below=[name])
+    table = TextTable({"data": [name], "gain": ["+1.0"]}, {"data"}).markdown(f"of {name}", [name])
     assert table.splitlines()[4] == f"| {shown} | +1.0 |"
     assert "](" not in table.replace(r"](", "](", 0).replace(r"]\(", "").replace(r"\](", "")
     assert "<script" not in table

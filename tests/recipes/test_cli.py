@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.experiment.job import Table
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 from engine.scripts.options import parse_lams
 from small_data import MODEL, write_picture
 
@@ -14,9 +14,7 @@ METHODS = ("fine-tune", "block-output", "msa-output", "GTA")
 
 
 def run(*arguments: str | Path) -> int:
-    return run_table(
-        Table("table3", methods=METHODS), description="", argv=[str(argument) for argument in arguments]
-    )
+    return table_script(Table("table3", methods=METHODS), "")([str(argument) for argument in arguments])
 
 
 def arguments(data: Path, weights: Path, out: Path) -> list[str | Path]:

@@ -10,7 +10,7 @@ from engine.demo import supervised as demo
 from engine.demo import world
 from engine.demo.dataset import SETTINGS, Drawn, drawn_start, drawn_task
 from engine.experiment.job import Table
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
 from engine.settings import GUIDED
 from vitreg.weights import read_weights
 
@@ -54,7 +54,7 @@ def test_demo_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     few = ["--steps", "1", "--seeds", "0", "--rates", "0.15", "--device", "cpu"]
     methods = ("fine-tune", "GTA")
     few += ["--out", str(tmp_path / "out")]
-    assert run_table(Table("table3", methods=methods), description="", argv=few) == 0
+    assert table_script(Table("table3", methods=methods), "")(few) == 0
     for text in (capsys.readouterr().out, (tmp_path / "out" / "table3.md").read_text()):
         assert "drawn pictures of a small world, not the paper's data sets" in text
         assert "compare the gains" in text

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from official_data import BOX, MAKERS, NEEDS_SCIPY, make_aircraft, make_cars, make_cub, make_pet, make_voc
 from PIL import Image
-from small_data import MODEL
 from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars, VOCSegmentation
 
 from engine.experiment.job import Table
-from engine.scripts.console import run_table
+from engine.scripts.console import table_script
+from small_data import MODEL
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.official.voc import VOC, read_voc
@@ -237,5 +237,5 @@ def test_table_runs_on_it_with_fewer_pictures_than_a_batch(tmp_path: Path, weigh
     given = ["--data", f"Pet={make_pet(tmp_path)}", "--weights", weights, "--model", MODEL, "--size", "32"]
     given += ["--steps", "2", "--batch-size", "8", "--rates", "0.15", "--seeds", "0", "--device", "cpu"]
     given += ["--out", tmp_path / "out"]  # 15 % are one picture of each class
-    assert run_table(Table("table3", methods=("fine-tune",)), description="", argv=list(map(str, given))) == 0
+    assert table_script(Table("table3", methods=("fine-tune",)), "")(list(map(str, given))) == 0
     assert len(list(tmp_path.glob("out/Pet_fine-tune_rate15_*/DONE"))) == 1

@@ -9,14 +9,13 @@ from rich.console import Console
 
 from engine.results.segmentation.table import (
     SegmentationRow,
-    as_csv,
-    as_markdown,
-    as_rich,
     notes,
     read_paper_jaccard,
     segmentation_rows,
+    text_table,
 )
 from vitreg.errors import InputError
+from vitreg.train.basics.tables import csv_of
 
 
 def measured(*jaccard: float, **change: Any) -> dict[str, Any]:
@@ -73,7 +72,7 @@ def test_rows() -> None:
 
 def test_text_on_voc() -> None:
     rows = list(table().values())
-    text = as_markdown(rows, "table4", notes(rows))
+    text = text_table(rows).markdown("table4", notes(rows))
     assert "| VOC | fine-tune | 2 | 11 | 0.360 ± 0.028 | -0.040 | 0.367 | -0.019 | 0.180 | 0.370 |" in text
     assert "| VOC | source |  | 11 | 0.400 |  | 0.386 |  | 0.200 | 0.410 |" in text
     assert "hold 60 % of the [CLS] attention of its best head in block 11" in text
@@ -95,14 +94,14 @@ def test_text_on_other_pictures() -> None:
 def test_terminal_shows_the_rows() -> None:
     console = Console(width=120)
     with console.capture() as captured:
-        console.print(as_rich(list(table().values())))
+        console.print(text_table(list(table().values())).rich())
     shown = captured.get()
     assert all(text in shown for text in ("fine-tune", "0.420 ± 0.014", "+0.020", "+0.013"))
 
 
 def test_csv_is_unrounded() -> None:
     rows = list(table().values())
-    written = list(csv.DictReader(io.StringIO(as_csv(rows))))
+    written = list(csv.DictReader(io.StringIO(csv_of(SegmentationRow, rows))))
     assert [row["model"] for row in written] == ["source", "fine-tune", "GTA"]
     assert float(written[1]["std"]) == rows[1].std
     assert written[0]["std"] == ""

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from engine.results.paper import PaperTable, read_paper_table
 from engine.results.points import draw
-from engine.results.rows import Row, as_csv, as_markdown, as_rich, cells, mixed, notes, rows
+from engine.results.rows import Row, mixed, notes, rows, text_table
+from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Configuration, Report
 from vitreg.train.training.hyperparameters import Hyperparameters
@@ -104,7 +105,7 @@ def test_sources_stand_beside_each_other_and_beside_the_paper_s() -> None:
     ]
     assert [row.paper for row in table[2:]] == [38.31, 48.32, 41.376, 51.525]
     assert [row.gain for row in table[2:]] == [0.0, 5.0, 0.0, 5.0]
-    assert "source" in cells(table)[0]
+    assert "source" in text_table(table).columns
     assert draw(table, [], "t") != draw(table[2:4], [], "t")
 
 
@@ -140,9 +141,9 @@ def test_one_seed_has_no_deviation_and_shots_have_no_paper() -> None:
     shots = Share(shots=5)
     table = rows([report("CUB", "fine-tune", 0, 30.0, share=shots)], PAPER)
     assert (table[0].std, table[0].paper, table[0].difference, table[0].object_share) == (None,) * 4
-    names, body = cells(table)
+    names, body = list(text_table(table).columns), text_table(table).rows
     assert names == ["data", "trained on", "method", "seeds", "top-1"]
-    assert body == [["CUB", "5 per class", "fine-tune", "1", "30.0"]]
+    assert body == [("CUB", "5 per class", "fine-tune", "1", "30.0")]
 
 
 def test_each_lam_and_share_is_a_row() -> None:
@@ -174,7 +175,7 @@ def test_the_table_is_a_pure_function_of_the_runs() -> None:
 
 def test_csv_is_unrounded_and_complete() -> None:
     table = rows(reports(), PAPER)
-    read = list(csv.DictReader(io.StringIO(as_csv(table))))
+    read = list(csv.DictReader(io.StringIO(csv_of(Row, table))))
     assert list(read[0]) == [field.name for field in dataclasses.fields(Row)]
     assert float(read[1]["std"]) == table[1].std
     assert read[0]["top1"] == ""
@@ -182,19 +183,19 @@ def test_csv_is_unrounded_and_complete() -> None:
 
 def test_markdown_and_terminal_show_the_same_cells() -> None:
     table = rows(reports(), PAPER)
-    markdown = as_markdown(table, "The title", notes(table))
+    markdown = text_table(table).markdown("The title", notes(table))
     assert "| GTA | 10 | 2 | 43.5 ± 2.1 | +11.5 | 67.0 | +12.0 |" in markdown
     lines = markdown.splitlines()
     assert lines[0] == "### The title"
     assert {line.count("|") for line in lines[2:7]} == {lines[2].count("|")}
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(as_rich(table))
+    console.print(text_table(table).rich())
     shown = console.export_text()
-    for text in cells(table)[1]:
+    for text in text_table(table).rows:
         assert all(cell in shown for cell in text[1:])
     assert "birds" not in shown  # one data set: its name is in the title
     narrow = Console(width=80, record=True, file=io.StringIO())
-    narrow.print(as_rich(table))
+    narrow.print(text_table(table).rich())
     assert "…" not in narrow.export_text()
 
 

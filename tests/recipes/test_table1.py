@@ -133,7 +133,10 @@ def test_download_is_for_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[tuple[str, Path]] = []
-    monkeypatch.setattr("table1.download", lambda layout, place, say: asked.append((layout.name, place)))
+    monkeypatch.setattr(
+        "engine.scripts.counting.download_archives",
+        lambda layout, place, say: asked.append((layout.name, place)),
+    )
     data = [f"CUB={make_cub(tmp_path)}", f"Pet={tmp_path / 'pets'}"]
     assert run("--data", *data, "--download", "--out", tmp_path / "out") == 2  # Pet did not come
     assert asked == [("Pet", tmp_path / "pets")]

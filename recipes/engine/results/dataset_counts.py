@@ -6,16 +6,14 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.box import HORIZONTALS
-from rich.table import Table
-
 from engine.results.paper import PAPER
 from vitreg.errors import InputError
-from vitreg.train.basics.tables import csv_of, markdown
+from vitreg.train.basics.tables import TextTable
 from vitreg.train.data.samples import Folder
 from vitreg.train.data.subset import Share, stratified
 
 RATES = (0.15, 0.3, 0.5, 1.0)
+_COUNTED = {"data": "data", "classes": "classes", "training": "train", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -105,35 +103,13 @@ def notes(rows: Sequence[Counts]) -> list[str]:
     return said
 
 
-def _cells(rows: Sequence[Counts]) -> tuple[list[str], list[list[str]]]:
-    names = ["data", "classes", "training", "test", *(f"{100 * rate:g} %" for rate in RATES), "object"]
-    names += ["paper: classes", "training", "test"]
-    body = []
-    for row in rows:
-        at = ["–" if value is None else str(value) for value in (row.at_15, row.at_30, row.at_50, row.at_100)]
-        printed = [str(value or "") for value in (row.paper_classes, row.paper_train, row.paper_test)]
-        body.append([row.data, *map(str, (row.classes, row.train, row.test)), *at, row.objects, *printed])
-    return names, body
-
-
-def as_rich(rows: Sequence[Counts]) -> Table:
-    """Return the table for the terminal."""
-    names, body = _cells(rows)
-    drawn = Table(box=HORIZONTALS, pad_edge=False, padding=0)
-    for name in names:
-        drawn.add_column(name, justify="left" if name in ("data", "object") else "right", overflow="fold")
-    for texts in body:
-        drawn.add_row(*texts)
-    return drawn
-
-
-def as_markdown(rows: Sequence[Counts], left_out: Sequence[str]) -> str:
-    """Return the table as GitHub's Markdown, with what differs and what is left out."""
-    names, body = _cells(rows)
-    title = "table1: the data sets as found, beside the paper's counts"
-    return markdown(names, body, words=("data", "object"), title=title, below=[*notes(rows), *left_out])
-
-
-def as_csv(rows: Sequence[Counts]) -> str:
-    """Return the table as CSV, one column per field of `Counts`."""
-    return csv_of(Counts, rows)
+def text_table(rows: Sequence[Counts]) -> TextTable:
+    """Return the counts as text."""
+    columns = {name: [str(getattr(row, field)) for row in rows] for name, field in _COUNTED.items()}
+    for rate in RATES:
+        at = [getattr(row, f"at_{100 * rate:g}") for row in rows]
+        columns[f"{100 * rate:g} %"] = ["–" if value is None else str(value) for value in at]
+    columns["object"] = [row.objects for row in rows]
+    for name in ("classes", "train", "test"):
+        columns[f"paper: {name}"] = [str(getattr(row, f"paper_{name}") or "") for row in rows]
+    return TextTable(columns, ("data", "object"))

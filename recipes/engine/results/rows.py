@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, stdev
 
-from rich.box import HORIZONTALS
-from rich.markup import escape
-from rich.table import Table
-
 from engine.results.paper import PaperTable
-from vitreg.train.basics.tables import csv_of, markdown
+from vitreg.train.basics.tables import TextTable, number, signed
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
 from vitreg.wording import listed
 
-_LEFT = ("data", "source", "trained on", "method")  # columns of words; the others are numbers
+_WORDS = ("data", "source", "trained on", "method")
 
 
 @dataclass(frozen=True)
@@ -173,64 +170,25 @@ def mixed(reports: Iterable[Report]) -> list[str]:
     return [f"warning: not all runs were computed alike: {listed(told)}"] if told else []
 
 
-def cells(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows as text, without the columns that no row fills."""
+def text_table(table: Sequence[Row]) -> TextTable:
+    """Return the rows as text; data set and number of seeds are hidden where they are the same in all."""
+    seeds = ["" if row.method == SOURCE else str(row.num_seeds) for row in table]
     columns = {
         "data": [row.data for row in table],
         "source": [row.source for row in table],
         "trained on": [row.share for row in table],
         "method": [row.method for row in table],
         "λ": ["" if row.lam is None else f"{row.lam:g}" for row in table],
-        "seeds": ["" if row.method == SOURCE else str(row.num_seeds) for row in table],
-        "top-1": [_plus_minus(row.top1, row.std) for row in table],
-        "gain": [_signed(None if row.method == BASELINE else row.gain) for row in table],
-        "paper": [_number(row.paper) for row in table],
-        "paper's gain": [_signed(None if row.method == BASELINE else row.paper_gain) for row in table],
-        "ours − paper": [_signed(row.difference) for row in table],
-        "on object": [_plus_minus(row.object_share, row.object_share_std) for row in table],
-        "Jaccard": [_plus_minus(row.jaccard, row.jaccard_std) for row in table],
+        "seeds": seeds,
+        "top-1": [number(row.top1, std=row.std) for row in table],
+        "gain": [signed(None if row.method == BASELINE else row.gain) for row in table],
+        "paper": [number(row.paper) for row in table],
+        "paper's gain": [signed(None if row.method == BASELINE else row.paper_gain) for row in table],
+        "ours − paper": [signed(row.difference) for row in table],
+        "on object": [number(row.object_share, std=row.object_share_std) for row in table],
+        "Jaccard": [number(row.jaccard, std=row.jaccard_std) for row in table],
     }
-    kept = {name: values for name, values in columns.items() if any(values)}
-    return list(kept), [list(values) for values in zip(*kept.values(), strict=True)]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.1f}"
-
-
-def _plus_minus(mean: float | None, std: float | None) -> str:
-    return _number(mean) + ("" if std is None else f" ± {std:.1f}")
-
-
-def as_rich(table: Sequence[Row]) -> Table:
-    """Return the table for the terminal; what is the same in all rows is left out, to fit narrow ones."""
-    names, body = cells(table)
-    constant = {
-        name
-        for name, *texts in zip(names, *body, strict=True)
-        if name in ("data", "seeds") and len(set(filter(None, texts))) == 1
-    }
-    drawn = Table(box=HORIZONTALS, pad_edge=False, padding=0)
-    shown = [place for place, name in enumerate(names) if name not in constant]
-    for place in shown:
-        drawn.add_column(names[place], justify="left" if names[place] in _LEFT else "right", overflow="fold")
-    for row, texts, following in zip(table, body, [*table[1:], None], strict=True):
-        group = (row.data, row.share, row.source)
-        ends = following is None or group != (following.data, following.share, following.source)
-        drawn.add_row(*(escape(texts[place]) for place in shown), end_section=ends)
-    return drawn
-
-
-def as_markdown(table: Sequence[Row], title: str, below: Sequence[str]) -> str:
-    """Return the table as GitHub's Markdown, with what is to be said below it."""
-    names, body = cells(table)
-    return markdown(names, body, words=_LEFT, title=title, below=below)
-
-
-def as_csv(table: Sequence[Row]) -> str:
-    """Return the table as CSV, unrounded, one column per field of `Row`."""
-    return csv_of(Row, table)
+    hidden = [name for name in ("data", "seeds") if len(set(filter(None, columns[name]))) == 1]
+    groups = [(row.data, row.share, row.source) for row in table]
+    ends = [place for place, (one, next_one) in enumerate(pairwise(groups)) if one != next_one]
+    return TextTable(columns, _WORDS, hidden, [*ends, len(groups) - 1])

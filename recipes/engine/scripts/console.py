@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from engine.experiment.job import Job, Table
 from engine.experiment.search import Choice, choices, chosen, only_chosen, said
 from engine.results.paper import read_paper_table
 from engine.results.points import draw as draw_points
-from engine.results.rows import Row, as_csv, as_markdown, as_rich, mixed, notes, rows
+from engine.results.rows import Row, mixed, notes, rows, text_table
 from engine.results.run_lines import runs_csv
 from engine.scripts.options import parser
 from engine.scripts.prepare import prepare
@@ -22,28 +23,33 @@ from vitreg.files import write_atomically
 from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
+from vitreg.train.basics.tables import TextTable, csv_of
 from vitreg.train.runs.plan import Design, Run, plan, plan_search
 from vitreg.train.runs.report import Report
+
+Main = Callable[..., int]
+"""A script's `main`: of a command line, or of that of the process without one, to the exit code."""
 
 Drawing = Callable[[Sequence[Row], Sequence[Report], str], bytes]
 """From a table's rows, the reports behind them and its title to a PNG file."""
 
 
-def run_table(
-    table: Table, *, description: str, draw: Drawing = draw_points, argv: Sequence[str] | None = None
-) -> int:
-    """Run a table's script, with its picture by `draw`, and return the exit code."""
+def table_script(table: Table, description: str | None, *, draw: Drawing = draw_points) -> Main:
+    """Return the `main` of a table's script, with its picture by `draw`."""
 
-    def script(console: Console) -> None:
-        arguments = parser(table.name, description)
-        arguments.set_defaults(select=table.select)
-        options = arguments.parse_args(argv)
-        with Progress(console) as progress:
-            job = prepare(table, options, progress=progress)
-            _, reports, found = measured(job, job.design, options, progress)
-        on_main(lambda: _show(console, table.name, job, reports, found, options.select, draw, argv))
+    def main(argv: Sequence[str] | None = None) -> int:
+        """Run the script on the command line's options, or `argv`, and return its exit code."""
 
-    return exit_code(script)
+        def script(console: Console) -> None:
+            options = parser(table, description).parse_args(argv)
+            with Progress(console) as progress:
+                job = prepare(table, options, progress=progress)
+                _, reports, found = measured(job, job.design, options, progress)
+            on_main(lambda: _show(console, table.name, job, reports, found, options.select, draw, argv))
+
+        return exit_code(script)
+
+    return main
 
 
 def _show(
@@ -60,18 +66,33 @@ def _show(
     labels = {start.fingerprint: start.label for start in job.design.starts}
     body = rows(reports, read_paper_table(name), labels)
     below = [*notes(body), *told(job, reports, found, select)]
-    markdown = as_markdown(body, job.title, [*below, *computed_by(reports)])
-    write_atomically(job.out / f"{name}.md", f"{markdown}\n{command(name, argv)}")
+    stored = [*below, *computed_by(reports)]
     write_atomically(job.out / f"{name}-runs.csv", runs_csv(reports))
-    write_atomically(job.out / f"{name}.csv", as_csv(body))
     write_atomically(job.out / f"{name}.png", draw(body, reports, job.title))
-    # Nothing that may go wrong on a terminal comes before the files.
-    console.print(f"\n{job.title}", style="bold", markup=False, highlight=False, soft_wrap=True)
-    console.print(as_rich(body))
-    for note in below:
-        console.print(note, markup=False, highlight=False)
+    show_table(console, job.out / name, job.title, text_table(body), below, csv_of(Row, body), stored, argv)
     written = f"written: {job.out / name}.md, .csv, .png, -runs.csv and a folder for each run"
     console.print(written, markup=False, soft_wrap=True)
+
+
+def show_table(
+    console: Console,
+    place: Path,
+    title: str,
+    table: TextTable,
+    below: Sequence[str],
+    numbers: str,
+    stored: Sequence[str],
+    argv: Sequence[str] | None,
+) -> None:
+    """Write a table to `place`.md, with its command, and .csv, and print it with what is said `below` it."""
+    text = f"{table.markdown(title, stored)}\n{command(place.name, argv)}"
+    write_atomically(place.with_name(f"{place.name}.md"), text)
+    write_atomically(place.with_name(f"{place.name}.csv"), numbers)
+    # Nothing that may go wrong on a terminal comes before the files.
+    console.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(table.rich())
+    for note in below:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def command(name: str, argv: Sequence[str] | None) -> str:

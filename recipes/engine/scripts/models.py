@@ -7,12 +7,15 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from rich.console import Console
+
 import vitreg
 from engine.experiment.job import Job, Table
-from engine.scripts.console import measured, told
+from engine.scripts.console import Main, measured, told
 from engine.scripts.options import parser
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
+from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.models.start import Start
@@ -32,13 +35,35 @@ class Models:
     runs: tuple[Run, ...]
 
 
-def figure_parser(name: str, description: str, select: str) -> ArgumentParser:
+def figure_parser(table: Table, description: str | None) -> ArgumentParser:
     """Return the table scripts' parser with the options of a figure."""
-    options = parser(name, description)
-    options.set_defaults(select=select)
+    options = parser(table, description)
     options.add_argument("--pictures", nargs="+", type=int, metavar="INDEX", help="by their place, from 0")
     options.add_argument("--block", type=int, help="whose attention is looked at, from 0")
     return options
+
+
+def figure_script(
+    table: Table,
+    make_parser: Callable[[], ArgumentParser],
+    draw: Callable[[Namespace, Progress], tuple[Job, list[str]]],
+) -> Main:
+    """Return the `main` of a figure's script: `draw` returns the job and the files that it has written."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        """Run the script on the command line's options, or `argv`, and return its exit code."""
+
+        def script(console: Console) -> None:
+            options = make_parser().parse_args(argv)
+            with Progress(console) as progress:
+                job, written = draw(options, progress)
+            for note in job.notes:
+                console.print(note, markup=False, highlight=False)
+            console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
+
+        return exit_code(script)
+
+    return main
 
 
 def trained(

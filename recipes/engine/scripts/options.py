@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from engine.experiment.job import Table
 from vitreg.errors import InputError
 from vitreg.train.data.subset import Share
 from vitreg.train.models.pretrained import FORMS
@@ -23,9 +24,10 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message} (see --help)")
 
 
-def parser(name: str, description: str) -> argparse.ArgumentParser:
-    """Return the parser of the table script `name`; options that are not given are None."""
-    options = Parser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(table: Table, description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a table's script; options that are not given are None."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    options = Parser(table.name, description=description, formatter_class=formatter)
     add = options.add_argument
     data = (
         "pictures in train/CLASS beside test/CLASS, with index.csv, in an official layout or archive, or "
@@ -67,7 +69,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         "how the best λ is found: on a part of the training pictures that is held out, on the test pictures, "
         "as the paper may have done, or not at all: then each is a row"
     )
-    add("--select", choices=("validation", "test", "none"), default="validation", help=selects)
+    add("--select", choices=("validation", "test", "none"), default=table.select, help=selects)
     held = "share of each class's training pictures that is held out to choose by (0.2)"
     add("--hold-out", type=part, default=0.2, metavar="RATE", help=held)
     measured = "measure accuracy and attention every N steps too, for the curves in each report"

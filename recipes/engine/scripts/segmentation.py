@@ -15,21 +15,23 @@ from engine.data.scenes import Scenes, task_scenes, voc_scenes
 from engine.experiment.job import Job, Table
 from engine.results.segmentation.jaccard import mask_jaccard, masks_of, segmentation_jaccard
 from engine.results.segmentation.picture import draw_segmentation
-from engine.results.segmentation.table import (
-    SegmentationRow,
-    as_csv,
-    as_markdown,
-    as_rich,
-    notes,
-    segmentation_rows,
+from engine.results.segmentation.table import SegmentationRow, notes, segmentation_rows, text_table
+from engine.scripts.console import Main, show_table
+from engine.scripts.models import (
+    Models,
+    chosen_pictures,
+    figure_parser,
+    figure_script,
+    title,
+    trained,
 )
-from engine.scripts.models import Models, chosen_pictures, figure_parser, title, trained
 from engine.scripts.options import rate
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
 from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
+from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.official import unpacked
 from vitreg.train.data.official.voc import VOC, read_voc
@@ -37,49 +39,42 @@ from vitreg.train.runs.run import stored_model
 from vitreg.train.training.attention_metrics import MASS
 
 
-def run_segmentation_table(table: Table, *, description: str, argv: Sequence[str] | None = None) -> int:
-    """Measure the models' attention against the objects, in the first share, and return the exit code."""
+def segmentation_table_script(table: Table, description: str | None) -> Main:
+    """Return the `main` of table 4: the models' attention against the objects, in the first share."""
 
-    def script(console: Console) -> None:
-        options = _parser(table.name, description, table.select).parse_args(argv)
-        with Progress(console) as progress:
-            job, found, scenes = _prepared(table, options, progress, all_seeds=True)
-            rows = partial(_rows, known=scenes, job=job, options=options, progress=progress)
-            body = on_main(lambda: [row for models in found for row in rows(models)])
-        share = job.design.shares[0]
-        heading = f"{job.title}, trained on {share}"
-        below = [*notes(body), *job.notes]
-        on_main(lambda: write_atomically(job.out / f"{table.name}.md", as_markdown(body, heading, below)))
-        on_main(lambda: write_atomically(job.out / f"{table.name}.csv", as_csv(body)))
-        console.print(f"\n{heading}", style="bold", markup=False, highlight=False, soft_wrap=True)
-        console.print(as_rich(body))
-        for note in below:
-            console.print(note, markup=False, highlight=False)
-        console.print(f"written: {job.out / table.name}.md, .csv", markup=False, soft_wrap=True)
+    def main(argv: Sequence[str] | None = None) -> int:
+        """Run the script on the command line's options, or `argv`, and return its exit code."""
 
-    return exit_code(script)
+        def script(console: Console) -> None:
+            options = _parser(table, description).parse_args(argv)
+            with Progress(console) as progress:
+                job, found, scenes = _prepared(table, options, progress, all_seeds=True)
+                rows = partial(_rows, known=scenes, job=job, options=options, progress=progress)
+                body = on_main(lambda: [row for models in found for row in rows(models)])
+            title, below = f"{job.title}, trained on {job.design.shares[0]}", [*notes(body), *job.notes]
+            place, numbers = job.out / table.name, csv_of(SegmentationRow, body)
+            text = text_table(body)
+            on_main(lambda: show_table(console, place, title, text, below, numbers, below, argv))
+            console.print(f"written: {place}.md, .csv", markup=False, soft_wrap=True)
 
+        return exit_code(script)
 
-def run_segmentation_figure(
-    table: Table, *, description: str, num_pictures: int, argv: Sequence[str] | None = None
-) -> int:
-    """Draw what the models' attention covers, a file for each data set, and return the exit code."""
-
-    def script(console: Console) -> None:
-        options = _parser(table.name, description, table.select).parse_args(argv)
-        with Progress(console) as progress:
-            job, found, scenes = _prepared(table, options, progress, num_pictures=num_pictures)
-            draw = partial(_drawn, scenes=scenes, job=job, options=options, num_pictures=num_pictures)
-            written = on_main(lambda: [draw(models) for models in found])
-        for note in job.notes:
-            console.print(note, markup=False, highlight=False)
-        console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
-
-    return exit_code(script)
+    return main
 
 
-def _parser(name: str, description: str, select: str) -> ArgumentParser:
-    options = figure_parser(name, description, select)
+def segmentation_figure_script(table: Table, description: str | None, *, num_pictures: int) -> Main:
+    """Return the `main` of figure 3: what the models' attention covers, a file for each data set."""
+
+    def draw(options: Namespace, progress: Progress) -> tuple[Job, list[str]]:
+        job, found, scenes = _prepared(table, options, progress, num_pictures=num_pictures)
+        one = partial(_drawn, scenes=scenes, job=job, options=options, num_pictures=num_pictures)
+        return job, on_main(lambda: [one(models) for models in found])
+
+    return figure_script(table, lambda: _parser(table, description), draw)
+
+
+def _parser(table: Table, description: str | None) -> ArgumentParser:
+    options = figure_parser(table, description)
     voc = "PASCAL VOC 2012, or its archive, to measure on; without: each data set's own test pictures"
     options.add_argument("--voc", type=Path, metavar="DIR", help=voc)
     mass = f"of the attention that the patches hold which count as attended ({MASS:g})"

@@ -1,37 +1,64 @@
-"""A table of text as Markdown, and rows of numbers as CSV."""
+"""A table of text, for the terminal and as Markdown, and rows of numbers as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Sequence
-from dataclasses import fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
+
+from rich.box import HORIZONTALS
+from rich.markup import escape
+from rich.table import Table
 
 from vitreg.wording import cell, harmless_markdown, in_markdown
 
 
-def markdown(
-    names: Sequence[str],
-    body: Sequence[Sequence[str]],
-    *,
-    words: Collection[str],
-    title: str,
-    below: Sequence[str],
-) -> str:
-    """Return a table as GitHub's Markdown, with a heading, and what is to be said below it.
+@dataclass(frozen=True)
+class TextTable:
+    """A table by its columns, without those that no row fills.
 
-    `names` are the headings, `body` the cells of each row; the columns `words` are aligned to the left, the
-    others, which are numbers, to the right.
+    Attributes:
+        columns: the cells of each column, by its heading.
+        words: the columns that are aligned to the left; the others are numbers.
+        hidden: columns that are left out in the terminal, to fit narrow ones.
+        ends: the rows behind which the terminal shows a line.
     """
-    lines = [f"### {harmless_markdown(title)}", "", "| " + " | ".join(names) + " |"]
-    lines.append("|" + "|".join("---" if name in words else "--:" for name in names) + "|")
-    for texts in body:
-        shown = [
-            in_markdown(text) if name in words else text for name, text in zip(names, texts, strict=True)
+
+    columns: Mapping[str, Sequence[str]]
+    words: Collection[str]
+    hidden: Collection[str] = ()
+    ends: Collection[int] = ()
+
+    def __post_init__(self) -> None:
+        filled = {name: cells for name, cells in self.columns.items() if any(cells)}
+        object.__setattr__(self, "columns", filled)
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of each row."""
+        return list(zip(*self.columns.values(), strict=True))
+
+    def rich(self) -> Table:
+        """Return the table for the terminal."""
+        drawn = Table(box=HORIZONTALS, pad_edge=False, padding=0)
+        shown = {name: cells for name, cells in self.columns.items() if name not in self.hidden}
+        for name in shown:
+            drawn.add_column(name, justify="left" if name in self.words else "right", overflow="fold")
+        for place, cells in enumerate(zip(*shown.values(), strict=True)):
+            drawn.add_row(*map(escape, cells), end_section=place in self.ends)
+        return drawn
+
+    def markdown(self, title: str, below: Sequence[str]) -> str:
+        """Return the table as GitHub's Markdown, with a heading, and what is to be said below it."""
+        lines = [f"### {harmless_markdown(title)}", "", "| " + " | ".join(self.columns) + " |"]
+        lines.append("|" + "|".join("---" if name in self.words else "--:" for name in self.columns) + "|")
+        columns = [
+            map(in_markdown, cells) if name in self.words else cells for name, cells in self.columns.items()
         ]
-        lines.append("| " + " | ".join(shown) + " |")
-    return "\n".join([*lines, "", *(f"- {harmless_markdown(note)}" for note in below), ""])
+        lines += ["| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True)]
+        return "\n".join([*lines, "", *(f"- {harmless_markdown(note)}" for note in below), ""])
 
 
 def csv_of(kind: type, rows: Sequence[Any]) -> str:
@@ -46,3 +73,14 @@ def csv_of(kind: type, rows: Sequence[Any]) -> str:
 
 def _cell(value: Any) -> Any:
     return "" if value is None else cell(value) if isinstance(value, str) else value
+
+
+def number(value: float | None, *, digits: int = 1, std: float | None = None) -> str:
+    """Return a number as a cell, with its deviation where there is one; nothing for None."""
+    text = "" if value is None else f"{value:.{digits}f}"
+    return text if std is None else f"{text} ± {std:.{digits}f}"
+
+
+def signed(value: float | None, *, digits: int = 1) -> str:
+    """Return a number as a cell with its sign; nothing for None."""
+    return "" if value is None else f"{value:+.{digits}f}"

@@ -8,21 +8,15 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from rich.box import HORIZONTALS
-from rich.markup import escape
-from rich.table import Table
-
 from engine.results.paper import PAPER
 from vitreg.errors import InputError
-from vitreg.train.basics.tables import csv_of, markdown
+from vitreg.train.basics.tables import TextTable, number, signed
 from vitreg.train.data.official.voc import VOC
 from vitreg.train.training.methods import SOURCE
 from vitreg.wording import listed
 
 PRE_TRAINED = "pre-trained (SSL)"
 """What the paper calls the model before any training."""
-
-_LEFT = ("data", "model")  # columns of words; the others are numbers
 
 
 @dataclass(frozen=True)
@@ -148,49 +142,18 @@ def _counted(row: SegmentationRow) -> str:
     return f"{row.num_pictures} of {total} pictures: {row.num_left_out} without any object are not counted."
 
 
-def _cells(table: Sequence[SegmentationRow]) -> tuple[list[str], list[list[str]]]:
-    """Return headings and rows as text, without the columns that no row fills."""
+def text_table(table: Sequence[SegmentationRow]) -> TextTable:
+    """Return the rows as text."""
     columns = {
         "data": [row.data for row in table],
         "model": [row.model for row in table],
         "seeds": ["" if row.model == SOURCE else str(row.num_seeds) for row in table],
         "block": [str(row.block) for row in table],
-        "Jaccard": [_number(row.jaccard) + ("" if row.std is None else f" ± {row.std:.3f}") for row in table],
-        "gain": [_signed(row.gain) for row in table],
-        "paper": [_number(row.paper) for row in table],
-        "paper's gain": [_signed(row.paper_gain) for row in table],
-        "mean attention": [_number(row.mean_attention) for row in table],
-        "objects as one": [_number(row.foreground) for row in table],
+        "Jaccard": [number(row.jaccard, digits=3, std=row.std) for row in table],
+        "gain": [signed(row.gain, digits=3) for row in table],
+        "paper": [number(row.paper, digits=3) for row in table],
+        "paper's gain": [signed(row.paper_gain, digits=3) for row in table],
+        "mean attention": [number(row.mean_attention, digits=3) for row in table],
+        "objects as one": [number(row.foreground, digits=3) for row in table],
     }
-    kept = {name: values for name, values in columns.items() if any(values)}
-    return list(kept), [list(values) for values in zip(*kept.values(), strict=True)]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}"
-
-
-def as_rich(table: Sequence[SegmentationRow]) -> Table:
-    """Return the table for the terminal."""
-    names, body = _cells(table)
-    drawn = Table(box=HORIZONTALS, pad_edge=False, padding=0)
-    for name in names:
-        drawn.add_column(name, justify="left" if name in _LEFT else "right", overflow="fold")
-    for texts in body:
-        drawn.add_row(*map(escape, texts))
-    return drawn
-
-
-def as_markdown(table: Sequence[SegmentationRow], title: str, below: Sequence[str]) -> str:
-    """Return the table as GitHub's Markdown, with what is to be said below it."""
-    names, body = _cells(table)
-    return markdown(names, body, words=_LEFT, title=title, below=below)
-
-
-def as_csv(table: Sequence[SegmentationRow]) -> str:
-    """Return the table as CSV, unrounded, one column per field of `SegmentationRow`."""
-    return csv_of(SegmentationRow, table)
+    return TextTable(columns, ("data", "model"))

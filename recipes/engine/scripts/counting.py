@@ -1,0 +1,95 @@
+"""Data sets counted as they lie on the disk, beside the paper's counts: the script of table 1."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from engine.results.dataset_counts import Counts, count, notes, text_table
+from engine.scripts.console import Main, show_table
+from engine.scripts.options import named_places
+from vitreg.errors import InputError
+from vitreg.files import prepare_out
+from vitreg.train.basics.console import exit_code
+from vitreg.train.basics.distributed import on_main
+from vitreg.train.basics.tables import csv_of
+from vitreg.train.data.archives import is_archive
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.official import LAYOUTS, layout_of, unpacked
+from vitreg.train.data.official.download import download_archives
+from vitreg.train.data.official.voc import VOC, read_voc
+from vitreg.train.folder_task import data_root
+from vitreg.wording import listed
+
+
+def counting_script(name: str, description: str | None) -> Main:
+    """Return the `main` of a script that counts what `--data` names and writes the table into `--out`."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        """Run the script on the command line's options, or `argv`, and return its exit code."""
+        chosen = _parser(name, description).parse_args(argv)
+        return exit_code(lambda console: on_main(lambda: _count(console, name, chosen, argv)))
+
+    return main
+
+
+def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    options = argparse.ArgumentParser(name, description=description, formatter_class=formatter)
+    options.add_argument("--data", nargs="+", metavar="NAME=DIR", default=[], help="folders or archives")
+    options.add_argument("--download", action="store_true", help="first fetch what is missing into its DIR")
+    options.add_argument("--out", type=Path, default=Path("runs/table1"), help="folder of the table")
+    return options
+
+
+def _count(console: Console, name: str, chosen: argparse.Namespace, argv: Sequence[str] | None) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    cache = chosen.out.resolve().parent / "cache"
+    places = named_places(chosen.data)
+    folders = {name: data_root(place, cache, say=say) for name, place in places.items()}
+    if not folders:
+        for layout in LAYOUTS:
+            say(f"--data {layout.name}=DIR  {layout.advice}")
+        raise InputError("no data: give at least one of the above, --data NAME=DIR")
+    found = {name: _look(name, place, chosen.download, say) for name, place in folders.items()}
+    rows = [counts for counts in found.values() if isinstance(counts, Counts)]
+    unusable = {name: error for name, error in found.items() if isinstance(error, Exception)}
+    left_out = [f"{name} is left out: {error}" for name, error in unusable.items()]
+    given = {name.lower() for name in folders}
+    left_out += [
+        f"{layout.name} is not given and left out. {layout.advice}"
+        for layout in LAYOUTS
+        if layout.name.lower() not in given
+    ]
+    below = [*notes(rows), *left_out]
+    if rows:
+        prepare_out(chosen.out)
+        place, table, numbers = chosen.out / name, text_table(rows), csv_of(Counts, rows)
+        title = f"{name}: the data sets as found, beside the paper's counts"
+        show_table(console, place, title, table, below, numbers, below, argv)
+        say(f"written: {place}.md, .csv")
+    else:
+        for text in below:
+            say(text)
+    if unusable:
+        raise InputError(f"not usable, as said above: {listed(unusable)}")
+
+
+def _look(name: str, place: Path, fetch: bool, say: Callable[[str], None]) -> Counts | Exception | None:
+    """Return what lies in `place`, or why it cannot be used; None of VOC, which has no classes to count."""
+    try:
+        layout = layout_of(name)
+        if fetch and layout is not None and not is_archive(place) and layout.find(place) is None:
+            download_archives(layout, place, say=say)
+        if layout is not VOC:
+            return count(name, read_folder(place, name=name, say=say))
+        pictures = read_voc(unpacked(place, name, say=say))
+        say(f"{name}: {len(pictures)} pictures of {VOC.title} val with masks (for table 4)")
+    except (InputError, OSError) as error:
+        return error
+    return None
