@@ -178,15 +178,6 @@ def test_a_part_that_is_gone(images: Tensor) -> None:
             reg.penalty()
 
 
-def test_masked_positions(images: Tensor) -> None:
-    from transformers import Dinov2Config, Dinov2Model
-
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = Dinov2Model(Dinov2Config(**sizes, image_size=32, patch_size=8)).train()
-    with vitreg.attach(model), refuses(UnsupportedModelError, "images alone", "further arguments"):
-        model(images, bool_masked_pos=torch.ones(4, 16, dtype=torch.bool))
-
-
 @pytest.mark.parametrize("target", ["features", "block_output"])
 def test_dropped_patches_whatever_is_read(target: str, images: Tensor) -> None:
     model = make_vit(patch_drop_rate=0.5).train()

@@ -77,7 +77,8 @@ def test_of_a_model_with_computed_tensors(
 def test_a_copy_shares_no_tensor() -> None:
     model = make_vit()
     model.kept = model.head.weight * 2
-    copied = frozen_copy(model)
+    copied, beside = frozen_copy(model)
+    assert not beside
     ours = {t.data_ptr() for t in [*model.parameters(), *model.buffers(), model.kept]}
     assert not ours & {t.data_ptr() for t in [*copied.parameters(), *copied.buffers(), copied.kept]}
     assert torch.equal(copied.kept, model.kept)

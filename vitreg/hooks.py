@@ -79,23 +79,46 @@ class _InputHook(_Hook):
         self.receive((args, kwargs))
 
 
+def foreign_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    """Return the hooks of others on the forward pass of `module`, which may change what it does."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return [hook for hook in hooks if hook is not _ignore and not isinstance(hook, _Hook)]
+
+
 class Hooks:
     """Hooks on several taps, registered together or not at all."""
 
     def __init__(self, receivers: Iterable[tuple[Tap, Callable[[Any], None]]]) -> None:
         self._handles: list[RemovableHandle] = []
+        self._places: list[tuple[dict[int, Any], int]] = []
         try:
             for tap, receive in receivers:
                 if tap.side == "input":
                     handle = tap.module.register_forward_pre_hook(_InputHook(tap, receive), with_kwargs=True)
+                    self._places.append((tap.module._forward_pre_hooks, handle.id))
                 else:
                     handle = tap.module.register_forward_hook(_OutputHook(tap, receive))
+                    self._places.append((tap.module._forward_hooks, handle.id))
                 self._handles.append(handle)
         except BaseException:
             self.remove()
             raise
 
+    def come_last(self) -> None:
+        """Let the hooks run behind those of others that came later, which may change what they deliver.
+
+        Torch calls a module's hooks in this order, from a list that it makes when the module is called.
+        """
+        for hooks, own in self._places:
+            for key in reversed(hooks):
+                if key == own:
+                    break
+                if not isinstance(hooks[key], _Hook):
+                    hooks[own] = hooks.pop(own)
+                    break
+
     def remove(self) -> None:
         """Remove every hook; calling it again does nothing."""
         while self._handles:
             self._handles.pop().remove()
+        self._places.clear()

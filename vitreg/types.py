@@ -42,6 +42,18 @@ NewHead: TypeAlias = "str | Sequence[str]"
 ViewNumbers: TypeAlias = "Tensor | Sequence[int]"
 """The numbers of the views that a batch of pictures holds, one a picture, see `vitreg.CachedSource`."""
 
+Passes: TypeAlias = Literal["last", "all"]
+"""Which forward passes since the last penalty count."""
+
+Key: TypeAlias = tuple[str, Query]
+"""An extractor's name and the query."""
+
+Slot: TypeAlias = tuple[str, Query, int]
+"""A key and the index of a block."""
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module is called with: by position, and by name."""
+
 Row: TypeAlias = Callable[[Tensor, int], Tensor]
 """Reduces the token dimension `dim` of a tensor to the one query of interest."""
 
@@ -59,10 +71,14 @@ class Tap:
 
 @dataclass(frozen=True)
 class Probe:
-    """How one value is read: from what the taps delivered, under the same keys, to a tensor."""
+    """How one value is read: from what the taps delivered, under the same keys, to a tensor.
+
+    `copied` names the taps whose tensors the module writes to afterwards, so that they are copied at once.
+    """
 
     taps: Mapping[str, Tap]
     read: Callable[[Mapping[str, Any]], Tensor]
+    copied: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,7 @@ class AttentionReading:
         queries: whose attention there is; class attention, for one, has the class token's only.
         maps_per_head: how many softmaxes a head combines; `num_heads` counts each. Differential attention
             subtracts the second of two from the first.
+        copied: which taps are copied, see `Probe`.
     """
 
     num_heads: int
@@ -87,6 +104,7 @@ class AttentionReading:
     output: Probe | None = None
     queries: tuple[Query, ...] = ("cls", "mean")
     maps_per_head: int = 1
+    copied: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

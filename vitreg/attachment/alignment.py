@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from vitreg.attachment.tokens import check_tokens
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.extractors import blocks_read, extractors
-from vitreg.grids import block_grid, grid_of
+from vitreg.grids import grid_of
 from vitreg.layers import resolve_layers
 from vitreg.penalties import Penalty, ReadingPenalty
-from vitreg.reader import Reader
+from vitreg.reader import ForwardPass
 from vitreg.types import Block, Grid, Tower
 
 
@@ -82,8 +83,8 @@ def _block(penalty: ReadingPenalty, tower: Tower, index: int) -> Block:
 def aligned(
     penalty: ReadingPenalty,
     pairs: Mapping[int, int],
-    target: Reader,
-    source: Reader,
+    target: ForwardPass,
+    source: ForwardPass,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return the model's and the source's values, made comparable where the penalty asks for it.
 
@@ -99,9 +100,9 @@ def aligned(
     """
     key = (penalty.extractor, penalty.query)
     ours, theirs = target.of(key, pairs), source.of(key, pairs.values())
-    if extractors[penalty.extractor].of_attention:
-        for index, value in zip(pairs, ours, strict=True):
-            _check_patches(penalty, target, index, value)
+    for side, indices, values in ((target, pairs.keys(), ours), (source, pairs.values(), theirs)):
+        for index, value in zip(indices, values, strict=True):
+            check_tokens(penalty.extractor, _block(penalty, side.tower, index), side, value.shape)
     if penalty.align == "resample":
         grids = [(_grid(penalty, target, i), _grid(penalty, source, j)) for i, j in pairs.items()]
         others = [_block(penalty, source.tower, index) for index in pairs.values()]
@@ -124,32 +125,18 @@ def _resampled(penalty: ReadingPenalty, value: Tensor, block: Block, grids: tupl
     return value if to_grid == from_grid else resample(value, block, from_grid, to_grid)
 
 
-def _grid(penalty: ReadingPenalty, reader: Reader, index: int) -> Grid:
+def _grid(penalty: ReadingPenalty, one: ForwardPass, index: int) -> Grid:
     """Return the patch grid of a block in the last pass."""
-    block = _block(penalty, reader.tower, index)
-    assert reader.images is not None
-    height, width = reader.images.shape[-2:]
-    grid = block.grid or grid_of(reader.tower, (height, width))
+    block = _block(penalty, one.tower, index)
+    assert one.images is not None
+    height, width = one.images.shape[-2:]
+    grid = block.grid or grid_of(one.tower, (height, width))
     if grid is None:
         raise UnsupportedModelError(
             f"align='resample' needs patch grids; that of block {block.name!r} of "
-            f"{type(reader.tower.module).__name__} is not known."
+            f"{type(one.tower.module).__name__} is not known."
         )
     return grid
-
-
-def _check_patches(penalty: ReadingPenalty, reader: Reader, index: int, value: Tensor) -> None:
-    """Raise `MismatchError` unless attention was read over as many patches as the picture has."""
-    tower, block = reader.tower, _block(penalty, reader.tower, index)
-    assert reader.images is not None
-    height, width = reader.images.shape[-2:]
-    grid = block_grid(tower, block, (height, width))
-    if grid is not None and value.shape[-1] != grid[0] * grid[1]:
-        raise MismatchError(
-            f"{penalty.extractor} of block {index} is {list(value.shape)}, but the picture has "
-            f"{grid[0]}×{grid[1]} patches. Token dropping (patch_drop_rate, patch_dropout) must be off, and "
-            "tokens that were added, such as prompts, have to be known to the tower as prefix tokens."
-        )
 
 
 def _check_same_shape(penalty: ReadingPenalty, index: int, ours: Tensor, theirs: Tensor) -> None:

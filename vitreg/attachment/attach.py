@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
-from dataclasses import fields
 from types import TracebackType
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from vitreg.attachment import names
 from vitreg.attachment.alignment import may_differ
 from vitreg.attachment.paired_readings import Readings
 from vitreg.attachment.parameter_values import ParameterValues
+from vitreg.attachment.rhythm import check_rhythm, is_due
+from vitreg.attachment.summary import summary
 from vitreg.attachment.targets import Target, resolve_target
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.functional.eagerly import eagerly
-from vitreg.layers import ranges
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
-from vitreg.sources.frozen import FrozenSource, Source, check_source, make_source
-from vitreg.types import Align, Heads, Lam, LayerMap, Layers, NewHead, Query, Reduction, Tower, ViewNumbers
+from vitreg.sources.frozen import Source, check_source, make_source
+from vitreg.types import (
+    Align,
+    Heads,
+    Lam,
+    LayerMap,
+    Layers,
+    NewHead,
+    Passes,
+    Query,
+    Reduction,
+    Tower,
+    ViewNumbers,
+)
 
-_attached: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
-"""The names of the penalties that are attached to each tower now."""
+_one_at_a_time = threading.RLock()
+"""Held while a penalty is taken: threads may share a source, and the modules that it runs."""
 
 
 @eagerly
@@ -39,6 +53,7 @@ def attach(
     align: Align | None = None,
     heads: Heads | None = None,
     every: int = 1,
+    passes: Passes | None = None,
     new_head: NewHead | None = None,
 ) -> Attachment:
     """Attach penalties to a Vision Transformer and return the attachment.
@@ -62,8 +77,14 @@ def attach(
         reduction: the squared distance's normalisation.
         align: "resample" for a source with another patch or image size.
         heads: "mean" for a source with another number of attention heads.
-        every: take the penalty at every k-th call of `penalty()` only, k times as strong, so that its sum
-            over the steps is the same on average; the other calls return zero and cost nothing.
+        every: take the penalty at one of every k calls of `penalty()` only, k times as strong, so that its
+            sum over the steps is the same on average; the other calls return zero and cost nothing. Which of
+            the k it is changes irregularly, so that loops that take several penalties a step (SAM, batches or
+            tasks in turns) have each of them penalised equally often.
+        passes: which forward passes count. By default all since the last penalty, by their mean over images:
+            the views of a multi-crop or siamese model, the two passes of R-Drop. A pass that a backward pass
+            or an optimiser's step has followed does not count any more, as its own step took no penalty.
+            "last" counts the last pass alone; "all" is needed where the model is compiled.
         new_head: for penalties on parameters such as L2-SP, the names of the modules or parameters inside
             `model` that are new, `()` for none. By default the classifier of the Vision Transformer and what
             stands outside of it, other than what is known to come pre-trained: the rest of a CLIP model, and
@@ -77,19 +98,13 @@ def attach(
     """
     if lam is not None:
         check_lam(lam)
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ArgumentError(f"every must be a whole number of at least 1, got {every!r}.")
+    check_rhythm(every, passes)
     given = {"layers": layers, "query": query, "reduction": reduction, "align": align, "heads": heads}
     options = {name: value for name, value in given.items() if value is not None}
     penalties = resolve_target(target, options, keeps_lam=lam is None)
     lam = 1.0 if lam is None else lam
     tower = find_tower(model)
-    taken = _attached.get(tower.module, set()) & set(penalties)
-    if taken:
-        raise ArgumentError(
-            f"{', '.join(sorted(map(repr, taken)))} is attached to this model already. Remove that "
-            "attachment first (`attachment.remove()`), or name this one: target={'name': penalty}."
-        )
+    names.refuse_taken(tower.module, penalties)
     check_source(source)
     needs_source = any(penalty.needs_source for penalty in penalties.values())
     kept = make_source(source, model, tower, may_differ(penalties.values())) if needs_source else None
@@ -98,7 +113,7 @@ def attach(
             f"new_head is for penalties on parameters such as L2SP, found {', '.join(penalties)}. "
             "Leave it out."
         )
-    return Attachment(model, tower, kept, penalties, lam, every, new_head)
+    return Attachment(model, tower, kept, penalties, lam, every, passes, new_head)
 
 
 class Attachment:
@@ -120,6 +135,7 @@ class Attachment:
         penalties: dict[str, Penalty],
         lam: Lam,
         every: int,
+        passes: Passes | None,
         new_head: NewHead | None = None,
     ) -> None:
         self.source = source
@@ -131,14 +147,13 @@ class Attachment:
         on_parameters = {n: p for n, p in penalties.items() if isinstance(p, ParameterPenalty)}
         self._parameters = ParameterValues(model, tower, source, on_parameters, new_head)
         on_readings = {n: p for n, p in penalties.items() if isinstance(p, ReadingPenalty)}
-        self._readings = Readings(tower, source, on_readings)
+        self._readings = Readings(tower, source, on_readings, passes)
         self._parameters.watch_passes()
         self.step = 0
-        names = _attached.setdefault(tower.module, set())
-        names |= set(penalties)
+        taken = names.take(tower.module, penalties)
         self._is_attached = True  # apart from the finalizer, which torch.compile cannot look into
         self._finalizer = weakref.finalize(
-            self, _detach, (self._readings, self._parameters), names, set(penalties)
+            self, _detach, (self._readings, self._parameters), taken, set(penalties)
         )
 
     @property
@@ -149,13 +164,13 @@ class Attachment:
     @step.setter
     def step(self, step: int) -> None:
         self._step = step
-        self._readings.read_next(step % self._every == 0)
+        self._readings.read_next(is_due(step, self._every))
 
     def penalty(self, step: int | None = None, *, views: ViewNumbers | None = None) -> Tensor:
-        """Return the weighted sum of the penalties of the last forward pass, a float32 scalar.
+        """Return the weighted sum of the penalties of the last forward pass or passes, a float32 scalar.
 
-        The source runs now, on the images that the model's last pass saw and under its autocast, no further
-        than the deepest value that is read. A penalty on parameters alone needs no forward pass. With
+        The source runs now, on what the model was called with and under its autocast, no further than the
+        deepest value that is read. A penalty on parameters alone needs no forward pass. With
         `every=k`, k - 1 of k calls return zero, without a gradient, and look at nothing.
 
         Args:
@@ -164,14 +179,21 @@ class Attachment:
                 `CachedSource`, which needs them; no other source looks at them.
 
         Raises:
-            StateError: no training forward pass since the last penalty, or the attachment was removed, or
-                nothing that is read is being trained.
-            MismatchError: model and source read different shapes, as with dropped patches.
+            StateError: no training forward pass since the last penalty, or calls of the model of which it is
+                not said which count; or the attachment was removed, or nothing that is read is being trained.
+            MismatchError: model and source read different shapes, or not all images or patches.
+            UnsupportedModelError: the source takes weights of the model, or cannot be run as the model was.
         """
+        if torch.compiler.is_compiling():  # which knows no locks
+            return self._penalty(step, views)
+        with _one_at_a_time:
+            return self._penalty(step, views)
+
+    def _penalty(self, step: int | None, views: ViewNumbers | None) -> Tensor:
         if not self._is_attached:
             raise StateError("This attachment was removed; attach again to take a penalty.")
         step = self.step if step is None else step
-        if self.step % self._every:
+        if not is_due(self.step, self._every):
             self.step += 1
             return torch.zeros((), device=next(self._tower.module.parameters()).device)
         values = {**self._readings.values(views), **self._parameters.values()}
@@ -210,33 +232,15 @@ class Attachment:
         return {**vars(self), "_is_attached": False}  # a copy has no hooks
 
     def __repr__(self) -> str:
-        tower = self._tower
-        place = f" at {tower.name!r}" if tower.name else ""
-        lines = [
-            f"Attachment to {type(tower.module).__name__}{place}, {len(tower.blocks)} blocks, "
-            f"{'attached' if self._is_attached else 'removed'}, step {self.step}, lam={self._lam}"
-            + (f", every {self._every} steps" if self._every > 1 else "")
-        ]
-        for name, penalty in self.penalties.items():
-            what = "reads parameters"
-            if isinstance(penalty, ReadingPenalty):
-                what = f"reads {penalty.extractor} of blocks {ranges(self._readings.blocks[name])}"
-            lines.append(f"  {name}: {_in_short(penalty)} {what}")
-        if self.source is not None:
-            weight = next(self.source.tower.module.parameters())
-            kind = "frozen" if isinstance(self.source, FrozenSource) else "the base of"
-            lines.append(f"  source: {kind} {type(self.source.tower.module).__name__} on {weight.device}")
-        return "\n".join(lines)
-
-
-def _in_short(penalty: Penalty) -> str:
-    """Return the penalty with its weight and those options that are not the default."""
-    given = [
-        f"{field.name}={getattr(penalty, field.name)!r}"
-        for field in fields(penalty)
-        if field.name == "lam" or getattr(penalty, field.name) != field.default
-    ]
-    return f"{type(penalty).__name__}({', '.join(given)})"
+        state = "attached" if self._is_attached else "removed"
+        rhythm = f", every {self._every} steps" if self._every > 1 else ""
+        return summary(
+            self._tower,
+            self.source,
+            self.penalties,
+            self._readings.blocks,
+            f"{state}, step {self.step}, lam={self._lam}{rhythm}",
+        )
 
 
 def _detach(hooked: tuple[Readings, ParameterValues], names: set[str], ours: set[str]) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from vitreg.attachment.alignment import aligned, block_pairs
-from vitreg.errors import MismatchError, StateError
+from vitreg.attachment.gradients import depend_on_weights
+from vitreg.attachment.tokens import check_order, check_tokens
+from vitreg.errors import StateError, UnsupportedModelError
+from vitreg.extractors import extractors
+from vitreg.families import towers
 from vitreg.penalties import ReadingPenalty
-from vitreg.reader import Key, Reader
+from vitreg.reader import ALONE, ForwardPass, Reader, matters, tensors_in
 from vitreg.sources.frozen import Source
-from vitreg.types import Tower, ViewNumbers
+from vitreg.types import Arguments, Key, Passes, Tower, ViewNumbers
 
 
 class Readings:
@@ -22,9 +26,16 @@ class Readings:
         tower: the trained model's Vision Transformer.
         source: the source; needed if a penalty needs one.
         penalties: the penalties by name.
+        passes: which passes count, see `Reader`.
     """
 
-    def __init__(self, tower: Tower, source: Source | None, penalties: Mapping[str, ReadingPenalty]) -> None:
+    def __init__(
+        self,
+        tower: Tower,
+        source: Source | None,
+        penalties: Mapping[str, ReadingPenalty],
+        passes: Passes | None,
+    ) -> None:
         self._tower = tower
         self._source = source
         self._penalties = penalties
@@ -34,29 +45,37 @@ class Readings:
         }
         self._target_reader: Reader | None = None
         self._source_reader: Reader | None = None
-        self._droppers: list[Any] = [
-            m for m in tower.module.modules() if type(m).__name__.startswith("PatchDropout")
-        ]
         guided = [name for name, penalty in penalties.items() if penalty.needs_source]
         try:
             if guided and source is not None:
                 wanted = self._wanted(guided, source=True)
-                self._source_reader = Reader(source.tower, wanted, stop=True)
+                self._source_reader = Reader(source.tower, wanted, compared=True, stop=True)
                 self._source_reader.enabled = False
             if penalties:
-                self._target_reader = Reader(tower, self._wanted(penalties), training_only=True)
+                names = [penalties[name].extractor for name in guided]
+                self._target_reader = Reader(
+                    tower,
+                    self._wanted(penalties),
+                    passes=passes,
+                    training_only=True,
+                    compared=bool(guided),
+                    counted=any(not extractors[name].per_block for name in names),  # which show no tokens
+                )
         except BaseException:
             self.remove()
             raise
 
     def values(self, views: ViewNumbers | None) -> dict[str, Tensor]:
-        """Return each penalty's unweighted value in the last forward pass, and forget the pass.
+        """Return each penalty's unweighted value in the passes that count, and forget them.
 
-        `views` are the numbers of its pictures, for a source that remembers them.
+        With several passes it is the mean over their images. `views` are the numbers of these, for a source
+        that remembers them.
 
         Raises:
-            StateError: no training forward pass since the last call, or nothing that is read is trained.
-            MismatchError: model and source read different shapes.
+            StateError: no training forward pass since the last call, several calls of which it is not said
+                which count, or nothing that is read is trained.
+            MismatchError: model and source read different shapes, images or tokens.
+            UnsupportedModelError: the source cannot be run as the model was.
         """
         reader = self._target_reader
         if reader is None:
@@ -66,11 +85,6 @@ class Readings:
                 "A penalty needs a forward pass of the model in training mode since the last one; "
                 f"{reader.skipped or self._cut_short(reader)}."
             )
-        if reader.images_changed():
-            raise StateError(
-                "The images were changed in place since the model saw them, so the source would see others. "
-                "Take the penalty before the next batch is written into the same tensor."
-            )
         replaced = reader.replaced()
         if replaced is not None:
             raise StateError(
@@ -78,19 +92,70 @@ class Readings:
                 "is read is no longer what the model computes. Attach again, after the model is complete."
             )
         try:
-            if self._source_reader is not None and self._source is not None:
-                if any(dropout.prob > 0 for dropout in self._droppers):
-                    raise MismatchError(
-                        "Token dropping (patch_drop_rate, patch_dropout) must be off: it shuffles the "
-                        "model's tokens, and the source sees all of them."
-                    )
-                resize = any(p.align == "resample" for p in self._penalties.values() if p.needs_source)
-                images, autocast = reader.images, reader.autocast
-                self._source.follow(self._tower.module)
-                self._source.read(self._source_reader, images, autocast, resize=resize, views=views)
-            return {name: self._value(name, penalty, reader) for name, penalty in self._penalties.items()}
+            passes = reader.all_passes()
+            counts = [0 if one.images is None else len(one.images) for one in passes]
+            values = [
+                self._values_of(one, numbers)
+                for one, numbers in zip(passes, _split(views, counts), strict=True)
+            ]
+            if len(passes) == 1:
+                return values[0]
+            total = sum(counts)
+            return {
+                name: torch.stack([c / total * v[name] for c, v in zip(counts, values, strict=True)]).sum()
+                for name in self._penalties
+            }
         finally:
             self._clear("its penalty was taken already; run the model again")
+
+    def _values_of(self, one: ForwardPass, views: ViewNumbers | None) -> dict[str, Tensor]:
+        """Return each penalty's value in one pass."""
+        if one.inputs_changed():
+            raise StateError(
+                "The images were changed in place since the model saw them, so the source would see others. "
+                "Take the penalty before the next batch is written into the same tensor."
+            )
+        if self._source_reader is not None and self._source is not None:
+            self._read_source(self._source, self._source_reader, one, views)
+        return {name: self._value(name, penalty, one) for name, penalty in self._penalties.items()}
+
+    def _read_source(
+        self, source: Source, reader: Reader, one: ForwardPass, views: ViewNumbers | None
+    ) -> None:
+        """Run the source as the model ran, and compare what the tokens are."""
+        assert one.images is not None
+        resize = any(p.align == "resample" for p in self._penalties.values() if p.needs_source)
+        more = self._arguments_for(source, one, resize)
+        source.follow(self._tower.module)
+        source.read(
+            reader, one.images, one.autocast, more=more, random=one.random_state, resize=resize, views=views
+        )
+        check_order(one.entering, reader.last.entering)
+        if one.leaving is not None:
+            check_tokens("block_output", self._tower.blocks[-1], one, one.leaving)
+        if not torch.compiler.is_compiling():
+            for either in (self._target_reader, self._source_reader):
+                if either is not None:
+                    either.notes_tokens = source.is_random  # the order of others is always the same
+
+    def _arguments_for(self, source: Source, one: ForwardPass, resize: bool) -> Arguments:
+        """Return with what the source is called beside the images.
+
+        Raises:
+            UnsupportedModelError: the model was called with arguments that may mean something else to it.
+        """
+        args, kwargs = one.more
+        if not any(matters(argument) for argument in (*args, *kwargs.values())):
+            return ALONE
+        ours, theirs = self._tower.module, source.tower.module
+        same_class = towers.class_of(ours) is towers.class_of(theirs)
+        if not same_class or (resize and any(True for _ in tensors_in(one.more))):
+            raise UnsupportedModelError(
+                f"Expected {type(ours).__name__} to be called with images alone, as its source is a "
+                f"{type(theirs).__name__} that may see pictures of another size, found further arguments. "
+                "Call it without them, or use a source of the same class and size."
+            )
+        return one.more
 
     def read_next(self, wanted: bool) -> None:
         """Say whether the next forward pass is read."""
@@ -130,15 +195,24 @@ class Readings:
         heads = {id(p) for name in self._tower.heads for p in module.get_submodule(name).parameters()}
         yield from (p for p in module.parameters() if id(p) not in heads)
 
-    def _value(self, name: str, penalty: ReadingPenalty, reader: Reader) -> Tensor:
+    def _value(self, name: str, penalty: ReadingPenalty, one: ForwardPass) -> Tensor:
         key: Key = (penalty.extractor, penalty.query)
-        target = reader.of(key, self.blocks[name])
-        trained = any(p.requires_grad for p in self._read_parameters())
-        if not trained or not any(value.requires_grad for value in target):
+        target = one.of(key, self.blocks[name])
+        is_trained = any(p.requires_grad for p in self._read_parameters())
+        has_gradient = any(value.requires_grad for value in target)
+        if not has_gradient or not (is_trained or depend_on_weights(target, one.given())):
             raise StateError(
                 f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "
                 "so its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."
             )
         if self._source_reader is None or not penalty.needs_source:
             return penalty.value(target, [])
-        return penalty.value(*aligned(penalty, self.blocks[name], reader, self._source_reader))
+        return penalty.value(*aligned(penalty, self.blocks[name], one, self._source_reader.last))
+
+
+def _split(views: ViewNumbers | None, counts: Sequence[int]) -> list[ViewNumbers | None]:
+    """Return the numbers of each pass's images."""
+    if views is None or len(counts) == 1 or len(views) != sum(counts):
+        return [views] * len(counts)
+    starts = [sum(counts[:index]) for index in range(len(counts))]
+    return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]

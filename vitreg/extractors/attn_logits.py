@@ -16,4 +16,4 @@ def attn_logits(tower: Tower, block: Block, query: Query) -> Probe:
     # NOTE[DIFF]: the paper drops the class token's own key; keys of registers and of a distillation token,
     # which its models do not have, are dropped too.
     reading, row, num_prefix = reading_of(tower, block, query, "attn_logits")
-    return Probe(reading.taps, lambda seen: reading.logits(seen, row)[..., num_prefix:])
+    return Probe(reading.taps, lambda seen: reading.logits(seen, row)[..., num_prefix:], reading.copied)

@@ -15,4 +15,6 @@ def attn_probs(tower: Tower, block: Block, query: Query) -> Probe:
     query="mean" it is the softmax of the mean query's logits.
     """
     reading, row, num_prefix = reading_of(tower, block, query, "attn_probs")
-    return Probe(reading.taps, lambda seen: reading.logits(seen, row).softmax(-1)[..., num_prefix:])
+    return Probe(
+        reading.taps, lambda seen: reading.logits(seen, row).softmax(-1)[..., num_prefix:], reading.copied
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -37,8 +38,11 @@ _TOLERANCE = 1e-4
 
 QueryKey = Callable[[Mapping[str, Any]], tuple[Tensor, Tensor]]
 
-_outcomes: weakref.WeakKeyDictionary[nn.Module, int | str] = weakref.WeakKeyDictionary()
-"""Which guess holds for a module, or why none does: each module is checked once."""
+Outcome = tuple[int, frozenset[str]]
+"""Which guess holds, and which of its taps the module writes to after they were read."""
+
+_outcomes: weakref.WeakKeyDictionary[nn.Module, Outcome | str] = weakref.WeakKeyDictionary()
+"""What holds for a module, or why nothing does: each module is checked once."""
 
 
 def structural_reading(module: nn.Module, tower: TowerParts) -> AttentionReading:
@@ -60,7 +64,8 @@ def structural_reading(module: nn.Module, tower: TowerParts) -> AttentionReading
     outcome = _outcomes[module]
     if isinstance(outcome, str):
         raise UnsupportedModelError(_remedy(module, outcome))
-    return guesses[outcome]
+    index, copied = outcome
+    return replace(guesses[index], copied=copied)
 
 
 def _guesses(module: nn.Module) -> Iterator[AttentionReading]:
@@ -131,40 +136,53 @@ def _logits(
     return query_key_logits(row(query, 2), key, scale=factor)
 
 
-def _try(module: nn.Module, tower: TowerParts) -> int | str:
-    """Return the index of the guess that holds on copies of `module`, or why there is none.
+def _try(module: nn.Module, tower: TowerParts) -> Outcome | str:
+    """Return which guess holds on copies of `module`, or why there is none.
 
-    A guess has to hold in eval and in training mode, on small and on large tokens, where what clamps or masks
-    logits shows.
+    A guess has to hold in eval and in training mode, there with gradients, on small and on large tokens,
+    where what clamps or masks logits shows.
     """
     if sharded_by(module.parameters()) is not None:
         return "its weights are sharded, so it cannot be tried (attach before `fully_shard`)"
     if not list(_guesses(module)):
         return "its submodules have none of the usual names (qkv, q_proj and k_proj, q_norm and k_norm, …)"
-    candidates: set[int] | None = None
+    candidates: dict[int, set[str]] | None = None
     for training in (False, True):
         for size in (1.0, 30.0):
             outcome = _try_once(copy.deepcopy(module).cpu().float().train(training), tower, size)
             if isinstance(outcome, str):
                 return outcome
-            candidates = outcome if candidates is None else candidates & outcome
-    return min(candidates) if candidates else "what its submodules suggest does not always enter its softmax"
+            if candidates is not None:
+                outcome = {i: changed | candidates[i] for i, changed in outcome.items() if i in candidates}
+            candidates = outcome
+    if not candidates:
+        return "what its submodules suggest does not always enter its softmax"
+    index = min(candidates)
+    return index, frozenset(candidates[index])
 
 
-def _try_once(module: nn.Module, tower: TowerParts, size: float) -> set[int] | str:
-    """Return the indices of the guesses that hold in one run of `module` on tokens of the given size."""
+def _try_once(module: nn.Module, tower: TowerParts, size: float) -> dict[int, set[str]] | str:
+    """Return the indices of the guesses that hold in one run of `module` on tokens of the given size.
+
+    Beside each, the taps that the module wrote to after they had delivered. A tensor is looked at as it was
+    then: so it is read in training, where those that are written to are copied.
+    """
     guesses = list(_guesses(module))
     generator = torch.Generator().manual_seed(0)
     num_patches = tower.grid[0] * tower.grid[1] if tower.grid else 64
     delivered: list[dict[str, Any]] = [{} for _ in guesses]
+    originals: list[dict[str, tuple[Tensor, int]]] = [{} for _ in guesses]
     again: set[int] = set()
 
     def receive(index: int, key: str, value: Any) -> None:
         if key in delivered[index]:
             again.add(index)  # which of its runs counts is anyone's guess
+        if isinstance(value, Tensor):
+            originals[index][key] = value, value._version
+            value = value.clone()
         delivered[index][key] = value
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
         for tensor in (*module.parameters(), *module.buffers()):  # zeros would hide what is left out
             if tensor.is_floating_point():
                 tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.05)
@@ -175,7 +193,7 @@ def _try_once(module: nn.Module, tower: TowerParts, size: float) -> set[int] | s
             for key, tap in guess.taps.items()
         )
         try:
-            with SoftmaxInput() as softmax:
+            with SoftmaxInput() as softmax, torch.set_grad_enabled(module.training):
                 module(size * tokens)
         except Exception as error:  # whatever a user's own module raises
             return f"it cannot be run on tokens alone ({type(error).__name__}: {error})"
@@ -183,12 +201,12 @@ def _try_once(module: nn.Module, tower: TowerParts, size: float) -> set[int] | s
             hooks.remove()
         if len(softmax.logits) != 1:
             return f"it has {len(softmax.logits)} softmaxes over tokens, expected one"
-        whole, num_prefix = softmax.logits[0], tower.num_prefix_tokens
+        whole, num_prefix = softmax.logits[0].detach(), tower.num_prefix_tokens
         errors = [_difference(*pair, whole, num_prefix) for pair in zip(guesses, delivered, strict=True)]
     limit = _TOLERANCE * max(1.0, float(whole.abs().max()))
     holding = {index for index, error in enumerate(errors) if error < limit} - again
     if holding:
-        return holding
+        return {i: {key for key, (t, v) in originals[i].items() if t._version != v} for i in holding}
     return f"what its submodules suggest differs from what enters its softmax (by {min(errors):.2g} at best)"
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError
+from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.functional.precision import Autocast
-from vitreg.reader import Reader
+from vitreg.functional.random_state import RandomState, replay
+from vitreg.reader import ALONE, Reader, readers, tensors_in
 from vitreg.sources.forward import evaluating, run_source
-from vitreg.types import Tower, ViewNumbers
+from vitreg.sources.independence import own_weights_only
+from vitreg.types import Arguments, Tower, ViewNumbers
 
 
 class BaseSource:
@@ -30,6 +32,7 @@ class BaseSource:
 
     def __init__(self, tower: Tower) -> None:
         self.tower = tower
+        self._is_watched = False  # whether one pass was, for weights that are trained
         if not _adapted(tower.module):
             raise ArgumentError(
                 "source='base' is for a model with adapters of the peft library, found none in "
@@ -38,6 +41,9 @@ class BaseSource:
         _refuse_merged(tower.module)
         with _adapters_off(tower.module):
             self._refuse_trained()
+
+    is_random = False
+    """Whether it draws random numbers; see `FrozenSource`."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "tower": self.tower.module}  # a tower's probes are functions of this process
@@ -67,18 +73,36 @@ class BaseSource:
         images: Tensor,
         autocast: Autocast | None,
         *,
+        more: Arguments = ALONE,
+        random: RandomState | None = None,
         resize: bool = False,
         views: ViewNumbers | None = None,
     ) -> None:
         """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
 
-        It runs eagerly: a model that is compiled would be compiled once more without its adapters.
+        `more` is what the model was called with beside the images. It runs eagerly: a model that is compiled
+        would be compiled once more without its adapters.
+
+        Raises:
+            ArgumentError: the adapters are merged, or the base is trained.
+            StateError: several threads run the model.
         """
-        _refuse_merged(self.tower.module)
         module = self.tower.module
+        if any(other.threads.are_several for other in readers.get(module, ())):
+            raise StateError(
+                "Expected one thread with source='base', which switches the model's adapters off while it "
+                "runs, found several that run the model. Pass source=None, or a model of its own to each."
+            )
+        _refuse_merged(module)
+        given = [images, *tensors_in(more)]
         with evaluating(module), _adapters_off(module), torch.compiler.set_stance("force_eager"):
             self._refuse_trained()  # somebody may have unfrozen them since
-            run_source(reader, images, autocast)
+            with (
+                replay(random, images.device),
+                nullcontext() if self._is_watched else own_weights_only(module, given=given),
+            ):
+                run_source(reader, images, autocast, more)
+        self._is_watched = True
 
 
 def _adapted(model: nn.Module) -> list[Any]:

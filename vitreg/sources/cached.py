@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError
 from vitreg.functional.precision import Autocast
-from vitreg.reader import Reader
+from vitreg.functional.random_state import RandomState
+from vitreg.reader import ALONE, Reader, matters
 from vitreg.sources.fingerprints import check_same_pictures, check_same_source, digest_of
 from vitreg.sources.frozen import FrozenSource, image_size
 from vitreg.sources.row_files import check_folder, facts_in, unusable
 from vitreg.sources.rows import PRINT_LENGTH, RowCache, prints_of
-from vitreg.types import ViewNumbers
+from vitreg.types import Arguments, ViewNumbers
 
 
 class CachedSource(FrozenSource):
@@ -98,6 +99,8 @@ class CachedSource(FrozenSource):
         images: Tensor,
         autocast: Autocast | None,
         *,
+        more: Arguments = ALONE,
+        random: RandomState | None = None,
         resize: bool = False,
         views: ViewNumbers | None = None,
     ) -> None:
@@ -106,10 +109,15 @@ class CachedSource(FrozenSource):
         Raises:
             ArgumentError: numbers out of range, or not one for each image; or it does not fit.
             StateError: no numbers, or a view is not the picture that it was.
-            UnsupportedModelError: the model changes the images before its stem, or what is read is not one
-                value for each image.
+            UnsupportedModelError: the model changes the images before its stem, what is read is not one
+                value for each image, or it depends on more than the image.
             MismatchError: what is read is more precise than what is kept.
         """
+        if any(matters(argument) for argument in (*more[0], *more[1].values())):
+            raise UnsupportedModelError(
+                "Expected a model that is called with images alone, found further arguments, which a "
+                "CachedSource does not tell apart. Call it without them, or use the source as it is."
+            )
         numbers = self._checked(views, images)
         weights = next(self.tower.module.parameters()).dtype
         precision = self.precision(autocast)
@@ -122,6 +130,12 @@ class CachedSource(FrozenSource):
             places = torch.tensor(missing).to(images.device)
             part = images if len(missing) == len(images) else images[places]
             super().read(reader, part, autocast, resize=resize)
+            if self.is_random:
+                raise UnsupportedModelError(
+                    f"Expected a source that reads the same of an image each time, found that "
+                    f"{type(self.tower.module).__name__} draws random numbers in eval mode, such as masked "
+                    "positions. Switch them off, or use the source as it is."
+                )
             values = [reader.values[slot].detach() for slot in reader.slots]
             cache = cache or self._made(key, values, part)
             cache.put([numbers[place] for place in missing], prints[places], values)

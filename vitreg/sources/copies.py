@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vitreg.errors import UnsupportedModelError, VitregError
+from vitreg.sources.functions import copy_functions
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+def frozen_copy(module: nn.Module) -> tuple[nn.Module, list[Tensor | nn.Module]]:
     """Return a copy of `module` in eval mode, whose parameters have no gradient and need none.
+
+    Beside it, what is copied because functions on its modules refer to it, see `copy_functions`.
 
     Tensors that an operation has computed, which torch refuses to copy, are copied without their history:
     the weights that `weight_norm` and pruning compute anew in each pass, an output that somebody keeps.
@@ -21,9 +24,11 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     Raises:
         UnsupportedModelError: something on a module cannot be copied, such as a lock or a process group.
     """
+    memo: dict[int, Any] = {}
     try:
         with _WithoutHistory():
-            copied = copy.deepcopy(module)
+            copied = copy.deepcopy(module, memo)
+            beside = copy_functions(copied, memo)
     except (VitregError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
@@ -32,9 +37,13 @@ def frozen_copy(module: nn.Module) -> nn.Module:
             f"({type(error).__name__}: {_first_line(error)}). Take it off before attaching (it may come back "
             "afterwards), or give its class a __deepcopy__."
         ) from error
-    for parameter in copied.parameters():
-        parameter.grad = None
-    return copied.eval().requires_grad_(False)
+    for part in (copied, *beside):
+        for parameter in part.parameters() if isinstance(part, nn.Module) else [part]:
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        if isinstance(part, nn.Module):
+            part.eval()
+    return copied, beside
 
 
 class _WithoutHistory(TorchFunctionMode):

@@ -10,18 +10,21 @@ from torch import Tensor, nn
 
 from vitreg.errors import MismatchError, UnsupportedModelError, VitregError, in_words
 from vitreg.functional.precision import Autocast, autocast_as
-from vitreg.reader import Reader, ReadingComplete, readers
+from vitreg.reader import ALONE, Reader, ReadingComplete, readers
+from vitreg.types import Arguments
 
 
-def run_source(reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
+def run_source(reader: Reader, images: Tensor, autocast: Autocast | None, more: Arguments = ALONE) -> None:
     """Run the reader's tower on the `images` of another model's pass until the reader has everything.
+
+    `more` is what that model was called with beside the images.
 
     Raises:
         UnsupportedModelError: the model changes the images before its stem, which would happen twice.
         MismatchError: the tower fails, as one of another picture size does.
     """
     try:
-        run_tower(reader, images, autocast)
+        run_tower(reader, images, autocast, more)
     except (VitregError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
@@ -34,7 +37,7 @@ def run_source(reader: Reader, images: Tensor, autocast: Autocast | None) -> Non
     _check_same_images(reader, images)
 
 
-def run_tower(reader: Reader, images: Tensor, autocast: Autocast | None) -> None:
+def run_tower(reader: Reader, images: Tensor, autocast: Autocast | None, more: Arguments = ALONE) -> None:
     """Run the reader's tower on `images` [b, c, height, width] until the reader has everything.
 
     It runs without gradients and under the given autocast; no other reader of the same tower sees it.
@@ -42,7 +45,7 @@ def run_tower(reader: Reader, images: Tensor, autocast: Autocast | None) -> None
     reader.enabled = True
     try:
         with _others_silent(reader), torch.no_grad(), autocast_as(images, autocast):
-            reader.tower.module(images)
+            reader.tower.module(images, *more[0], **more[1])
     except ReadingComplete:
         pass
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -11,15 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
-from vitreg.families import find_tower, towers
+from vitreg.families import find_tower
 from vitreg.functional.eagerly import eagerly
 from vitreg.functional.precision import Autocast
+from vitreg.functional.random_state import RandomState, are_equal, random_state, replay
 from vitreg.functional.sharding import sharded_by
-from vitreg.reader import Reader
+from vitreg.reader import ALONE, Reader, tensors_in
 from vitreg.sources.adapted import BaseSource
 from vitreg.sources.copies import frozen_copy
 from vitreg.sources.forward import run_source
-from vitreg.types import Tower, ViewNumbers
+from vitreg.sources.independence import check_independent, own_weights_only, weights_of
+from vitreg.sources.match import check_match
+from vitreg.types import Arguments, Tower, ViewNumbers
 
 ENOUGH_PIXELS = 64 * 224**2
 """How many pixels keep a GPU busy."""
@@ -30,9 +33,12 @@ ENOUGH_PIXELS_ON_CPU = 4 * 224**2
 
 @dataclass
 class _Weights:
-    """What became of weights that several sources may share."""
+    """What is known of weights that several sources may share."""
 
+    beside: list[Tensor | nn.Module] = field(default_factory=list)  # that functions on modules refer to
     are_rounded: bool = False
+    are_own: bool = False  # a pass was watched, and took no weights but these
+    is_random: bool = False  # that pass drew random numbers
 
 
 class FrozenSource:
@@ -64,9 +70,11 @@ class FrozenSource:
                 f"Expected a source whose weights are whole, found sharded ones ({sharded}), which cannot be "
                 "copied. Attach before they are sharded, or pass a source that is not."
             )
-        self.tower = find_tower(frozen_copy(tower.module))
+        module, beside = frozen_copy(tower.module)
+        self.tower = find_tower(module)
         self.autocast = autocast
-        self._weights = _Weights()
+        self._weights = _Weights(beside)
+        check_independent(self.tower, tower.module, beside, image_size(self.tower))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "tower": self.tower.module}  # a tower's probes are functions of this process
@@ -90,6 +98,13 @@ class FrozenSource:
         self._weights.are_rounded |= theirs.dtype.itemsize < ours.dtype.itemsize
         if theirs.device != ours.device or theirs.dtype != ours.dtype:
             self.tower.module.to(device=theirs.device, dtype=theirs.dtype)
+            for part in self._weights.beside:
+                if isinstance(part, nn.Module):
+                    part.to(device=theirs.device, dtype=theirs.dtype)
+                else:
+                    part.data = part.data.to(
+                        theirs.device, theirs.dtype if part.is_floating_point() else None
+                    )
 
     def read(
         self,
@@ -97,32 +112,64 @@ class FrozenSource:
         images: Tensor,
         autocast: Autocast | None,
         *,
+        more: Arguments = ALONE,
+        random: RandomState | None = None,
         resize: bool = False,
         views: ViewNumbers | None = None,
     ) -> None:
         """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
 
-        With `resize` they are brought to the source's own size first; `views` are for a source that
-        remembers.
+        Args:
+            reader: what reads.
+            images: what the model's stem received.
+            autocast: that of the model's pass.
+            more: what the model was called with beside the images.
+            random: the random numbers that the model had before it; a source that draws some has the same.
+            resize: bring the images to the source's own size first.
+            views: the numbers of the images, for a source that remembers.
 
         Raises:
-            UnsupportedModelError: the model changes the images before its stem, which would happen twice.
+            UnsupportedModelError: the model changes the images before its stem, which would happen twice, or
+                the source takes weights that are not its own.
+            MismatchError: the source cannot be run on what the model was called with.
         """
         if resize:
             images = _resized(images, image_size(self.tower))
         precision = self.precision(autocast)
-        if not _halves_are_large(images):
-            run_source(reader, images, precision)
+        if (self._weights.are_own and not self.is_random) or torch.compiler.is_compiling():
+            self._run(reader, images, precision, more)
+            return
+        was_random = self.is_random  # then half a batch would draw other numbers than the whole
+        own = [images, *tensors_in(more), *weights_of(self._weights.beside)]
+        with replay(random, images.device), own_weights_only(self.tower.module, given=own):
+            before = random_state(images.device)
+            self._run(reader, images, precision, more, whole=was_random)
+            self._weights.is_random = not are_equal(before, random_state(images.device))
+        self._weights.are_own = True
+        if self.is_random and not was_random:
+            self.read(reader, images, autocast, more=more, random=random)
+
+    def _run(
+        self, reader: Reader, images: Tensor, autocast: Autocast | None, more: Arguments, whole: bool = False
+    ) -> None:
+        """Run on the images, or on one half after the other."""
+        if whole or not _halves_are_large(images) or any(True for _ in tensors_in(more)):
+            run_source(reader, images, autocast, more)
             return
         halves = images.chunk(2)
-        run_source(reader, halves[0], precision)
+        run_source(reader, halves[0], autocast, more)
         first = [reader.values[slot] for slot in reader.slots]
         if any(value.dim() < 1 or len(value) != len(halves[0]) for value in first):
-            run_source(reader, images, precision)  # an extractor of somebody's that is not one value an image
+            run_source(reader, images, autocast, more)  # somebody's extractor that is not one value an image
             return
-        run_source(reader, halves[1], precision)
+        run_source(reader, halves[1], autocast, more)
         second = [reader.values[slot] for slot in reader.slots]
         reader.recall([torch.cat(pair) for pair in zip(first, second, strict=True)], images)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the source draws random numbers in eval mode, as far as is known."""
+        return self._weights.is_random
 
     def precision(self, autocast: Autocast | None) -> Autocast | None:
         """Return the autocast of the source's pass, where that of the model's is `autocast`."""
@@ -199,41 +246,3 @@ def _resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
         return images
     resized = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
     return resized.to(images.dtype)
-
-
-def check_match(target: Tower, source: Tower, may_differ: Set[str]) -> None:
-    """Raise `MismatchError` unless two towers agree in class, depth, heads, tokens, grid and width.
-
-    Those named in `may_differ` are not compared.
-    """
-    differences = [
-        f"{what}: {ours} in the model, {theirs} in the source"
-        for what, ours, theirs in (
-            ("class", _class(target), _class(source)),
-            ("blocks", len(target.blocks), len(source.blocks)),
-            ("heads", _heads(target), _heads(source)),
-            ("class token", target.has_class_token, source.has_class_token),
-            ("prefix tokens", target.num_prefix_tokens, source.num_prefix_tokens),
-            ("patch grid", target.grid, source.grid),
-            ("patch size", target.patch_size, source.patch_size),
-            ("width", target.width, source.width),
-        )
-        if ours != theirs and what not in may_differ
-    ]
-    if differences:
-        raise MismatchError(
-            f"Expected a source of the model's own architecture; they differ in {'; '.join(differences)}. "
-            "Create both by the same call (timm: the same name and img_size), or pass source=None to freeze "
-            "a copy of the model as it is now. To guide by a different model, ask for it: "
-            "layers={model's block: source's block}, heads='mean', align='resample'."
-        )
-
-
-def _class(tower: Tower) -> str:
-    cls = towers.class_of(tower.module)  # FSDP2 makes subclasses, which are the same model
-    return "unknown" if cls is None else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _heads(tower: Tower) -> list[int | None] | int | None:
-    heads = [None if block.reading is None else block.reading.num_heads for block in tower.blocks]
-    return heads[0] if len(set(heads)) == 1 else heads

@@ -1,0 +1,85 @@
+"""Whether what was read belongs to all images, and its tokens to all patches in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vitreg.errors import MismatchError
+from vitreg.extractors import extractors
+from vitreg.grids import block_grid
+from vitreg.reader import ForwardPass
+from vitreg.types import Block
+
+REMEDY = (
+    "Token dropping (patch_drop_rate, patch_dropout, mask_ratio) and whatever else merges, masks or shuffles "
+    "tokens must be off, and tokens that were added, such as prompts, have to be known to the tower as "
+    "prefix tokens."
+)
+_NUM_IMAGES, _NUM_TOKENS = 2, 8
+"""How many images, and tokens of each, are looked at for the order of the tokens."""
+
+
+def check_tokens(extractor: str, block: Block, one: ForwardPass, shape: Sequence[int]) -> None:
+    """Raise `MismatchError` unless a value of `block` is of all images of the pass and of all their patches.
+
+    Args:
+        extractor: what was read; one that knows no patches is not looked at.
+        block: what it was read from.
+        one: the pass.
+        shape: of the value: attention [b, h, p], or tokens [b, n, d].
+    """
+    known = extractors[extractor]
+    if known.resample is None or one.images is None or len(shape) != 3:
+        return
+    if shape[0] != len(one.images):
+        raise MismatchError(
+            f"Expected {extractor} of {block.name!r} for {len(one.images)} images, found {shape[0]}: the "
+            "block ran on a part of the batch, as some stochastic depth does. Set its rate (drop_path_rate, "
+            "sample_drop_ratio) to 0, or to one at which it drops branches instead."
+        )
+    height, width = one.images.shape[-2:]
+    grid = block_grid(one.tower, block, (height, width))
+    if grid is None or (not known.of_attention and _sees_one_token(block)):
+        return
+    found = shape[-1] if known.of_attention else shape[1] - block.num_prefix_tokens
+    if found != grid[0] * grid[1]:
+        raise MismatchError(
+            f"Expected values of all patches, found {extractor} of {block.name!r} of shape "
+            f"{list(shape)}, {found} patches, where the picture has {grid[0]}×{grid[1]} patches. "
+            f"{REMEDY}"
+        )
+
+
+def check_order(ours: Tensor | None, theirs: Tensor | None) -> None:
+    """Raise `MismatchError` if the model's tokens are the source's in another order.
+
+    Some tokens of the model are compared with each of the source, as they enter the first block, before
+    attention has mixed them. Training moves a token little by little; what is nearest to it by far is the
+    same patch.
+
+    Args:
+        ours: the model's tokens, [b, n, d]; None or another shape where they were not seen.
+        theirs: the source's, of the last images of the batch.
+    """
+    if ours is None or theirs is None or ours.dim() != 3 or ours.shape[1:] != theirs.shape[1:]:
+        return
+    if ours.is_meta or len(theirs) > len(ours):
+        return
+    ours, theirs = (tokens[-_NUM_IMAGES:].float() for tokens in (ours, theirs))
+    chosen = torch.linspace(0, ours.shape[1] - 1, _NUM_TOKENS, device=ours.device).long().unique()
+    distances = torch.cdist(ours[:, chosen], theirs)  # [b, tokens, n]
+    own, nearest = distances[:, torch.arange(len(chosen)), chosen], distances.amin(2)
+    elsewhere = (own > 3 * nearest + 1e-3 * own.mean()).float().mean()
+    if elsewhere > 0.5:
+        raise MismatchError(
+            "Expected the tokens of model and source in one order, found that most of the model's are those "
+            f"of another patch in the source. {REMEDY}"
+        )
+
+
+def _sees_one_token(block: Block) -> bool:
+    """Return whether the block updates its class token only, so that its output may be of that token."""
+    return block.reading is not None and "mean" not in block.reading.queries

@@ -1,0 +1,17 @@
+"""Hooks on one tower that keep what is wanted of each pass."""
+
+from vitreg.reader.forward_pass import ForwardPass
+from vitreg.reader.tower_call import ALONE, matters, tensors_in
+from vitreg.reader.tower_reader import Reader, ReadingComplete, readers
+from vitreg.reader.wanted_value import check_taps
+
+__all__ = [
+    "ALONE",
+    "ForwardPass",
+    "Reader",
+    "ReadingComplete",
+    "check_taps",
+    "matters",
+    "readers",
+    "tensors_in",
+]

@@ -1,0 +1,153 @@
+"""What one forward pass of a tower has left behind, as it was when it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitreg.errors import StateError
+from vitreg.functional.precision import Autocast
+from vitreg.functional.random_state import RandomState
+from vitreg.reader.tower_call import tensors_in
+from vitreg.types import Arguments, Key, Slot, Tower
+
+Progress = tuple[int, int]
+"""How often weights were written to, and what tells their gradients from others."""
+
+
+@dataclass
+class Habits:
+    """Which values a model writes to after they were read; known after one pass, in which all are copied."""
+
+    are_known: bool = False
+    changed: set[Slot] = field(default_factory=set)
+
+
+@dataclass
+class ForwardPass:
+    """One forward pass.
+
+    Attributes:
+        tower: what ran.
+        habits: the reader's knowledge of the mode in which it ran.
+        images: what entered the stem, [b, c, height, width]; None if there was no pass.
+        more: what the tower was called with beside the images.
+        autocast: the autocast that it ran under.
+        progress: how far the training was, see `progress_of`.
+        random_state: the random numbers that were next as it began, or None.
+        entering: what entered the first block, or None.
+        leaving: the shape of what left the last block, or None.
+        values: what was read.
+        seen: what the taps of values that are not read yet have delivered.
+    """
+
+    tower: Tower
+    habits: Habits
+    images: Tensor | None = None
+    more: Arguments = ((), {})
+    autocast: Autocast | None = None
+    progress: Progress | None = None
+    random_state: RandomState | None = None
+    entering: Tensor | None = None
+    leaving: Sequence[int] | None = None
+    values: dict[Slot, Tensor] = field(default_factory=dict)
+    seen: dict[Slot, dict[str, Any]] = field(default_factory=dict)
+    _versions: dict[Slot, int] = field(default_factory=dict)
+    _originals: dict[Slot, tuple[Tensor, int | None]] = field(default_factory=dict)
+    _inputs: list[tuple[Tensor, int | None]] = field(default_factory=list)
+
+    def given(self) -> list[Tensor]:
+        """Return the tensors that the pass was given."""
+        return [] if self.images is None else [self.images, *tensors_in(self.more)]
+
+    def note_inputs(self) -> None:
+        """Note what the pass was given, so that a later change is seen."""
+        if not torch.compiler.is_compiling():
+            self._inputs = [(tensor, version_of(tensor)) for tensor in self.given()]
+
+    def inputs_changed(self) -> bool:
+        """Return whether what the pass was given was written to since it began."""
+        return any(version is not None and version_of(t) != version for t, version in self._inputs)
+
+    def keep(self, slot: Slot, value: Tensor) -> None:
+        """Keep a value: itself, or a copy if the model writes to it later, or if that is not known yet."""
+        if torch.compiler.is_compiling():  # where nothing writes to it, the compiler removes the copy again
+            self.values[slot] = value.clone()
+            return
+        version = version_of(value)
+        if self.habits.are_known and slot not in self.habits.changed and version is not None:
+            self.values[slot] = value
+            self._versions[slot] = version
+            return
+        self.values[slot] = value.clone()
+        if not self.habits.are_known:
+            self._originals[slot] = value, version
+
+    def of(self, key: Key, indices: Iterable[int]) -> list[Tensor]:
+        """Return the values of `key`, one a block of `indices`.
+
+        Raises:
+            StateError: a value was changed after it was read, which it was not before.
+        """
+        self.settle()
+        return [self.values[(*key, index)] for index in indices]
+
+    def settle(self) -> None:
+        """Find out which values were written to since they were read.
+
+        Raises:
+            StateError: one that was kept as it is; from now on it is copied.
+        """
+        if torch.compiler.is_compiling():
+            return
+        for slot, (original, version) in self._originals.items():
+            if version is None or version_of(original) != version or _differ(original, self.values[slot]):
+                self.habits.changed.add(slot)
+            else:
+                self.values[slot] = original
+        self.habits.are_known |= bool(self._originals)
+        self._originals.clear()
+        changed = [
+            slot for slot, version in self._versions.items() if version_of(self.values[slot]) != version
+        ]
+        if changed:
+            self.habits.changed.update(changed)
+            name, _, index = changed[0]
+            raise StateError(
+                f"Expected {name} of block {index} to stay what it was after it was read, found that the "
+                "model wrote to it in place, which it did not do before. Run the model again: from now on it "
+                "is copied."
+            )
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """Return a number that grows with each write to `tensor`, or None where torch does not count."""
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
+
+
+def progress_of(parameters: Iterable[Tensor]) -> Progress | None:
+    """Return what changes with each step of an optimiser and each backward pass; None where nobody knows."""
+    if torch.compiler.is_compiling():
+        return None
+    weights, gradients = 0, 0
+    for parameter in parameters:
+        weights += version_of(parameter) or 0
+        if parameter.grad is not None:
+            gradients += id(parameter.grad) + (version_of(parameter.grad) or 0)
+    return weights, gradients
+
+
+def _differ(original: Tensor, kept: Tensor) -> bool:
+    """Return whether a value is no longer its copy; a write to `.data` is counted by nobody."""
+    return not original.is_meta and not torch.equal(original.detach(), kept.detach())
+
+
+def in_backward() -> bool:
+    """Return whether autograd is running a backward pass, as when a checkpointed block runs again."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._current_graph_task_id() != -1

@@ -1,0 +1,104 @@
+"""The passes that count, for each thread apart."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from vitreg.reader.forward_pass import ForwardPass, Habits, Progress
+from vitreg.types import Arguments, Passes, Tower
+
+MOST = 8
+"""How many passes are kept for one penalty unless all were asked for; each keeps what its backward needs."""
+
+
+def reason_to_skip(tower: Tower) -> str | None:
+    """Return why a pass that begins now is no training pass, as the end of a sentence, or None if it is."""
+    if not tower.module.training:
+        return "the last one ran in eval mode; call model.train() before it"
+    if not torch.is_grad_enabled():
+        return "the last one ran without gradients (torch.no_grad or inference_mode)"
+    return None
+
+
+class ThreadPasses:
+    """The passes of one thread.
+
+    Attributes:
+        current: the last pass that was read, or an empty one.
+        earlier: the passes that count beside it.
+        skipped: why there is none, or why the pass that runs now is not read; the end of a sentence.
+        entered: what the tower is being called with.
+        are_unclear: whether it is not known which passes count.
+    """
+
+    def __init__(self, tower: Tower, skipped: str) -> None:
+        self.entered: Arguments | None = None
+        self.clear(tower, skipped)
+
+    def clear(self, tower: Tower, reason: str) -> None:
+        """Forget the passes; `reason` ends the sentence that says why there are none."""
+        self.current = ForwardPass(tower, Habits())
+        self.earlier: list[ForwardPass] = []
+        self.skipped: str | None = reason
+        self.are_unclear = False
+
+    def follow(self, last: ForwardPass, counts: Passes | None, progress: Progress | None) -> None:
+        """Say what becomes of the `last` pass, which is whole, as another one begins.
+
+        By default it counts beside the next one, as the pass of another view or of R-Drop does, unless the
+        training has made progress since: then it belongs to a step of its own, which took no penalty.
+        """
+        if counts == "all":
+            self.earlier = [*self.earlier, last]
+        elif counts == "last":
+            self.earlier = []
+        elif progress is None:
+            self.are_unclear = True
+        elif last.progress != progress:
+            self.earlier, self.are_unclear = [], False
+        elif len(self.earlier) + 1 < MOST:
+            self.earlier = [*self.earlier, last]
+        else:
+            self.earlier, self.are_unclear = [], True
+
+
+class Threads:
+    """The passes of each thread that runs a tower; a compiled model's are those of the first thread."""
+
+    def __init__(self, tower: Tower, skipped: str) -> None:
+        self._tower = tower
+        self._skipped = skipped
+        self._home = ThreadPasses(tower, skipped)
+        self._home_thread: int | None = None
+        self._others: dict[int, ThreadPasses] = {}
+
+    @property
+    def are_several(self) -> bool:
+        """Whether more than one thread has run the tower."""
+        return bool(self._others)
+
+    def now(self) -> ThreadPasses:
+        """Return the passes of the thread that asks."""
+        if torch.compiler.is_compiling():
+            return self._home
+        thread = threading.get_ident()
+        if self._home_thread is None:
+            self._home_thread = thread
+        if thread == self._home_thread:
+            return self._home
+        if thread not in self._others:
+            alive = {other.ident for other in threading.enumerate()}
+            if self._home_thread not in alive:  # one worker after the other
+                self._home_thread = thread
+                self._home.clear(self._tower, self._skipped)
+                return self._home
+            self._others = {other: passes for other, passes in self._others.items() if other in alive}
+            self._others[thread] = ThreadPasses(self._tower, self._skipped)
+        return self._others[thread]
+
+    def clear(self, reason: str) -> None:
+        """Forget the passes of all threads."""
+        for passes in (self._home, *self._others.values()):
+            passes.clear(self._tower, reason)
