@@ -347,6 +347,12 @@ def test_launched_table_is_that_of_one_process(boxed: Path, weights: Path, tmp_p
         for name in ours["metrics"].keys() - {"per_class"}:
             assert theirs["metrics"][name] == pytest.approx(ours["metrics"][name], rel=1e-3)
         assert theirs["log"] == [pytest.approx(entry, rel=1e-3, abs=1e-6) for entry in ours["log"]]
+    predictions = sorted(path.relative_to(one) for path in one.glob("*/predictions.csv"))
+    assert len(predictions) == 2  # the source's head is new, and says nothing
+    for path in predictions:
+        ours, theirs = ((out / path).read_text().splitlines() for out in (one, two))
+        assert len(ours) == len(theirs) > 2
+        assert [line.split(",")[:3] for line in theirs] == [line.split(",")[:3] for line in ours]
     assert {path.name for path in two.glob("table3.*")} == {"table3.csv", "table3.md", "table3.png"}
 
 
