@@ -76,25 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     left_out: dict[str, str] = {}
     began = time.monotonic()
     for axis in options.axes:
-        if options.seconds is not None and time.monotonic() - began > options.seconds:
-            left_out[axis] = f"no time was left, after {options.seconds} s"
-            continue
         for point, setting, entries in AXES[axis](options):
-            of_point = argparse.Namespace(**{**vars(options), "seconds": _share(options)})
+            left = None if options.seconds is None else options.seconds - (time.monotonic() - began)
+            if left is not None and left <= 0:
+                left_out[point] = f"no time was left, after {options.seconds} s"
+                continue
+            of_point = argparse.Namespace(**{**vars(options), "seconds": left})
             measured, without = costs(entries, setting, of_point)
             for name, row in measured.items():
                 rows[f"{point}: {name}"] = {**row, "baseline": f"{point}: {row['baseline']}"}
             left_out |= {f"{point}: {name}": reason for name, reason in without.items()}
     finish("scaling", options, argv, rows, left_out)
     return 0
-
-
-def _share(options: argparse.Namespace) -> float | None:
-    """Return the seconds of a point, of which there are as many as the options list, and the penalties'."""
-    if options.seconds is None:
-        return None
-    points = len(options.batch_sizes) + len(options.sizes) + len(options.depths) + 1
-    return float(options.seconds / points)
 
 
 def _setting(

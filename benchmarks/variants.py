@@ -161,6 +161,8 @@ def costs(entries: Mapping[str, Entry], setting: Setting, options: argparse.Name
                 torch.cuda.empty_cache()
         else:
             steps[name] = found
+    if not steps:
+        raise SystemExit("none of the variants could be measured: the reasons stand above")
     within = None if options.seconds is None else max(0.0, options.seconds - (time.monotonic() - began))
     rows = compare(
         steps,
@@ -174,7 +176,7 @@ def costs(entries: Mapping[str, Entry], setting: Setting, options: argparse.Name
     return Costs(rows, left_out)
 
 
-TRIAL = 0.7
+TRIAL = 0.6
 """The share of `--seconds` after which no further variant is tried, so that those that run are measured."""
 
 

@@ -106,6 +106,12 @@ def test_whatever_fails_is_left_out_and_the_rest_is_measured() -> None:
     }
 
 
+def test_where_nothing_can_be_measured_it_is_said() -> None:
+    entries = {"TransMix": VARIANTS["TransMix"], "CutMix": VARIANTS["CutMix"]}
+    with pytest.raises(SystemExit, match="none of the variants could be measured"):
+        costs(entries, setting(batch_size=3), options(rounds=1, warmup=0))
+
+
 def test_what_there_is_no_time_for_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0, 4)
     monkeypatch.setattr(variants.time, "monotonic", lambda: next(clock))

@@ -11,10 +11,14 @@ from gpu_steps.step import Step
 EXPANDABLE = (("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),)
 """So that variants of the step that nearly fill the memory do not fragment it for each other."""
 
-FULL_BATCH = ("plain", "GTA", "GTA, remembered source", "block-output guide", "L2-SP", "BSS", "TransMix")
+FULL_BATCH = ("plain", "GTA", "GTA, remembered source", "block-output guide", "L2-SP")
 COMPILED = (
     *("plain", "GTA", "GTA, remembered source", "reading alone", "block-output guide, middle block", "L2-SP"),
     *("BSS", "CutMix", "TransMix", "GTA, unfused attention"),
+)
+MANY_TOKENS = (
+    *("plain", "GTA", "GTA, remembered source", "block-output guide", "L2-SP", "GTA, unfused attention"),
+    *("transformers", "transformers, attention guide", "transformers, output_attentions"),
 )
 LARGE = ("plain", "GTA", "GTA, remembered source", "L2-SP", "GTA, unfused attention")
 REHEARSED = ("plain", "GTA")
@@ -28,19 +32,21 @@ def planned_steps(options: Options, work: Path) -> list[Step]:
     kept = ("--keep-going", "--seconds", "{seconds}")
     rounds = ("--rounds", "1", "--warmup", "1") if options.quick else ()
 
-    def measured(name: str, seconds: float, *arguments: str, kind: str = "") -> Step:
+    def measured(
+        name: str, seconds: float, *arguments: str, kind: str = "", needs: tuple[str, ...] = ()
+    ) -> Step:
         """Return a step of a benchmark whose result is `NAME-gpu-KIND.json`, or `-cpu-` in a rehearsal."""
         ending = f"-{kind}" if kind else ""
         words = (f"benchmarks/{name.partition('-')[0]}.py", *arguments, *device, *rounds, *kept)
         where = results / f"{name}-{options.column}{ending}.json"
-        return Step(name + ending, seconds, (*words, "--json", str(where)), environment=EXPANDABLE)
+        return Step(name + ending, seconds, (*words, "--json", str(where)), needs, environment=EXPANDABLE)
 
     def overhead(
         name: str, seconds: float, *arguments: str, variants: tuple[str, ...] = (), kind: str = ""
     ) -> Step:
         if options.quick:
             arguments = (*TINY, "--batch-size", "full" if "full" in arguments else "2")
-            variants = REHEARSED if variants or "512" in name else ()
+            variants = REHEARSED if variants else ()
         chosen = ("--variants", *variants) if variants else ()
         how = ("--compile", "aot_eager" if options.quick else "inductor") if kind == "compiled" else ()
         return measured(f"overhead-{name}", seconds, *arguments, *chosen, *how, "--amp", kind=kind)
@@ -51,22 +57,26 @@ def planned_steps(options: Options, work: Path) -> list[Step]:
     facts = ("-m", "gpu_steps.facts", *device, *_quick(options), "--json", str(results / "facts.json"))
     tests = ("-m", "gpu_steps.gpu_tests", *device, "--json", str(results / "tests.json"))
     many = ("--batch-size", "64")
+    loop = (*(SMALL_LOOP if options.quick else LARGE_LOOP), "--amp")
     return [
         Step("facts", 20, facts),
-        Step("tests", 75, tests, needs=("pytest",)),
-        overhead("vit_small-224", 50, *many),
-        overhead("vit_small-224", 100, *many, variants=COMPILED, kind="compiled"),
-        overhead("vit_small-224", 35, "--batch-size", "full", variants=FULL_BATCH, kind="full"),
-        overhead("vit_small-512", 35, "--size", "512", "--batch-size", "32"),
+        Step("tests", 70, tests, needs=("pytest",)),
+        overhead("vit_small-224", 45, *many),
+        overhead("vit_small-224", 90, *many, variants=COMPILED, kind="compiled"),
+        overhead("vit_small-224", 45, "--batch-size", "full", variants=FULL_BATCH, kind="full"),
+        overhead("vit_small-512", 30, "--size", "512", "--batch-size", "32", variants=MANY_TOKENS),
         overhead("clip_vit_b-224", 30, "--model", clip, *many, variants=LARGE),
-        overhead("vit_large-224", 25, "--model", "vit_large_patch14_clip_224", *many, variants=LARGE),
-        measured("scaling", 30, *(SMALL_SCALING if options.quick else LARGE_SCALING), "--amp"),
-        measured("penalties", 20, *(SMALL_PENALTIES if options.quick else ())),
-        measured("loop", 25, *(SMALL_LOOP if options.quick else LARGE_LOOP), "--amp"),
-        measured("loop", 25, *(SMALL_LOOP if options.quick else LARGE_LOOP), "--amp", *VIEWS, kind="views"),
+        overhead("vit_large-224", 30, "--model", "vit_large_patch14_clip_224", *many, variants=LARGE),
+        measured("scaling", 35, *(SMALL_SCALING if options.quick else LARGE_SCALING), "--amp"),
+        measured("penalties", 30, *(SMALL_PENALTIES if options.quick else ())),
+        measured("loop", 25, *loop, needs=TRAINER),
+        measured("loop", 25, *loop, *VIEWS, kind="views", needs=TRAINER),
         runs_step(options, work),
     ]
 
+
+TRAINER = ("accelerate", "torchmetrics", "safetensors", "rich")
+"""The packages that the recipes' loop needs."""
 
 VIEWS = ("--views", "4")
 """Few enough for one round before the first that counts to compute nearly all of them."""
@@ -99,8 +109,7 @@ def runs_step(options: Options, work: Path) -> Step:
     ]
     words += ["--data", str(options.data), "--weights", str(options.weights), "--model", options.model]
     words += ["--size", str(options.size), "--until", "{until}"]
-    needs = ("accelerate", "torchmetrics", "safetensors", "rich")
-    return Step("runs", None, tuple(words), needs, skip=without)
+    return Step("runs", None, tuple(words), TRAINER, skip=without)
 
 
 def _quick(options: Options) -> tuple[str, ...]:
