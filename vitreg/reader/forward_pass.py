@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vitreg.errors import StateError
 from vitreg.functional.precision import Autocast
-from vitreg.functional.random_state import RandomState
+from vitreg.reader.random_state import RandomState
 from vitreg.reader.tower_call import tensors_in
 from vitreg.types import Arguments, Key, Slot, Tower
 

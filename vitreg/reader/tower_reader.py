@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from vitreg.errors import StateError, UnsupportedModelError
 from vitreg.extractors import extractors
 from vitreg.functional.precision import autocast_now
-from vitreg.functional.random_state import random_state
 from vitreg.hooks import Hooks
 from vitreg.reader.forward_pass import ForwardPass, Habits, in_backward, progress_of
 from vitreg.reader.places import Places
+from vitreg.reader.random_state import random_state
 from vitreg.reader.thread_passes import MOST, ThreadPasses, Threads, reason_to_skip
 from vitreg.reader.tower_call import ALONE, check_images, more_arguments
 from vitreg.reader.wanted_value import WantedValue, counters

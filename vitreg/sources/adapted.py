@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.functional.precision import Autocast
-from vitreg.functional.random_state import RandomState, replay
 from vitreg.reader import ALONE, Reader, readers, tensors_in
+from vitreg.reader.random_state import RandomState, replay
 from vitreg.sources.forward import evaluating, run_source
 from vitreg.sources.independence import own_weights_only
 from vitreg.types import Arguments, Tower, ViewNumbers

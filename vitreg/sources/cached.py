@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError
 from vitreg.functional.precision import Autocast
-from vitreg.functional.random_state import RandomState
 from vitreg.reader import ALONE, Reader, matters
+from vitreg.reader.random_state import RandomState
 from vitreg.sources.fingerprints import check_same_pictures, check_same_source, digest_of
 from vitreg.sources.frozen import FrozenSource, image_size
 from vitreg.sources.row_files import check_folder, facts_in, unusable

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.functional.random_state import replay
 from vitreg.hooks import foreign_hooks
+from vitreg.reader.random_state import replay
 from vitreg.types import Tower
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from vitreg.functional.random_state import are_equal, random_state, replay
+from vitreg.reader.random_state import are_equal, random_state, replay
 
 CPU = torch.device("cpu")
 
