@@ -149,7 +149,7 @@ def measured(options: argparse.Namespace) -> dict[str, Row]:
         pictures = torch.zeros(hyper.batch_size, 3, task.size, task.size, dtype=torch.uint8)
         start = time.perf_counter()
         for _ in range(options.steps):
-            task.normalised(pictures.to(device, non_blocking=True))
+            task.normalise(pictures.to(device, non_blocking=True))
         wait_for(device)
         return (time.perf_counter() - start) / options.steps
 

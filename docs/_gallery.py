@@ -82,9 +82,9 @@ def given(
         "fine_tuned": runs[DRAWN["fine-tuning"], 0].model,
         "guided": runs[DRAWN["GTA"], 0].model,
         "pictures": test.images[SHOWN],
-        "images": demo.normalised(test.images[SHOWN]),
+        "images": demo.normalise(test.images[SHOWN]),
         "masks": test.masks[SHOWN],
-        "test_images": demo.normalised(test.images),
+        "test_images": demo.normalise(test.images),
         "test_masks": test.masks,
         "steps": measured,
         "drifts": {name: runs[lam, 0].drift for name, lam in DRAWN.items()},
@@ -123,12 +123,12 @@ def fine_tune(
         for step in range(measured[-1] + 1):
             if step in measured:
                 training.top1.append(top1_of(model.eval(), test))
-                shown = demo.normalised(test.images[::8])
+                shown = demo.normalise(test.images[::8])
                 training.drift.append(vitreg.measure.attention_drift(model, source, shown))
             if step < measured[-1]:
                 batch = next(batches)
                 loss = F.cross_entropy(
-                    model.train()(demo.normalised(train.images[batch])), train.labels[batch]
+                    model.train()(demo.normalise(train.images[batch])), train.labels[batch]
                 )
                 (loss + reg.penalty()).backward()
                 optimizer.step()
@@ -140,7 +140,7 @@ def fine_tune(
 @torch.no_grad()
 def top1_of(model: nn.Module, test: world.Pictures) -> float:
     """Return the share of the test pictures that the model names rightly, in percent."""
-    return 100 * float((model(demo.normalised(test.images)).argmax(1) == test.labels).float().mean())
+    return 100 * float((model(demo.normalise(test.images)).argmax(1) == test.labels).float().mean())
 
 
 def main() -> None:

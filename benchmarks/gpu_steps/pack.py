@@ -18,7 +18,7 @@ from gpu_steps.options import Options
 from gpu_steps.rows import SEEDS, SETS
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.samples import Folder, Sample
-from vitreg.train.data.subset import Share, stratified
+from vitreg.train.data.subset import Share, stratified_indices
 
 LIMIT = 50 * 2**20
 """Bytes of pictures, indices and weights together."""
@@ -100,7 +100,7 @@ def used_pictures(name: str, folder: Folder) -> Iterator[Item]:
     """
     shots, labels = SETS[name], [sample.label for sample in folder.train]
     share = Share(rate=1.0) if shots is None else Share(shots=shots)
-    drawn = [stratified(labels, share, seed=seed, classes=folder.classes) for seed in SEEDS]
+    drawn = [stratified_indices(labels, share, seed=seed, classes=folder.classes) for seed in SEEDS]
     for index in sorted({index for of in drawn for index in of}):
         sample = folder.train[index]
         yield Item(name, "train", sample, _small(_upright(sample.path), Image.Resampling.BICUBIC), b"")

@@ -42,7 +42,7 @@ def num_hooks(model: nn.Module) -> int:
 def test_a_method_leaves_nothing_behind(model: nn.Module, method: str) -> None:
     pictures, labels = batch()
     with applied(model, method) as at_work:
-        mixed, targets = at_work.mixed(pictures, labels)
+        mixed, targets = at_work.mix(pictures, labels)
         loss = at_work.loss(model(mixed), targets)
         objective = loss + at_work.penalty()
         assert torch.isfinite(objective)
@@ -89,7 +89,7 @@ def test_only_a_part_is_trained(model: nn.Module, method: str, part: str) -> Non
 def test_without_mixing_the_loss_is_cross_entropy(model: nn.Module) -> None:
     pictures, labels = batch()
     with applied(model, "fine-tune", smoothing=0.1) as at_work:
-        mixed, targets = at_work.mixed(pictures, labels)
+        mixed, targets = at_work.mix(pictures, labels)
         logits = model(mixed)
         assert torch.equal(mixed, pictures)
         assert torch.equal(
@@ -103,7 +103,7 @@ def test_mixup_blends_pictures_and_labels_alike(model: nn.Module) -> None:
     before = pictures.clone()
     np.random.seed(3)
     with applied(model, "fine-tune", mixing=Mixing(mixup=0.8), smoothing=0.0) as at_work:
-        mixed, targets = at_work.mixed(pictures, labels)
+        mixed, targets = at_work.mix(pictures, labels)
         logits = model(mixed)
         found = at_work.loss(logits, targets)
     assert torch.equal(pictures, before)

@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchmetrics.functional.classification import binary_jaccard_index
 
-from vitreg.train.training.attention_metrics import attended, best_head_jaccard, object_share, patch_coverage
+from vitreg.train.training.attention_metrics import (
+    attended_patches,
+    best_head_jaccard,
+    object_share,
+    patch_coverage,
+)
 
 
 def slow_attended(row: list[float], mass: float) -> set[int]:
@@ -56,17 +61,17 @@ def test_share_and_jaccard_against_loops(seed: int) -> None:
 def test_jaccard_against_torchmetrics() -> None:
     attention, masks = drawn(1, b=5, h=1, side=6)
     coverage = patch_coverage(masks, 36)
-    chosen = attended(attention)[:, 0]
+    chosen = attended_patches(attention)[:, 0]
     expected = [binary_jaccard_index(chosen[i].int(), (coverage[i] >= 0.5).int()) for i in range(5)]
     torch.testing.assert_close(best_head_jaccard(attention, coverage), torch.stack(expected))
 
 
 def test_attended_by_hand() -> None:
     row = torch.tensor([0.1, 0.3, 0.3, 0.3])
-    assert attended(row).tolist() == [False, True, True, False]  # 0.6 exactly: no third patch
-    assert attended(row / 7).tolist() == [False, True, True, False]  # only shares count
-    assert attended(row, mass=0.61).tolist() == [False, True, True, True]
-    assert attended(torch.full((5,), 0.2)).sum() == 3
+    assert attended_patches(row).tolist() == [False, True, True, False]  # 0.6 exactly: no third patch
+    assert attended_patches(row / 7).tolist() == [False, True, True, False]  # only shares count
+    assert attended_patches(row, mass=0.61).tolist() == [False, True, True, True]
+    assert attended_patches(torch.full((5,), 0.2)).sum() == 3
 
 
 def test_extremes() -> None:

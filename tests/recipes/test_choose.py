@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.experiment.search import choices, chosen, only_chosen, said
+from engine.experiment.search import choices, describe_choices, keep_chosen, lams_of
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Configuration, Report
 from vitreg.train.training.hyperparameters import Hyperparameters
@@ -30,9 +30,9 @@ def test_the_mean_over_seeds_decides_in_each_cell_alone() -> None:
         report("fine-tune", None, 99.0),
     ]
     found = choices(reports)
-    assert chosen(found) == {("w", "birds", SMALL, "GTA"): 10.0, ("w", "birds", ALL, "GTA"): 1.0}
+    assert lams_of(found) == {("w", "birds", SMALL, "GTA"): 10.0, ("w", "birds", ALL, "GTA"): 1.0}
     assert dict(found[0].top1) == {1.0: 30.0, 10.0: 34.0}
-    kept = only_chosen(reports, found)
+    kept = keep_chosen(reports, found)
     assert [(r.configuration.lam, r.configuration.share) for r in kept[:2]] == [(10.0, SMALL), (10.0, SMALL)]
     assert [r.configuration.method for r in kept] == ["GTA", "GTA", "GTA", "BSS", "fine-tune"]
 
@@ -45,5 +45,5 @@ def test_among_equals_the_smallest_is_chosen(order: tuple[float, ...]) -> None:
 
 def test_what_was_tried_is_said() -> None:
     found = choices([report("GTA", 1.0, 40.0), report("GTA", 10.0, 30.0)])
-    (line,) = said(found, {"w": "DINO"}, "held-out training pictures")
+    (line,) = describe_choices(found, {"w": "DINO"}, "held-out training pictures")
     assert line == "birds from DINO, 15 %, GTA: λ = 1 by held-out training pictures (top-1 1: 40.0, 10: 30.0)"

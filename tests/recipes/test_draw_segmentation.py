@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engine.results.segmentation.picture import GROUND, STRENGTH, TINT, draw_segmentation, tinted
+from engine.results.segmentation.picture import GROUND, STRENGTH, TINT, draw_segmentation, tint
 
 GREY = torch.tensor([0.299, 0.587, 0.114])
 
@@ -25,7 +25,7 @@ def half(*, left: bool) -> Tensor:
 
 def test_tint_by_hand() -> None:
     picture = torch.tensor([255, 0, 51], dtype=torch.uint8)[:, None, None].expand(3, 1, 2)
-    image = tinted(picture, torch.tensor([[True, False]]))
+    image = tint(picture, torch.tensor([[True, False]]))
     on = [(1 - STRENGTH) * value + STRENGTH * tint for value, tint in zip((1, 0, 0.2), TINT, strict=True)]
     grey = GROUND * (0.299 + 0.114 * 0.2)
     assert image[0, 0].tolist() == pytest.approx(on)
@@ -34,8 +34,8 @@ def test_tint_by_hand() -> None:
 
 def test_mask_is_seen_without_colours() -> None:
     extremes = torch.cartesian_prod(*[torch.tensor([0, 255], dtype=torch.uint8)] * 3).T[:, :, None]
-    on = tinted(extremes, torch.ones(8, 1, dtype=torch.bool)) @ GREY
-    beside = tinted(extremes, torch.zeros(8, 1, dtype=torch.bool)) @ GREY
+    on = tint(extremes, torch.ones(8, 1, dtype=torch.bool)) @ GREY
+    beside = tint(extremes, torch.zeros(8, 1, dtype=torch.bool)) @ GREY
     assert on.min() > beside.max()
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine.scripts import run_all as everything
-from engine.scripts.run_all import Told, arguments_of, page, run_all
+from engine.scripts.run_all import ScriptResult, arguments_of, page, run_all
 
 RECIPES = Path(everything.__file__).resolve().parents[2]
 SCRIPTS = ("table1", "table3", "table4", "table6", "table_a")
@@ -117,5 +117,5 @@ def test_the_scripts_are_there() -> None:
 
 def test_a_page_without_anything(tmp_path: Path) -> None:
     (tmp_path / "table1.md").write_text("an old table")
-    written = page(tmp_path, {"table1": Told("left out: no data")})
+    written = page(tmp_path, {"table1": ScriptResult("left out: no data")})
     assert written == "# All tables and figures\n\n## table1\n\nleft out: no data\n"

@@ -18,7 +18,7 @@ import vitreg
 from vitreg.train.basics.progress import Progress
 from vitreg.train.runs.execution import execute
 from vitreg.train.training import formulas, methods
-from vitreg.train.training.formulas import are_same, computed, formula
+from vitreg.train.training.formulas import are_same, compute, formula
 from vitreg.train.training.methods import METHODS
 
 
@@ -42,14 +42,14 @@ def literal(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
 def test_every_method_computes_what_is_written_down() -> None:
     assert METHODS
     known = formulas._known()
-    found = {method: computed(method) for method in METHODS}
+    found = {method: compute(method) for method in METHODS}
     unknown = [m for m in found if not any(are_same(found[m], version) for version in known.get(m, []))]
     assert not unknown, "where it is meant: `python -m vitreg.train.training.formulas`"
 
 
 def test_no_method_computes_what_another_one_does() -> None:
     rows = {name: row for name, row in METHODS.items() if row.target or row.trains}
-    found = {name: computed(name) for name in rows}
+    found = {name: compute(name) for name in rows}
     assert found
     assert not [(a, b) for a in found for b in found if a < b and are_same(found[a], found[b])]
 
@@ -83,7 +83,7 @@ def test_a_refactoring_is_the_same_formula(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_rounding_does_not_count() -> None:
-    one = computed("GTA")
+    one = compute("GTA")
     other = copy.deepcopy(one)
     other["numbers"]["value"] = [1.0005 * value for value in one["numbers"]["value"]]
     assert are_same(one, other)
@@ -100,15 +100,15 @@ def test_a_setting_is_part_of_the_formula(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_formula_that_was_known_later_has_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    earlier = copy.deepcopy(computed("GTA"))
+    earlier = copy.deepcopy(compute("GTA"))
     earlier["numbers"]["value"][1] *= 2
-    monkeypatch.setattr(formulas, "_known", lambda: {"GTA": [earlier, computed("GTA")]})
+    monkeypatch.setattr(formulas, "_known", lambda: {"GTA": [earlier, compute("GTA")]})
     assert formula("GTA") == "formula 1"
 
 
 def test_the_random_numbers_stay_as_they_were() -> None:
     before = torch.get_rng_state()
-    computed("GTA+TransMix")
+    compute("GTA+TransMix")
     assert torch.equal(torch.get_rng_state(), before)
 
 

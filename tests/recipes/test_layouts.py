@@ -12,7 +12,7 @@ from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.layouts.names import role_of, split_of, twins
-from vitreg.train.data.samples import Folder, described, imbalance
+from vitreg.train.data.samples import Folder, describe_folder, imbalance
 
 
 def put(root: Path, *folders: str, count: int = 2) -> Path:
@@ -62,7 +62,7 @@ def test_validation_beside_test_is_left_out_and_said(tmp_path: Path) -> None:
     folder = read(tmp_path)
     assert len(folder.test) == 4
     assert folder.left_out == ("extra/ (2 pictures)", "valid/ (4 pictures)")
-    assert described(folder, "birds") == (
+    assert describe_folder(folder, "birds") == (
         "birds: 2 classes (ant, bee), 4 training pictures in train/ (2 a class), 4 test pictures in test/ "
         "(2 a class); left out: extra/ (2 pictures); valid/ (4 pictures)"
     )
@@ -116,7 +116,7 @@ def test_what_is_no_class(tmp_path: Path) -> None:
     folder = read(tmp_path)
     assert folder.classes == ("ant", "bee")
     assert len(folder.train) == 4
-    said = described(folder, "x")
+    said = describe_folder(folder, "x")
     for text in ("3 *.heic", "1 folders of results", "1 pictures outside", "3 hidden files or folders"):
         assert text in said
 

@@ -10,8 +10,8 @@ import timm
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from small_data import MODEL, SIZE
 
+from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
@@ -153,7 +153,7 @@ def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> 
     assert "0 runs to do" in executed(keeps_models=True)[0]
 
     model = stored_model(runs[1], tmp_path).eval()
-    right = model(task.normalised(task.test)).argmax(1) == torch.tensor(task.test_labels)
+    right = model(task.normalise(task.test)).argmax(1) == torch.tensor(task.test_labels)
     assert 100 * float(right.float().mean()) == pytest.approx(kept[1].metrics["top1"])
     measured = {entry["step"]: entry["top1"] for entry in kept[1].log if "top1" in entry}
     assert list(measured) == [1, 3, 4]

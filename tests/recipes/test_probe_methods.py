@@ -75,7 +75,7 @@ def literal_probe(run: Run) -> vitreg.LinearProbe:
     with torch.no_grad():
         rows = [
             model.forward_head(
-                model.forward_features(run.task.normalised(run.task.train.plain(i)[None])), pre_logits=True
+                model.forward_features(run.task.normalise(run.task.train.plain(i)[None])), pre_logits=True
             )
             for i in indices
         ]

@@ -165,7 +165,7 @@ def test_scenes_of_a_task() -> None:
     assert (scenes.name, scenes.fingerprint, scenes.size) == ("birds", "f", 8)
     assert torch.equal(scenes.masks, masks)
     assert scenes.decided.all()
-    assert torch.equal(scenes.normalised(scenes.pictures), task.normalised(task.test))
+    assert torch.equal(scenes.normalise(scenes.pictures), task.normalise(task.test))
     some = scenes.at([1])
     assert torch.equal(some.pictures, task.test[1:])
     assert torch.equal(some.masks, masks[1:])

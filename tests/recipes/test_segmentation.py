@@ -25,7 +25,7 @@ from engine.results.segmentation.jaccard import (
 )
 from vitreg.errors import InputError
 from vitreg.train.data.official.voc import read_voc
-from vitreg.train.training.attention_metrics import attended
+from vitreg.train.training.attention_metrics import attended_patches
 
 CPU = Accelerator(cpu=True)
 SIDE, SIZE, DEPTH = 4, 32, 3  # patches of 8 × 8 pixels
@@ -75,7 +75,7 @@ def slow_jaccard(rows: Tensor, scenes: Scenes, mass: float) -> dict[str, float]:
         classes = [number for number in numbers.unique().tolist() if number not in (0, 255)]
         if not classes:
             continue
-        heads, merged = attended(attention, mass), attended(attention.mean(0), mass)
+        heads, merged = attended_patches(attention, mass), attended_patches(attention.mean(0), mass)
         decided, sums = numbers != 255, {"jaccard": 0.0, "mean_attention": 0.0, "whole_picture": 0.0}
         for number in classes:
             mask = numbers == number
@@ -93,7 +93,7 @@ def test_counts_of_patches_are_as_good_as_pixels(mass: float) -> None:
     model, scenes = small_vit(), drawn_scenes(BATCH_SIZE + 5)
     found = segmentation_jaccard(model, scenes, accelerator=CPU, mass=mass, layers="all")
     with torch.no_grad(), vitreg.trace(model, "attn_probs") as trace:
-        model(scenes.normalised(scenes.pictures))
+        model(scenes.normalise(scenes.pictures))
     rows = trace["attn_probs"]
     assert len(rows) == DEPTH
     for block, row in enumerate(rows):

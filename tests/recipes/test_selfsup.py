@@ -134,7 +134,7 @@ def test_student_learns_and_features_do_not_collapse(method: selfsup.Method, set
     pretraining = Pretraining(method, steps=30)
     losses = [pretraining.step() for _ in range(30)]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-    pictures = demo.normalised(world.draw_source(32, seed=1000).images)
+    pictures = demo.normalise(world.draw_source(32, seed=1000).images)
     with torch.no_grad():
         features = pretraining.teacher.tokens(pictures)[:, 0]
     assert features.std(0).mean() > 0.1
@@ -215,7 +215,7 @@ def test_half_of_the_views_are_masked_within_bounds(setting: Setting) -> None:
 def test_targets_use_all_prototypes_alike(setting: Setting) -> None:
     setting(teacher_temperature=0.5, rounds=50)
     scores = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)) + torch.tensor([3.0, 0, 0, 0])
-    targets = selfsup.balanced(scores)
+    targets = selfsup.balance(scores)
     torch.testing.assert_close(targets.sum(1), torch.ones(12))
     torch.testing.assert_close(targets.sum(0), torch.full((4,), 3.0), atol=1e-3, rtol=0)
     plain = (scores / 0.5).log_softmax(-1)  # what is left is a factor for each row and for each column
@@ -229,7 +229,7 @@ def test_a_whole_view_is_the_picture_or_its_mirror_image(setting: Setting) -> No
     setting(area=(1.0, 1.0), stretch=1.0, brightness=0.0, saturation=0.0, hue=0.0)
     pictures = world.draw_source(20, seed=0).images
     views = random_views(pictures, torch.Generator().manual_seed(0))
-    normal = demo.normalised(pictures)
+    normal = demo.normalise(pictures)
     is_same, is_mirrored = (
         (views - other).abs().amax((1, 2, 3)) < 1e-4 for other in (normal, normal.flip(-1))
     )

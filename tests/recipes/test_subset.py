@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitreg.errors import InputError
-from vitreg.train.data.subset import Share, split, stratified
+from vitreg.train.data.subset import Share, split, stratified_indices
 
 
 @given(
@@ -19,7 +19,7 @@ from vitreg.train.data.subset import Share, split, stratified
 def test_share_of_each_class(sizes: list[int], rate: float, seed: int) -> None:
     labels = [label for label, size in enumerate(sizes) for _ in range(size)]
     classes = [str(label) for label in range(len(sizes))]
-    chosen = stratified(labels, Share(rate=rate), seed=seed, classes=classes)
+    chosen = stratified_indices(labels, Share(rate=rate), seed=seed, classes=classes)
     counts = Counter(labels[index] for index in chosen)
     assert len(set(chosen)) == len(chosen)
     assert counts == {label: round(rate * size) for label, size in enumerate(sizes)}
@@ -29,7 +29,7 @@ def test_same_seed_same_subset_other_seed_another_and_smaller_within_larger() ->
     labels = [0] * 50 + [1] * 50
 
     def draw(rate: float, seed: int) -> list[int]:
-        return stratified(labels, Share(rate=rate), seed=seed, classes=("a", "b"))
+        return stratified_indices(labels, Share(rate=rate), seed=seed, classes=("a", "b"))
 
     assert draw(0.2, 3) == draw(0.2, 3)
     assert draw(0.2, 3) != draw(0.2, 4)
@@ -39,15 +39,15 @@ def test_same_seed_same_subset_other_seed_another_and_smaller_within_larger() ->
 
 
 def test_shots() -> None:
-    chosen = stratified([0] * 5 + [1] * 9, Share(shots=3), seed=0, classes=("a", "b"))
+    chosen = stratified_indices([0] * 5 + [1] * 9, Share(shots=3), seed=0, classes=("a", "b"))
     assert [sum(i < 5 for i in chosen), sum(i >= 5 for i in chosen)] == [3, 3]
 
 
 def test_empty_or_too_small_class_is_named() -> None:
     with pytest.raises(InputError, match=r"10 % leaves class rare empty: it has 3 pictures"):
-        stratified([0] * 10 + [1] * 3, Share(rate=0.1), seed=0, classes=("common", "rare"))
+        stratified_indices([0] * 10 + [1] * 3, Share(rate=0.1), seed=0, classes=("common", "rare"))
     with pytest.raises(InputError, match=r"4 per class is more than the 3 training pictures of class rare"):
-        stratified([0] * 10 + [1] * 3, Share(shots=4), seed=0, classes=("common", "rare"))
+        stratified_indices([0] * 10 + [1] * 3, Share(shots=4), seed=0, classes=("common", "rare"))
 
 
 def test_held_out_is_a_share_of_each_class_and_never_all() -> None:

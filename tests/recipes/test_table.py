@@ -11,7 +11,7 @@ from rich.console import Console
 
 from engine.results.paper import PaperTable, read_paper_table
 from engine.results.points import draw
-from engine.results.rows import Row, mixed, notes, rows, text_table
+from engine.results.rows import Row, machine_differences, notes, rows, text_table
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Configuration, Report
@@ -113,8 +113,8 @@ def test_runs_of_different_machines_are_told() -> None:
     machine = {"device": "cpu", "threads": 2, "versions": {"torch": "2.6", "timm": "1.0.20"}}
     other = {"device": "cpu", "threads": 1, "versions": {"torch": "2.11", "timm": "1.0.20"}}
     made = [dataclasses.replace(one, machine=machine) for one in reports()]
-    assert mixed(made) == []
-    (warning,) = mixed([*made, dataclasses.replace(made[0], machine=other)])
+    assert machine_differences(made) == []
+    (warning,) = machine_differences([*made, dataclasses.replace(made[0], machine=other)])
     assert warning == "warning: not all runs were computed alike: threads 1 and 2, torch 2.11 and 2.6"
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from vitreg.errors import InputError
 from vitreg.train.data.subset import Share
-from vitreg.train.runs import tracking as track
+from vitreg.train.runs import tracking
 from vitreg.train.runs.report import Configuration
-from vitreg.train.runs.tracking import check_trackers, tracked
+from vitreg.train.runs.tracking import check_trackers, track
 from vitreg.train.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(steps=9, batch_size=4, lr=1e-3, weight_decay=0.05)
@@ -22,11 +22,11 @@ def test_every_term_is_a_scalar_of_tensorboard_once(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     check_trackers(["tensorboard"])
     for attempt in (1, 2):  # the second tells what the first one told, too: it continued from a checkpoint
-        with tracked(["tensorboard"], CONFIGURATION, tmp_path) as tell:
+        with track(["tensorboard"], CONFIGURATION, tmp_path) as tell:
             tell({"step": 0, "loss": 2.0, "gta": 0.25})
             if attempt == 2:
                 tell({"step": 4, "loss": 1.0, "gta": 0.5, "top1": 60.0})
-    stored = events.EventAccumulator(str(tmp_path / track.PROJECT))
+    stored = events.EventAccumulator(str(tmp_path / tracking.PROJECT))
     stored.Reload()
     assert sorted(stored.Tags()["scalars"]) == ["gta", "loss", "top1"]
     assert [(e.step, e.value) for e in stored.Scalars("gta")] == [(0, 0.25), (4, 0.5)]
@@ -34,16 +34,16 @@ def test_every_term_is_a_scalar_of_tensorboard_once(tmp_path: Path) -> None:
 
 
 def test_without_trackers_nothing_is_written(tmp_path: Path) -> None:
-    with tracked((), CONFIGURATION, tmp_path) as tell:
+    with track((), CONFIGURATION, tmp_path) as tell:
         tell({"step": 0, "loss": 2.0})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_tracker_without_its_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(track, "get_available_trackers", list)
+    monkeypatch.setattr(tracking, "get_available_trackers", list)
     with pytest.raises(InputError, match="--log-with wandb: its library is not installed; pip install wandb"):
         check_trackers(["wandb"])
 
 
 def test_what_can_be_chosen_is_what_accelerate_has() -> None:
-    assert set(track.TRACKERS) == {str(name) for name in accelerate.tracking.LOGGER_TYPE_TO_CLASS}
+    assert set(tracking.TRACKERS) == {str(name) for name in accelerate.tracking.LOGGER_TYPE_TO_CLASS}

@@ -148,5 +148,5 @@ def test_interrupted_source_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_normalised_spans_minus_one_to_one() -> None:
-    ends = demo.normalised(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2))
+    ends = demo.normalise(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2))
     assert ends.unique().tolist() == [-1.0, 1.0]

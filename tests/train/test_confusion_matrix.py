@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitreg.train.confusion_matrix import confused, confusion, draw_confusion
+from vitreg.train.confusion_matrix import commonest_mistakes, confusion, draw_confusion
 
 
 def test_confusion_against_a_loop() -> None:
@@ -22,11 +22,11 @@ def test_confusion_against_a_loop() -> None:
 
 def test_mistakes_in_words() -> None:
     counts = torch.tensor([[9, 1, 0], [0, 5, 3], [0, 0, 4]])
-    assert confused(counts, ["auk", "booby", "crow"]) == [
+    assert commonest_mistakes(counts, ["auk", "booby", "crow"]) == [
         "booby taken for crow: 3 of 8",
         "auk taken for booby: 1 of 10",
     ]
-    assert confused(torch.eye(3, dtype=torch.int64), "abc") == []
+    assert commonest_mistakes(torch.eye(3, dtype=torch.int64), "abc") == []
 
 
 @pytest.mark.parametrize("num_classes", [2, 60, 250])

@@ -32,7 +32,7 @@ def attention_maps(
         InputError: The model has no such block.
     """
     model.to(accelerator.device)
-    pictures = task.normalised(task.test[list(indices)].to(accelerator.device))
+    pictures = task.normalise(task.test[list(indices)].to(accelerator.device))
     try:
         (maps,) = vitreg.measure.attention_maps(model, pictures, layers=block)
     except vitreg.ArgumentError as error:

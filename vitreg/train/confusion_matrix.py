@@ -28,7 +28,7 @@ def confusion(probabilities: Tensor, labels: Sequence[int]) -> Tensor:
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def confused(counts: Tensor, classes: Sequence[str], *, at_most: int = 5) -> list[str]:
+def commonest_mistakes(counts: Tensor, classes: Sequence[str], *, at_most: int = 5) -> list[str]:
     """Return the commonest mistakes in words, the commonest first."""
     wrong = counts.clone().fill_diagonal_(0).flatten()
     order = wrong.argsort(descending=True, stable=True)[:at_most]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from vitreg.files import lock, prepare_out
 from vitreg.train.basics.console import make_console
-from vitreg.train.basics.distributed import entered, on_main
+from vitreg.train.basics.distributed import enter_on_main, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.choice import choose, kind, search_table, verdict
-from vitreg.train.confusion_matrix import confused, confusion
+from vitreg.train.confusion_matrix import commonest_mistakes, confusion
 from vitreg.train.data.subset import Share
 from vitreg.train.labelled_folder import Pictures, check_block, read_labelled
 from vitreg.train.models.stored import Card
@@ -90,7 +90,7 @@ def finetune(
         check_block(pictures, options.block)
         if options.search:
             methods, lams = options.searched
-            runs = _planned(pictures, options, (BASELINE, *methods), lams, hold_out=options.hold_out)
+            runs = _plan(pictures, options, (BASELINE, *methods), lams, hold_out=options.hold_out)
             num_pictures = len(measured_task(runs[0]).test)
             progress.say(f"search: {num_pictures} of the training pictures held out to choose by")
             searched = execute(runs, out, accelerator=accelerator, workers=workers, progress=progress)
@@ -98,13 +98,13 @@ def finetune(
             progress.say(verdict(searched, num_pictures))
             chosen = choose(searched).configuration
             method, lam = chosen.method, chosen.lam
-        (run,) = _planned(pictures, options, (method,), () if lam is None else (lam,))
+        (run,) = _plan(pictures, options, (method,), () if lam is None else (lam,))
         (report,) = execute(
             [run], out, accelerator=accelerator, workers=workers, progress=progress, keeps_models=True
         )
         model = stored_model(run, out).eval()
         shares = probabilities(model, run.task, accelerator=accelerator)
-        with entered(lock(out, wait=True)):  # one command at a time writes the results
+        with enter_on_main(lock(out, wait=True)):  # one command at a time writes the results
             on_main(
                 lambda: write_result(
                     model, shares, report, searched, pictures, out, accelerator, options.block
@@ -115,7 +115,7 @@ def finetune(
     return Finetuned(model, pictures.card, report, shares, searched, out)
 
 
-def _planned(
+def _plan(
     pictures: Pictures,
     options: FinetuneOptions,
     methods: Sequence[str],
@@ -147,5 +147,8 @@ def _summary(shares: Tensor, report: Report, pictures: Pictures) -> list[str]:
         said += f"; balanced accuracy {report.metrics['class_mean']:.1f} %"
     return [
         said,
-        *(f"  {mistake}" for mistake in confused(confusion(shares, task.test_labels), task.classes)),
+        *(
+            f"  {mistake}"
+            for mistake in commonest_mistakes(confusion(shares, task.test_labels), task.classes)
+        ),
     ]

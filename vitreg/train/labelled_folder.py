@@ -11,7 +11,7 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
-from vitreg.train.data.samples import Folder, described, imbalance
+from vitreg.train.data.samples import Folder, describe_folder, imbalance
 from vitreg.train.data.subset import split
 from vitreg.train.folder_task import folder_task, input_statistics
 from vitreg.train.models.start import Start, photographed_start
@@ -44,13 +44,13 @@ def read_labelled(
         InputError: The pictures or the weights cannot be used.
     """
     folder = read_pictures(data, but_not=but_not)
-    progress.say(described(folder, data.resolve().name))
+    progress.say(describe_folder(folder, data.resolve().name))
     if uneven := imbalance(folder):
         progress.say(uneven)
     start = photographed_start(weights, options.model, size=options.size, say=progress.say)
     measured_on = "the test pictures"
     if not folder.test:
-        folder = _parted(folder, options.hold_out, seed=options.seed)
+        folder = _hold_out(folder, options.hold_out, seed=options.seed)
         measured_on = "pictures held out from training"
         progress.say(
             f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out to measure on, "
@@ -84,7 +84,7 @@ def read_pictures(root: Path, *, but_not: Path | None = None) -> Folder:
     return read_folder(root, needs_test=False, but_not=but_not)
 
 
-def _parted(folder: Folder, rate: float, *, seed: int) -> Folder:
+def _hold_out(folder: Folder, rate: float, *, seed: int) -> Folder:
     labels = [sample.label for sample in folder.train]
     kept, out = split(
         range(len(labels)),

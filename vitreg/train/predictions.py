@@ -37,7 +37,7 @@ def probabilities(
     found = []
     for pictures in task.test.split(BATCH_SIZE):
         with accelerator.autocast():
-            logits = model(task.normalised(pictures.to(accelerator.device)))
+            logits = model(task.normalise(pictures.to(accelerator.device)))
         found.append(logits.float().softmax(1).cpu())
         on_batch(len(pictures))
     shares = torch.cat(found)

@@ -57,7 +57,7 @@ class Scenes:
         """Which pixels count: bool [n, size, size]."""
         return self.objects != UNDECIDED
 
-    def normalised(self, pictures: Tensor) -> Tensor:
+    def normalise(self, pictures: Tensor) -> Tensor:
         """Return uint8 pictures [b, 3, size, size] as float32 with the model's mean and deviation."""
         mean, std = (
             torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std)

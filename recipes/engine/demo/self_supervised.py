@@ -161,14 +161,14 @@ class Pretraining:
         """
         with torch.no_grad():
             seen = self.teacher.tokens(views)
-            targets = balanced(self.teacher.scores(seen[:, 0]))
+            targets = balance(self.teacher.scores(seen[:, 0]))
         is_masked = None if self.method == "DINO" else self._mask(len(views), seen.shape[1] - 1)
         tokens = self.student.tokens(views, is_masked)
         loss = cross_entropy(self.student.scores(tokens[:, 0]), targets.roll(len(views) // 2, dims=0))
         if is_masked is None:
             return loss
         with torch.no_grad():
-            patch_targets = balanced(self.teacher.scores(seen[:, 1:][is_masked]))
+            patch_targets = balance(self.teacher.scores(seen[:, 1:][is_masked]))
         return loss + cross_entropy(self.student.scores(tokens[:, 1:][is_masked]), patch_targets)
 
     def _mask(self, num_views: int, num_patches: int) -> Tensor:
@@ -190,7 +190,7 @@ class Pretraining:
             old.lerp_(new, 1 - momentum)
 
 
-def balanced(scores: Tensor) -> Tensor:
+def balance(scores: Tensor) -> Tensor:
     """Return the teacher's scores [n, prototypes] as sharp probabilities that use all prototypes alike.
 
     Sharpening alone ends with one prototype for everything. The scores' exponentials are scaled until every
@@ -243,4 +243,4 @@ def random_views(pictures: Tensor, generator: torch.Generator) -> Tensor:
     across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]]) / 3**0.5
     turn = angle.cos() * (torch.eye(3) - grey) + angle.sin() * across  # about the axis of the greys
     colours = torch.einsum("bij,bjhw->bihw", brightness * (grey + saturation * turn), crops).clamp(0, 1)
-    return demo.normalised(255 * colours)
+    return demo.normalise(255 * colours)

@@ -103,7 +103,7 @@ def _pretrain(steps: int, progress: Callable[[int, int], None] | None) -> nn.Mod
     optimizer, schedule = optimisation(model, SOURCE, steps)
     for step in range(steps):
         pictures = world.draw_source(SOURCE.batch_size, seed=step)
-        loss = F.cross_entropy(model(normalised(pictures.images)), pictures.labels)
+        loss = F.cross_entropy(model(normalise(pictures.images)), pictures.labels)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), SOURCE.clip)
@@ -130,7 +130,7 @@ def optimisation(
     )
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalise(images: Tensor) -> Tensor:
     """Return uint8 pictures [b, 3, H, W] as the model reads them: float32, −1 to 1."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return (images / 255 - mean) / std

@@ -56,7 +56,7 @@ class Job:
     notes: Sequence[str] = ()
     plugins: Sequence[Path] = ()
 
-    def connected(self) -> AbstractContextManager[None]:
+    def connection(self) -> AbstractContextManager[None]:
         """Return what holds a connection to Ray over several calls of `execute`, if the runs go there."""
         return nullcontext() if self.ray is None else cluster(self.ray)
 

@@ -20,9 +20,9 @@ import engine
 import vitreg
 from vitreg.errors import InputError
 from vitreg.files import lock, prepare_out
-from vitreg.train.basics.distributed import count
+from vitreg.train.basics.distributed import world_size
 from vitreg.train.basics.progress import Progress
-from vitreg.train.runs.execution import complete_once, unfinished
+from vitreg.train.runs.execution import complete_once, find_unfinished
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Report
 from vitreg.train.training.device import make_accelerator
@@ -56,10 +56,10 @@ def execute_on_ray(
         InputError: Ray is not installed or not reached, no node has what a run takes, a node does not see
             `out`, or a run fails. The other runs are then stopped, and go on with the next call.
     """
-    if count() > 1:
-        raise InputError(f"one process gives a table to Ray, found {count()}; start it without a launcher")
+    if world_size() > 1:
+        raise InputError(f"one process gives a table to Ray, found {world_size()}; use no launcher")
     prepare_out(out := Path(os.path.abspath(out)))
-    reports, pending = unfinished(runs, out, progress, keeps_models=how.get("keeps_models", False))
+    reports, pending = find_unfinished(runs, out, progress, keeps_models=how.get("keeps_models", False))
     if not pending:
         return [reports[run.configuration.folder] for run in runs]
     with cluster(options) as ray, tempfile.TemporaryDirectory(dir=out, prefix=".ray.") as token:
@@ -77,7 +77,7 @@ def execute_on_ray(
                 for run in pending:
                     things = (run.configuration, sent[id(run.task)], sent[id(run.start)])
                     flying[task.remote(given, *things, wait=wait)] = run
-                for run, report in _landed(ray, flying, options.retries):
+                for run, report in _collect(ray, flying, options.retries):
                     if report is not None:
                         pending.remove(run)
                         reports[run.configuration.folder] = report
@@ -101,7 +101,7 @@ def _run(given: tuple[Any, ...], configuration: Any, task: Any, start: Any, *, w
     return complete_once(Run(configuration, task, start), out, wait=wait, **how)
 
 
-def _landed(ray: Any, flying: dict[Any, Run], retries: int) -> Iterator[tuple[Run, Report | None]]:
+def _collect(ray: Any, flying: dict[Any, Run], retries: int) -> Iterator[tuple[Run, Report | None]]:
     """Yield each run and its report as it ends; whatever ends this, an interrupt too, ends the runs."""
     try:
         while flying:

@@ -38,14 +38,14 @@ def choices(reports: Iterable[Report]) -> list[Choice]:
     ]
 
 
-def chosen(found: Iterable[Choice]) -> dict[Cell, float]:
+def lams_of(found: Iterable[Choice]) -> dict[Cell, float]:
     """Return the λ of each cell."""
     return {choice.cell: choice.lam for choice in found}
 
 
-def only_chosen(reports: Sequence[Report], found: Iterable[Choice]) -> list[Report]:
+def keep_chosen(reports: Sequence[Report], found: Iterable[Choice]) -> list[Report]:
     """Return the reports without those of λ that were not chosen."""
-    lams = chosen(found)
+    lams = lams_of(found)
     kept = []
     for report in reports:
         c = report.configuration
@@ -55,7 +55,7 @@ def only_chosen(reports: Sequence[Report], found: Iterable[Choice]) -> list[Repo
     return kept
 
 
-def said(found: Iterable[Choice], labels: Mapping[str, str], by: str) -> list[str]:
+def describe_choices(found: Iterable[Choice], labels: Mapping[str, str], by: str) -> list[str]:
     """Return a line for each choice, `by` what it was made; `labels` are the sources' by fingerprint."""
     lines = []
     for choice in found:

@@ -14,7 +14,7 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.samples import Folder, imbalance
-from vitreg.train.data.samples import described as in_a_line
+from vitreg.train.data.samples import describe_folder as in_a_line
 from vitreg.train.data.subset_lists import read_subset_list
 from vitreg.train.folder_task import Statistics, data_root, folder_task
 from vitreg.train.models.start import Start, photographed_start

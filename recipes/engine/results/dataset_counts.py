@@ -10,7 +10,7 @@ from engine.results.paper import PAPER
 from vitreg.errors import InputError
 from vitreg.train.basics.tables import TextTable
 from vitreg.train.data.samples import Folder
-from vitreg.train.data.subset import Share, stratified
+from vitreg.train.data.subset import Share, stratified_indices
 
 RATES = (0.15, 0.3, 0.5, 1.0)
 _COUNTED = {"data": "data", "classes": "classes", "training": "train", "test": "test"}
@@ -86,7 +86,7 @@ def count(name: str, folder: Folder) -> Counts:
 def _subset(folder: Folder, rate: float) -> int | None:
     labels = [sample.label for sample in folder.train]
     try:
-        return len(stratified(labels, Share(rate=rate), seed=0, classes=folder.classes))
+        return len(stratified_indices(labels, Share(rate=rate), seed=0, classes=folder.classes))
     except InputError:
         return None
 

@@ -158,7 +158,7 @@ def notes(table: Sequence[Row]) -> list[str]:
     return said
 
 
-def mixed(reports: Iterable[Report]) -> list[str]:
+def machine_differences(reports: Iterable[Report]) -> list[str]:
     """Return a warning if the runs of a table come from different devices, threads or versions."""
     found: dict[str, set[str]] = {}
     for report in reports:

@@ -41,7 +41,7 @@ def _line(report: Report) -> dict[str, Any]:
         "views": hyper.views if hyper else "",
         "every": hyper.every if hyper else "",
         "precision": c.precision,
-        "top1": _rounded(report.metrics.get("top1")),
+        "top1": _round(report.metrics.get("top1")),
         "object_share": _blocks(report.metrics.get("object_share", ())),
         "jaccard": _blocks(report.metrics.get("jaccard", ())),
         "seconds": round(report.seconds),
@@ -53,7 +53,7 @@ def _line(report: Report) -> dict[str, Any]:
     }
 
 
-def _rounded(value: float | None) -> float | str:
+def _round(value: float | None) -> float | str:
     return "" if value is None else float(f"{value:.7g}")
 
 

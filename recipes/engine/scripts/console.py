@@ -12,10 +12,10 @@ from pathlib import Path
 from rich.console import Console
 
 from engine.experiment.job import Job, Table
-from engine.experiment.search import Choice, choices, chosen, only_chosen, said
+from engine.experiment.search import Choice, choices, describe_choices, keep_chosen, lams_of
 from engine.results.paper import read_paper_table
 from engine.results.points import draw as draw_points
-from engine.results.rows import Row, mixed, notes, rows, text_table
+from engine.results.rows import Row, machine_differences, notes, rows, text_table
 from engine.results.run_lines import runs_csv
 from engine.scripts.options import parser
 from engine.scripts.prepare import prepare
@@ -44,7 +44,7 @@ def table_script(table: Table, description: str | None, *, draw: Drawing = draw_
             options = parser(table, description).parse_args(argv)
             with Progress(console) as progress:
                 job = prepare(table, options, progress=progress)
-                _, reports, found = measured(job, job.design, options, progress)
+                _, reports, found = measure(job, job.design, options, progress)
             on_main(lambda: _show(console, table.name, job, reports, found, options.select, draw, argv))
 
         return exit_code(script)
@@ -65,8 +65,8 @@ def _show(
     """Print the table and write it beside its runs."""
     labels = {start.fingerprint: start.label for start in job.design.starts}
     body = rows(reports, read_paper_table(name), labels)
-    below = [*notes(body), *told(job, reports, found, select)]
-    stored = [*below, *computed_by(reports)]
+    below = [*notes(body), *describe_runs(job, reports, found, select)]
+    stored = [*below, *describe_machines(reports)]
     write_atomically(job.out / f"{name}-runs.csv", runs_csv(reports))
     write_atomically(job.out / f"{name}.png", draw(body, reports, job.title))
     show_table(console, job.out / name, job.title, text_table(body), below, csv_of(Row, body), stored, argv)
@@ -101,7 +101,7 @@ def command(name: str, argv: Sequence[str] | None) -> str:
     return f"```sh\n{shlex.join(['python', f'recipes/{name}.py', *arguments])}\n```\n"
 
 
-def computed_by(reports: Sequence[Report]) -> list[str]:
+def describe_machines(reports: Sequence[Report]) -> list[str]:
     """Return with what the runs of a table were computed."""
     found = {
         (r.machine["device"], r.machine["threads"], *(r.machine["versions"][n] for n in ("torch", "timm")))
@@ -113,14 +113,14 @@ def computed_by(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-def told(job: Job, reports: Sequence[Report], found: Sequence[Choice], select: str) -> list[str]:
+def describe_runs(job: Job, reports: Sequence[Report], found: Sequence[Choice], select: str) -> list[str]:
     """Return what has to be said of the runs: how λ was found, and whether they were computed alike."""
     labels = {start.fingerprint: start.label for start in job.design.starts}
     by = "held-out training pictures" if select == "validation" else "the test pictures"
-    return [*job.notes, *said(found, labels, by), *mixed(reports)]
+    return [*job.notes, *describe_choices(found, labels, by), *machine_differences(reports)]
 
 
-def measured(
+def measure(
     job: Job,
     design: Design,
     options: Namespace,
@@ -136,15 +136,15 @@ def measured(
     wanted = design if seeds is None else replace(design, seeds=seeds)
     plan(wanted)  # so that what cannot be used is found before the search
     found: list[Choice] = []
-    with job.connected():
+    with job.connection():
         if options.select == "validation":
             search = plan_search(design, options.hold_out)
             found = choices(job.execute(search, progress)) if search else []
-        runs = plan(wanted, chosen(found))
+        runs = plan(wanted, lams_of(found))
         reports = job.execute(runs, progress, keeps_models=keeps_models)
     if options.select == "test":
         found = choices(reports)
-        kept = only_chosen(reports, found)
+        kept = keep_chosen(reports, found)
         runs = [run for run, report in zip(runs, reports, strict=True) if report in kept]
         reports = kept
     return runs, reports, found

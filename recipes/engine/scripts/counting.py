@@ -18,7 +18,7 @@ from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.archives import is_archive
 from vitreg.train.data.folder import read_folder
-from vitreg.train.data.official import LAYOUTS, layout_of, unpacked
+from vitreg.train.data.official import LAYOUTS, layout_of, unpack_official
 from vitreg.train.data.official.download import download_archives
 from vitreg.train.data.official.voc import VOC, read_voc
 from vitreg.train.folder_task import data_root
@@ -88,7 +88,7 @@ def _look(name: str, place: Path, fetch: bool, say: Callable[[str], None]) -> Co
             download_archives(layout, place, say=say)
         if layout is not VOC:
             return count(name, read_folder(place, name=name, say=say))
-        pictures = read_voc(unpacked(place, name, say=say))
+        pictures = read_voc(unpack_official(place, name, say=say))
         say(f"{name}: {len(pictures)} pictures of {VOC.title} val with masks (for table 4)")
     except (InputError, OSError) as error:
         return error

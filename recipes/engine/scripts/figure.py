@@ -8,11 +8,11 @@ from engine.experiment.job import Job, Table
 from engine.scripts.console import Main
 from engine.scripts.models import (
     Models,
-    chosen_pictures,
     figure_parser,
     figure_script,
+    pick_pictures,
     title,
-    trained,
+    train_models,
 )
 from vitreg.files import write_atomically
 from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
@@ -27,23 +27,23 @@ def attention_figure_script(table: Table, description: str | None, *, num_pictur
 
     def draw(options: Namespace, progress: Progress) -> tuple[Job, list[str]]:
         def check(task: Task) -> None:
-            chosen_pictures(len(task.test), options.pictures, num_pictures)
+            pick_pictures(len(task.test), options.pictures, num_pictures)
 
-        job, found = trained(table, options, progress, check=check)
-        return job, on_main(lambda: [_written(models, job, options, num_pictures) for models in found])
+        job, found = train_models(table, options, progress, check=check)
+        return job, on_main(lambda: [_write(models, job, options, num_pictures) for models in found])
 
     return figure_script(table, lambda: figure_parser(table, description), draw)
 
 
-def _written(models: Models, job: Job, options: Namespace, num_pictures: int) -> str:
+def _write(models: Models, job: Job, options: Namespace, num_pictures: int) -> str:
     path = job.out / f"{models.name}.png"
-    write_atomically(path, _drawn(models, job, options, num_pictures))
+    write_atomically(path, _draw(models, job, options, num_pictures))
     return str(path)
 
 
-def _drawn(models: Models, job: Job, options: Namespace, num_pictures: int) -> bytes:
+def _draw(models: Models, job: Job, options: Namespace, num_pictures: int) -> bytes:
     task, block, maps = models.task, options.block, {}
-    indices = chosen_pictures(len(task.test), options.pictures, num_pictures)
+    indices = pick_pictures(len(task.test), options.pictures, num_pictures)
     for run in models.runs:
         model = stored_model(run, job.out)
         if block is None:  # the source's, which comes first

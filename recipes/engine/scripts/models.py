@@ -11,7 +11,7 @@ from rich.console import Console
 
 import vitreg
 from engine.experiment.job import Job, Table
-from engine.scripts.console import Main, measured, told
+from engine.scripts.console import Main, describe_runs, measure
 from engine.scripts.options import parser
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
@@ -66,7 +66,7 @@ def figure_script(
     return main
 
 
-def trained(
+def train_models(
     table: Table,
     options: Namespace,
     progress: Progress,
@@ -91,7 +91,7 @@ def trained(
         check(task)
     seeds = job.design.seeds if all_seeds else job.design.seeds[:1]
     design = replace(job.design, shares=job.design.shares[:1])
-    runs, reports, chosen = measured(job, design, options, progress, seeds=seeds, keeps_models=True)
+    runs, reports, chosen = measure(job, design, options, progress, seeds=seeds, keeps_models=True)
     found = []
     for task, start in itertools.product(design.tasks, design.starts):
         own = [run for run in runs if run.task is task and run.start is start]
@@ -99,7 +99,7 @@ def trained(
         parts = [table.name, task.name if len(design.tasks) > 1 else "", start.label]
         name = "-".join(filter(None, parts))
         found.append(Models(name, task, start, (source_of(fitted[0]), *fitted)))
-    return replace(job, notes=told(job, reports, chosen, options.select)), found
+    return replace(job, notes=describe_runs(job, reports, chosen, options.select)), found
 
 
 def source_of(run: Run) -> Run:
@@ -116,7 +116,7 @@ def title(run: Run, runs: Sequence[Run], names: Mapping[str, str] = TITLES) -> s
     return names.get(c.method, c.method) + (f" λ={c.lam:g}" if len(lams) > 1 and c.lam is not None else "")
 
 
-def chosen_pictures(total: int, wanted: Sequence[int] | None, count: int) -> list[int]:
+def pick_pictures(total: int, wanted: Sequence[int] | None, count: int) -> list[int]:
     """Return the indices of `wanted` pictures out of `total`, or of `count` taken evenly.
 
     Raises:

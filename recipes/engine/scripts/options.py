@@ -182,7 +182,7 @@ def parse_shares(
     return [Share(rate=rate) for rate in dict.fromkeys(default if rates is None else rates)]
 
 
-def _checked(
+def _make_check(
     name: str, kind: Callable[[str], float], is_good: Callable[[float], bool]
 ) -> Callable[[str], float]:
     def convert(text: str) -> float:
@@ -195,10 +195,10 @@ def _checked(
     return convert
 
 
-whole = _checked("whole number above 0", int, lambda value: value > 0)
-at_least_0 = _checked("whole number", int, lambda value: value >= 0)
-rate = _checked("rate (above 0, at most 1)", float, lambda value: 0 < value <= 1)
-positive = _checked("number above 0", float, lambda value: value > 0)
-not_negative = _checked("number of at least 0", float, lambda value: value >= 0)
-part = _checked("share (above 0, below 1)", float, lambda value: 0 < value < 1)
-below_one = _checked("share (at least 0, below 1)", float, lambda value: 0 <= value < 1)
+whole = _make_check("whole number above 0", int, lambda value: value > 0)
+at_least_0 = _make_check("whole number", int, lambda value: value >= 0)
+rate = _make_check("rate (above 0, at most 1)", float, lambda value: 0 < value <= 1)
+positive = _make_check("number above 0", float, lambda value: value > 0)
+not_negative = _make_check("number of at least 0", float, lambda value: value >= 0)
+part = _make_check("share (above 0, below 1)", float, lambda value: 0 < value < 1)
+below_one = _make_check("share (at least 0, below 1)", float, lambda value: 0 <= value < 1)

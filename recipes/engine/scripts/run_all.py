@@ -27,7 +27,7 @@ REFUSED = 2
 """The exit code of a script that cannot use its input."""
 
 
-class Told(NamedTuple):
+class ScriptResult(NamedTuple):
     """What is said of a script, when it began, and its exit code, or None if it was not called."""
 
     text: str
@@ -70,11 +70,11 @@ def run_all(scripts: Sequence[str], *, description: str, argv: Sequence[str] | N
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    told: dict[str, Told] = {}
+    told: dict[str, ScriptResult] = {}
     for script in sorted(known.only, key=lambda script: script not in KEEPING):
         given, why_not = arguments_of(script, known.weights, known.data, known.voc)
         if why_not:
-            told[script] = Told(f"left out: {why_not}")
+            told[script] = ScriptResult(f"left out: {why_not}")
             continue
         command = [*given, *(passed if script != "table1" else []), "--out", str(out)]
         console.rule(escape(f"{script}.py {' '.join(command)}"))
@@ -87,7 +87,7 @@ def run_all(scripts: Sequence[str], *, description: str, argv: Sequence[str] | N
             text += "; left out: it cannot use what is given, as it says above"
         elif code:
             text += f"; failed with exit code {code}"
-        told[script] = Told(text, began, code)
+        told[script] = ScriptResult(text, began, code)
     told = {script: told[script] for script in scripts if script in told}
     write_atomically(out / "all.md", page(out, told))
     for script, one in told.items():
@@ -136,7 +136,7 @@ def arguments_of(
     return [*given, "--weights", places[first]], ""
 
 
-def page(out: Path, told: Mapping[str, Told]) -> str:
+def page(out: Path, told: Mapping[str, ScriptResult]) -> str:
     """Return the page: of each script what was run, its table and the pictures that it has drawn."""
     lines = ["# All tables and figures", ""]
     for script, one in told.items():

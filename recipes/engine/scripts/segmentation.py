@@ -19,11 +19,11 @@ from engine.results.segmentation.table import SegmentationRow, notes, segmentati
 from engine.scripts.console import Main, show_table
 from engine.scripts.models import (
     Models,
-    chosen_pictures,
     figure_parser,
     figure_script,
+    pick_pictures,
     title,
-    trained,
+    train_models,
 )
 from engine.scripts.options import rate
 from vitreg.errors import InputError
@@ -33,7 +33,7 @@ from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
-from vitreg.train.data.official import unpacked
+from vitreg.train.data.official import unpack_official
 from vitreg.train.data.official.voc import VOC, read_voc
 from vitreg.train.runs.run import stored_model
 from vitreg.train.training.attention_metrics import MASS
@@ -48,7 +48,7 @@ def segmentation_table_script(table: Table, description: str | None) -> Main:
         def script(console: Console) -> None:
             options = _parser(table, description).parse_args(argv)
             with Progress(console) as progress:
-                job, found, scenes = _prepared(table, options, progress, all_seeds=True)
+                job, found, scenes = _prepare(table, options, progress, all_seeds=True)
                 rows = partial(_rows, known=scenes, job=job, options=options, progress=progress)
                 body = on_main(lambda: [row for models in found for row in rows(models)])
             title, below = f"{job.title}, trained on {job.design.shares[0]}", [*notes(body), *job.notes]
@@ -66,8 +66,8 @@ def segmentation_figure_script(table: Table, description: str | None, *, num_pic
     """Return the `main` of figure 3: what the models' attention covers, a file for each data set."""
 
     def draw(options: Namespace, progress: Progress) -> tuple[Job, list[str]]:
-        job, found, scenes = _prepared(table, options, progress, num_pictures=num_pictures)
-        one = partial(_drawn, scenes=scenes, job=job, options=options, num_pictures=num_pictures)
+        job, found, scenes = _prepare(table, options, progress, num_pictures=num_pictures)
+        one = partial(_draw, scenes=scenes, job=job, options=options, num_pictures=num_pictures)
         return job, on_main(lambda: [one(models) for models in found])
 
     return figure_script(table, lambda: _parser(table, description), draw)
@@ -82,7 +82,7 @@ def _parser(table: Table, description: str | None) -> ArgumentParser:
     return options
 
 
-def _prepared(
+def _prepare(
     table: Table,
     options: Namespace,
     progress: Progress,
@@ -93,7 +93,9 @@ def _prepared(
     """Return the trained models, and for each data set what they are measured on, which is opened first."""
     if options.voc is None and options.preset == "paper":
         raise InputError(f"missing: PASCAL VOC 2012 to measure on (--voc DIR). {VOC.advice}")
-    pictures = [] if options.voc is None else read_voc(unpacked(options.voc, VOC.name, say=progress.say))
+    pictures = (
+        [] if options.voc is None else read_voc(unpack_official(options.voc, VOC.name, say=progress.say))
+    )
     scenes: dict[str, Scenes] = {}
 
     def check(task: Task) -> None:
@@ -108,12 +110,12 @@ def _prepared(
                     pictures, size=task.size, mean=task.mean, std=task.std, on_picture=update
                 )
         if num_pictures:
-            _shown(scenes[task.name], options, num_pictures)
+            _pick_scenes(scenes[task.name], options, num_pictures)
 
-    return *trained(table, options, progress, all_seeds=all_seeds, check=check), scenes
+    return *train_models(table, options, progress, all_seeds=all_seeds, check=check), scenes
 
 
-def _shown(scenes: Scenes, options: Namespace, count: int) -> list[int]:
+def _pick_scenes(scenes: Scenes, options: Namespace, count: int) -> list[int]:
     """Return the pictures of a figure: those that are asked for, or some, taken evenly, that show an object.
 
     Raises:
@@ -121,7 +123,7 @@ def _shown(scenes: Scenes, options: Namespace, count: int) -> list[int]:
     """
     has_object = scenes.masks.flatten(1).any(1)
     if options.pictures:
-        indices = chosen_pictures(len(scenes.pictures), options.pictures, count)
+        indices = pick_pictures(len(scenes.pictures), options.pictures, count)
         empty = [index for index in indices if not has_object[index]]
         if empty:
             raise InputError(f"no head is best where there is no object; leave out --pictures {empty}")
@@ -129,7 +131,7 @@ def _shown(scenes: Scenes, options: Namespace, count: int) -> list[int]:
     known = has_object.nonzero().flatten().tolist()
     if not known:
         raise InputError(f"none of the {len(scenes.pictures)} pictures of {scenes.name} shows an object")
-    return [known[place] for place in chosen_pictures(len(known), None, count)]
+    return [known[place] for place in pick_pictures(len(known), None, count)]
 
 
 def _block(models: Models, options: Namespace) -> int:
@@ -161,11 +163,11 @@ def _rows(
     return rows
 
 
-def _drawn(
+def _draw(
     models: Models, *, scenes: Mapping[str, Scenes], job: Job, options: Namespace, num_pictures: int
 ) -> str:
     block, own = _block(models, options), scenes[models.task.name]
-    indices = _shown(own, options, num_pictures)
+    indices = _pick_scenes(own, options, num_pictures)
     masks, scores = {}, {}
     for run in models.runs:
         model, name = stored_model(run, job.out), title(run, models.runs)

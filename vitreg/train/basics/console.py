@@ -16,11 +16,11 @@ from vitreg.errors import VitregError
 from vitreg.train.basics.distributed import (
     OtherProcessError,
     connect,
-    count,
     disconnect,
-    fail,
-    follow,
     is_main,
+    report_failure_once,
+    wait_for_failure,
+    world_size,
 )
 from vitreg.wording import plain, plain_lines
 
@@ -64,18 +64,20 @@ def exit_code(script: Callable[[Console], None]) -> int:
         script(make_console())
         disconnect()
     except OtherProcessError:
-        follow()
+        wait_for_failure()
         return 2
     except (VitregError, OSError) as error:
         line = f"error: {plain(' '.join(str(error).split()))}"
-        fail(lambda: print(line, file=sys.stderr, flush=True))
+        report_failure_once(lambda: print(line, file=sys.stderr, flush=True))
         return 2
     except KeyboardInterrupt:
-        fail(lambda: print("stopped; the same command goes on from here", file=sys.stderr, flush=True))
+        report_failure_once(
+            lambda: print("stopped; the same command goes on from here", file=sys.stderr, flush=True)
+        )
         return 130
     except Exception:
-        if count() == 1:
+        if world_size() == 1:
             raise
-        fail(traceback.print_exc)
+        report_failure_once(traceback.print_exc)
         return 1
     return 0

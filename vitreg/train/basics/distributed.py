@@ -54,14 +54,14 @@ def disconnect() -> None:
         dist.destroy_process_group()
 
 
-def count() -> int:
+def world_size() -> int:
     """Return how many processes work together; one inside `on_main`."""
     return dist.get_world_size() if _are_connected() and not _is_alone else 1
 
 
 def rank() -> int:
     """Return the place of this process among those that work together, from 0."""
-    return dist.get_rank() if count() > 1 else 0
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
@@ -75,7 +75,7 @@ def on_main(function: Callable[[], T]) -> T:
     Raises:
         OtherProcessError: `function` raised; the main process raises that error itself.
     """
-    if count() == 1:
+    if world_size() == 1:
         return function()
     told: list[list[T] | None] = [None]
     try:
@@ -90,44 +90,45 @@ def on_main(function: Callable[[], T]) -> T:
 
 
 @contextmanager
-def entered(context: AbstractContextManager[T]) -> Iterator[T]:
+def enter_on_main(context: AbstractContextManager[T]) -> Iterator[T]:
     """Enter `context` in the main process alone; what it yields is yielded in all."""
     with ExitStack() as stack:
         yield on_main(lambda: stack.enter_context(context))
 
 
-def gathered(value: T) -> list[T]:
+def gather(value: T) -> list[T]:
     """Return the `value` of every process, in all of them."""
-    values = [value] * count()
-    if count() > 1:
+    values = [value] * world_size()
+    if world_size() > 1:
         dist.all_gather_object(values, value, group=_channel())
     return values
 
 
-def mean(values: Mapping[str, float]) -> dict[str, float]:
+def mean_over_ranks(values: Mapping[str, float]) -> dict[str, float]:
     """Return the mean over the processes of each of the numbers, by name."""
-    each = gathered(dict(values))
+    each = gather(dict(values))
     return {name: sum(one[name] for one in each) / len(each) for name in values}
 
 
-def share(batch_size: int) -> int:
+def per_rank(batch_size: int) -> int:
     """Return how many pictures of a batch each process takes.
 
     Raises:
         InputError: The batch cannot be divided evenly.
     """
-    if batch_size % count():
-        near = max(1, round(batch_size / count())) * count()
+    if batch_size % world_size():
+        near = max(1, round(batch_size / world_size())) * world_size()
         raise InputError(
-            f"--batch-size {batch_size} has to be divisible by the number of processes, {count()}: use {near}"
+            f"--batch-size {batch_size} has to be divisible by the number of processes, {world_size()}: "
+            f"use {near}"
         )
-    return batch_size // count()
+    return batch_size // world_size()
 
 
 @contextmanager
 def parallel(model: nn.Module, accelerator: Accelerator) -> Iterator[nn.Module]:
     """Yield what computes as `model` and averages gradients over the processes; in one, `model` itself."""
-    if count() == 1:
+    if world_size() == 1:
         yield model
         return
     prepared = accelerator.prepare(model)
@@ -155,7 +156,7 @@ def refuse_other_than_ddp() -> None:
             )
 
 
-def fail(say: Callable[[], None]) -> None:
+def report_failure_once(say: Callable[[], None]) -> None:
     """Let the first process that fails `say` why; what the others meet is its doing, and not said.
 
     None ends before it is said: as soon as one has, the launcher kills the rest.
@@ -167,10 +168,10 @@ def fail(say: Callable[[], None]) -> None:
         with suppress(RuntimeError):
             _store().set("has said why", "")
     else:
-        follow()
+        wait_for_failure()
 
 
-def follow() -> None:
+def wait_for_failure() -> None:
     """Wait until the process that failed has said why."""
     with suppress(RuntimeError):  # the process that kept the store has ended, and said why
         _store().wait(["has said why"], MOMENT)

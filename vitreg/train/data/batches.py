@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vitreg.train.basics.distributed import rank, share
+from vitreg.train.basics.distributed import per_rank, rank
 from vitreg.train.data.dataset import Task
 from vitreg.views import view_seed
 
@@ -85,7 +85,7 @@ class Slices:
     """The part of each batch that this process takes; all parts together are the batch of one process."""
 
     def __init__(self, batches: Batches) -> None:
-        self.batches, self.size = batches, share(batches.batch_size)
+        self.batches, self.size = batches, per_rank(batches.batch_size)
 
     def __len__(self) -> int:
         return len(self.batches)

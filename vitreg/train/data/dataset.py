@@ -61,7 +61,7 @@ class Task:
             test_names=tuple(self.train_names[index] for index in indices) if self.train_names else (),
         )
 
-    def normalised(self, pictures: Tensor) -> Tensor:
+    def normalise(self, pictures: Tensor) -> Tensor:
         """Return uint8 pictures [b, 3, size, size] as float32 with the model's mean and deviation."""
         mean, std = (
             torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std)

@@ -22,7 +22,7 @@ from pathlib import Path
 from vitreg.errors import InputError
 from vitreg.train.data.layouts.class_folders import read_class_folders, split_folders
 from vitreg.train.data.layouts.index import read_index
-from vitreg.train.data.official import layout_of, read_official, unpacked
+from vitreg.train.data.official import layout_of, read_official, unpack_official
 from vitreg.train.data.samples import Folder
 from vitreg.wording import listed
 
@@ -50,7 +50,7 @@ def read_folder(
         InputError: The folder is missing, unreadable or in no known layout, or another data set than `name`;
             a row of the index is unusable; a class has no training or no test picture.
     """
-    root = unpacked(root, name, say=say)
+    root = unpack_official(root, name, say=say)
     try:
         names = sorted(entry.name for entry in root.iterdir())
     except OSError as error:

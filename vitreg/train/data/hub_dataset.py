@@ -88,7 +88,7 @@ def hub_folder(data: HubData, cache: Path, *, say: Callable[[str], None] = lambd
                 shutil.rmtree(part, ignore_errors=True)  # of one that was killed
                 say(f"fetching {data.name} from the Hugging Face hub (once)")
                 try:
-                    _write(data, _fetched(data), part)
+                    _write(data, _fetch(data), part)
                     write_everything_to_disk()  # what is in the files, before their folder gets its name
                     part.rename(done)
                 except BaseException:
@@ -108,7 +108,7 @@ def _library() -> Any:
         ) from error
 
 
-def _fetched(data: HubData) -> Any:
+def _fetch(data: HubData) -> Any:
     library = _library()
     try:
         return library.load_dataset(data.name, data.config, revision=data.revision)

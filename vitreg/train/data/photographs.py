@@ -60,25 +60,25 @@ class Photos:
             self.kept[index] = reduced
             self.bytes_kept += 3 * reduced.width * reduced.height
 
-    def reduced(self, index: int) -> Image.Image:
+    def reduced_picture(self, index: int) -> Image.Image:
         """Return picture `index` as it is kept, opened anew where there was no room."""
         return self.kept.get(index) or self.read(self.samples[index]).picture
 
     def read(self, sample: Sample) -> _Read:
         """Return a picture as it is kept."""
-        return _read(sample, lambda picture, mask: (self._reduced(picture), mask))
+        return _read(sample, lambda picture, mask: (self._reduce(picture), mask))
 
     def picture(self, index: int, *, seed: int) -> Tensor:
         """Return picture `index`, augmented, as uint8 [3, size, size]."""
-        picture = self.reduced(index)
+        picture = self.reduced_picture(index)
         with random_numbers(seed):
             return self.transform(picture)
 
     def plain(self, index: int) -> Tensor:
         """Return picture `index` as a test picture is seen, from the reduced one: uint8 [3, size, size]."""
-        return evaluation_transform(self.size)(self.reduced(index), None)[0]
+        return evaluation_transform(self.size)(self.reduced_picture(index), None)[0]
 
-    def _reduced(self, picture: Image.Image) -> Image.Image:
+    def _reduce(self, picture: Image.Image) -> Image.Image:
         scale = 2 * self.size / min(picture.size)
         if scale >= 1:
             return picture

@@ -46,7 +46,7 @@ class Folder:
     is_official: bool = field(default=False, compare=False)
 
 
-def described(folder: Folder, name: str) -> str:
+def describe_folder(folder: Folder, name: str) -> str:
     """Return in a line what was understood of a folder: classes, splits, pictures, and what is left out."""
     classes = f"{len(folder.classes)} classes ({listed(folder.classes, at_most=4)})"
     parts = [classes, _split("training", folder.train, folder.train_name, len(folder.classes))]

@@ -51,7 +51,7 @@ def subset(task: Task, share: Share, *, seed: int) -> list[int]:
         InputError: As `stratified`, or the task has no such list of files, or it leaves a class empty.
     """
     if share.files is None:
-        return stratified(task.train_labels, share, seed=seed, classes=task.classes)
+        return stratified_indices(task.train_labels, share, seed=seed, classes=task.classes)
     if share.files not in task.lists:
         raise InputError(f"{task.name} has no list {share.files} (lists: {listed(task.lists) or 'none'})")
     chosen = sorted(task.lists[share.files])
@@ -62,7 +62,9 @@ def subset(task: Task, share: Share, *, seed: int) -> list[int]:
     return chosen
 
 
-def stratified(labels: Sequence[int], share: Share, *, seed: int, classes: Sequence[str]) -> list[int]:
+def stratified_indices(
+    labels: Sequence[int], share: Share, *, seed: int, classes: Sequence[str]
+) -> list[int]:
     """Return the sorted indices of a random share of each class.
 
     Each class is shuffled by its own generator, so a smaller share is part of a larger one at the same seed.

@@ -84,7 +84,7 @@ def _of_timm(model: str) -> State:
         )
     hub = settings.hf_hub_id
     place = f"model.safetensors from https://huggingface.co/{hub}" if hub else f"{settings.url}"
-    return _created(model, f"fetch {place} and give the file").state_dict()
+    return _create(model, f"fetch {place} and give the file").state_dict()
 
 
 def _of_hub(name: str, model: str) -> State:
@@ -105,14 +105,14 @@ def _of_hub(name: str, model: str) -> State:
             f"hf-hub:{name} has no model.safetensors that can be fetched ({first_line(error)}), and nothing "
             "else is read from the hub; give the file of another repository, or of your own"
         ) from error
-    served = _created(f"hf-hub:{name}", advice)
+    served = _create(f"hf-hub:{name}", advice)
     state: State = served.state_dict()
     size = resolve_model_data_config(served)["input_size"][-1]
     _check_same(f"hf-hub:{name}", lambda pictures: _features(served, pictures), state, model, size)
     return state
 
 
-def _created(name: str, advice: str) -> nn.Module:
+def _create(name: str, advice: str) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True).eval()
     except Exception as error:  # whatever the hub, its network library or the model's configuration raises

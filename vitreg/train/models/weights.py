@@ -96,7 +96,7 @@ def load_model(
     _check_patches(name, state, model.state_dict())
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        found = _translated(translate, state, model) if translate else dict(state)
+        found = _translate(translate, state, model) if translate else dict(state)
     except Exception as error:
         raise InputError(
             f"the weights do not fit {name}: {type(error).__name__}: {error}".splitlines()[0]
@@ -134,7 +134,7 @@ def _check_patches(name: str, state: dict[str, Tensor], own: dict[str, Tensor]) 
         raise InputError("the weights do not fit {}: patches of {} instead of {} pixels".format(name, *sizes))
 
 
-def _translated(translate: Callable[..., Any], state: dict[str, Tensor], model: nn.Module) -> Any:
+def _translate(translate: Callable[..., Any], state: dict[str, Tensor], model: nn.Module) -> Any:
     """Return `state` as timm spells it: iBOT calls the scale of a layer `gamma_1`, timm `ls1.gamma`."""
     scales = "adapt_layer_scale" in inspect.signature(translate).parameters
     return translate(dict(state), model, **({"adapt_layer_scale": True} if scales else {}))

@@ -9,11 +9,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from vitreg.files import lock
-from vitreg.train.basics.distributed import entered, on_main
+from vitreg.train.basics.distributed import enter_on_main, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Report
-from vitreg.train.runs.run import complete, finished
+from vitreg.train.runs.run import complete, load_finished
 from vitreg.train.training.checkpoint import SECONDS, discard
 from vitreg.train.training.plugins import load_plugins
 
@@ -36,7 +36,7 @@ def execute(
     With `keeps_models` the trained weights stay beside each report. Several processes that were launched
     together do each run together.
     """
-    reports, pending = unfinished(runs, out, progress, keeps_models=keeps_models)
+    reports, pending = find_unfinished(runs, out, progress, keeps_models=keeps_models)
     for wait in (False, True):
         for run in list(pending):
             report = complete_once(
@@ -56,7 +56,7 @@ def execute(
     return [reports[run.configuration.folder] for run in runs]
 
 
-def unfinished(
+def find_unfinished(
     runs: Sequence[Run], out: Path, progress: Progress, *, keeps_models: bool
 ) -> tuple[dict[str, Report], list[Run]]:
     """Return the reports of the finished runs by folder, and the others, each once; `progress` is told."""
@@ -85,7 +85,7 @@ def complete_once(
     `plugins` are loaded first, for a process that has only just begun.
     """
     load_plugins(plugins)
-    with entered(lock(out / run.configuration.folder, wait=wait)) as is_held:
+    with enter_on_main(lock(out / run.configuration.folder, wait=wait)) as is_held:
         if not is_held:
             return None
         # The other may have finished it meanwhile, or this one before it was killed.
@@ -110,7 +110,7 @@ def complete_once(
 
 def finished_runs(runs: Mapping[str, Run], out: Path, *, keeps_models: bool) -> dict[str, Report]:
     """Return the reports of the runs that are finished, by their keys."""
-    found = {key: finished(run, out, keeps_model=keeps_models) for key, run in runs.items()}
+    found = {key: load_finished(run, out, keeps_model=keeps_models) for key, run in runs.items()}
     reports = {key: report for key, report in found.items() if report is not None}
     for key in reports:
         discard(out / runs[key].configuration.folder)  # it was killed after its DONE

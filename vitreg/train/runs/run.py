@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import vitreg
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
-from vitreg.train.basics.distributed import count, gathered, on_main
+from vitreg.train.basics.distributed import gather, on_main, world_size
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import split, subset
@@ -27,7 +27,7 @@ from vitreg.train.data.subset_lists import write_subset_list
 from vitreg.train.runs.plan import TRAINING_COST, Run
 from vitreg.train.runs.predictions import PREDICTIONS, task_predictions
 from vitreg.train.runs.report import Report, load_report, store_report
-from vitreg.train.runs.tracking import tracked
+from vitreg.train.runs.tracking import track
 from vitreg.train.training.checkpoint import SECONDS, Checkpoints, discard
 from vitreg.train.training.evaluation import evaluate
 from vitreg.train.training.loop import train
@@ -40,7 +40,7 @@ TRAIN_LIST = "train.csv"
 """The files that a run was trained on, in the form that `--subset` reads."""
 
 
-def finished(run: Run, out: Path, *, keeps_model: bool = False) -> Report | None:
+def load_finished(run: Run, out: Path, *, keeps_model: bool = False) -> Report | None:
     """Return the report of `run` in `out`, or None if it is not finished, or has no model that is needed."""
     report = load_report(out, run.configuration)
     if report is None or not keeps_model or run.configuration.method == SOURCE:
@@ -68,7 +68,7 @@ def complete(
     checkpoints = checkpoints_of(run, out, accelerator, progress, every=checkpoint_seconds)
     pictures = 0 if c.hyper is None else TRAINING_COST * c.hyper.batch_size
     probes: list[vitreg.LinearProbe] = []
-    with tracked(trackers, c, folder) as tell:
+    with track(trackers, c, folder) as tell:
         model, log = trained_model(
             run,
             accelerator=accelerator,
@@ -91,7 +91,7 @@ def complete(
     )
     if probes:
         metrics["probe"] = probe_metrics(probes[0])
-    logits = torch.cat([part for each in gathered(own_logits) for part in each])  # the processes' in order
+    logits = torch.cat([part for each in gather(own_logits) for part in each])  # the processes' in order
     where = machine(accelerator)
 
     def stored() -> Report:
@@ -149,15 +149,15 @@ def readings_in(out: Path, run: Run) -> Path:
 
 def training_indices(run: Run) -> list[int]:
     """Return the indices of the pictures that `run` trains on."""
-    return _parted(run)[0]
+    return _split_indices(run)[0]
 
 
 def measured_task(run: Run) -> Task:
     """Return the task that `run` is measured on: with its held-out pictures in place of the test pictures."""
-    return run.task.held_out(_parted(run)[1]) if run.configuration.hold_out else run.task
+    return run.task.held_out(_split_indices(run)[1]) if run.configuration.hold_out else run.task
 
 
-def _parted(run: Run) -> tuple[list[int], list[int]]:
+def _split_indices(run: Run) -> tuple[list[int], list[int]]:
     c, task = run.configuration, run.task
     if c.share is None:
         return [], []
@@ -243,7 +243,7 @@ def machine(accelerator: Accelerator) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "processes": count(),
+        "processes": world_size(),
         "python": platform.python_version(),
         "versions": {"vitreg": vitreg.__version__, **{package: version(package) for package in packages}},
     }

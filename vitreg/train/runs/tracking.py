@@ -34,7 +34,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def tracked(
+def track(
     names: Sequence[str], configuration: Configuration, folder: Path
 ) -> Iterator[Callable[[Entry], None]]:
     """Yield the function that is told each entry of a run's log: all of them, also those before a kill.

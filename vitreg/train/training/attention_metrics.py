@@ -31,7 +31,7 @@ def object_share(attention: Tensor, coverage: Tensor) -> Tensor:
     return functional.attention_share(attention.float().mean(1), coverage)
 
 
-def attended(attention: Tensor, mass: float = MASS) -> Tensor:
+def attended_patches(attention: Tensor, mass: float = MASS) -> Tensor:
     """Return the smallest set of patches that holds `mass` of the attention [..., p]: bool [..., p]."""
     share = attention.double() / attention.double().sum(-1, keepdim=True)
     ordered, places = share.sort(dim=-1, descending=True, stable=True)
@@ -48,7 +48,7 @@ def best_head_jaccard(attention: Tensor, coverage: Tensor, mass: float = MASS) -
     """
     # NOTE[DIFF]: DINO compares pixels, with the attention enlarged by nearest; here it is patches, as fine as
     # the attention is. The paper's threshold is unknown.
-    chosen, inside = attended(attention, mass), (coverage >= 0.5)[:, None]
+    chosen, inside = attended_patches(attention, mass), (coverage >= 0.5)[:, None]
     intersection = (chosen & inside).sum(-1)
     union = (chosen | inside).sum(-1)
     return (intersection / union).amax(1)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
-from vitreg.train.basics.distributed import gathered, on_main, rank
+from vitreg.train.basics.distributed import gather, on_main, rank
 from vitreg.train.training.state import Training
 from vitreg.wording import listed
 
@@ -97,7 +97,7 @@ class Checkpoints:
     def save(self, training: Training, *, is_last: bool) -> None:
         """Write the checkpoint if it is time to; a disk that is full is told once and stops nothing."""
         if self.every > 0 and (is_last or on_main(self._is_due)):
-            states = gathered(_random_states(training.model))
+            states = gather(_random_states(training.model))
             on_main(lambda: self._write(training, states))
 
     def _fitting(self, training: Training, indices: Sequence[int]) -> dict[str, Any] | None:

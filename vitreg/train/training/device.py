@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from vitreg.errors import InputError
-from vitreg.train.basics.distributed import count, refuse_other_than_ddp, share
+from vitreg.train.basics.distributed import per_rank, refuse_other_than_ddp, world_size
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
 
@@ -34,13 +34,13 @@ def make_accelerator(device: str = "auto", precision: str = "no") -> Accelerator
 def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
     """Raise `InputError` unless the processes can divide a batch evenly, mixed pictures in whole pairs."""
     mixing = [method for method in methods if METHODS[method].transmix or hyper.mixing]
-    if share(hyper.batch_size) % 2 and mixing and count() > 1:
+    if per_rank(hyper.batch_size) % 2 and mixing and world_size() > 1:
         raise InputError(
-            f"{mixing[0]} mixes pictures in pairs, and each of the {count()} processes its own: --batch-size "
-            f"{hyper.batch_size} has to be divisible by {2 * count()}"
+            f"{mixing[0]} mixes pictures in pairs, and each of the {world_size()} processes its own: "
+            f"--batch-size {hyper.batch_size} has to be divisible by {2 * world_size()}"
         )
 
 
 def workers_for(*, has_gpu: bool) -> int:
     """Return how many processes read pictures for a run: on the CPU they would take the cores from it."""
-    return min(8, max(1, (os.cpu_count() or 1) // count())) if has_gpu else 0
+    return min(8, max(1, (os.cpu_count() or 1) // world_size())) if has_gpu else 0

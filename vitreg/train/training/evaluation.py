@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 
 import vitreg
 from vitreg.errors import InputError
-from vitreg.train.basics.distributed import count, gathered, rank
+from vitreg.train.basics.distributed import gather, rank, world_size
 from vitreg.train.data.dataset import Task
 from vitreg.train.training.attention_metrics import best_head_jaccard, object_share, patch_coverage
 
@@ -43,17 +43,17 @@ def evaluate(
     """
     device, has_masks = accelerator.device, task.test_masks is not None
     model.to(device).eval()
-    synchronised = {"sync_on_compute": count() > 1}
+    synchronised = {"sync_on_compute": world_size() > 1}
     right, seen = (torch.zeros(len(task.classes), dtype=torch.long) for _ in range(2))
     depth = vitreg.describe(model).num_blocks if has_masks else 0
     shares, indices = ([MeanMetric(**synchronised).to(device) for _ in range(depth)] for _ in range(2))
     labels = torch.tensor(task.test_labels)
 
     is_finite = True
-    own = range(len(labels) * rank() // count(), len(labels) * (rank() + 1) // count())
+    own = range(len(labels) * rank() // world_size(), len(labels) * (rank() + 1) // world_size())
     for start in range(own.start, own.stop, BATCH_SIZE):
         part = slice(start, min(start + BATCH_SIZE, own.stop))
-        pictures = task.normalised(task.test[part].to(device))
+        pictures = task.normalise(task.test[part].to(device))
         with ExitStack() as reading, accelerator.autocast():
             trace = reading.enter_context(vitreg.trace(model, "attn_probs")) if has_masks else {}
             logits = model(pictures)
@@ -70,7 +70,7 @@ def evaluate(
                     share.update(object_share(row[is_seen], coverage[is_seen]))
                     index.update(best_head_jaccard(row[is_seen], coverage[is_seen]))
         on_logits(logits.float().cpu())
-        on_batch(len(pictures) * count())
+        on_batch(len(pictures) * world_size())
     metrics: dict[str, Any] = {}
     if has_head:
         if not is_finite:
@@ -78,7 +78,7 @@ def evaluate(
                 "expected numbers from the model, found values that are not finite; try a smaller --lr or "
                 "--lam, or --precision no"
             )
-        top1, each = rates(*(torch.stack(gathered(counts)).sum(0) for counts in (right, seen)))
+        top1, each = rates(*(torch.stack(gather(counts)).sum(0) for counts in (right, seen)))
         per_class = [100 * value for value in each]
         metrics = {"top1": 100 * top1, "class_mean": fmean(per_class)}
         metrics["per_class"] = dict(zip(task.classes, per_class, strict=True))

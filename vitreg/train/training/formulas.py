@@ -51,7 +51,7 @@ def formula(method: str) -> str:
 
 @cache
 def _formula(method: str, row: Method) -> str:
-    found = computed(method)
+    found = compute(method)
     for version, known in enumerate(_known().get(method, [])):
         if are_same(found, known):
             return f"formula {version}" if version else ""
@@ -59,7 +59,7 @@ def _formula(method: str, row: Method) -> str:
     return hashlib.sha256(repr((rough, found["settings"])).encode()).hexdigest()[:10]
 
 
-def computed(method: str) -> dict[str, Any]:
+def compute(method: str) -> dict[str, Any]:
     """Return the method's settings that are not the usual ones, and the numbers that it computes."""
     row, usual = METHODS[method], Method()
     given = {field.name: getattr(row, field.name) for field in fields(row)}
@@ -75,7 +75,7 @@ def computed(method: str) -> dict[str, Any]:
             with torch.no_grad():
                 for number, weight in enumerate(model.parameters()):
                     weight.add_(0.05 * _wave(weight.shape, 1.3 + number))
-            mixed, labels = applied.mixed(pictures, torch.tensor([0, 1, 2, 1]))
+            mixed, labels = applied.mix(pictures, torch.tensor([0, 1, 2, 1]))
             loss = applied.loss(model(mixed), labels)
             penalty = torch.as_tensor(applied.penalty())
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -125,7 +125,7 @@ def main() -> None:
     """Add to `formulas.json` what is not known yet, and say what that is."""
     known = _known() if FILE.exists() else {}
     for method in METHODS:
-        found = computed(method)
+        found = compute(method)
         if not any(are_same(found, one) for one in known.setdefault(method, [])):
             known[method].append(found)
             print(f"{method}: formula {len(known[method]) - 1}")

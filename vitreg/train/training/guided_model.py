@@ -93,7 +93,7 @@ class Applied:
                 )
             self._undo = undo.pop_all()
 
-    def mixed(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pictures as the model shall see them, and their labels, [b] or soft [b, classes]."""
         if self._transmix is not None:
             return self._transmix(pictures, labels)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 import vitreg
 from vitreg.errors import InputError
-from vitreg.train.basics.distributed import mean, parallel, vary_random_numbers
+from vitreg.train.basics.distributed import mean_over_ranks, parallel, vary_random_numbers
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import kept_views
@@ -107,7 +107,7 @@ def train(
                 step, is_first = training.step, training.step == batches.first
                 schedule.step_update(step)
                 pictures, labels = map(on_device, drawn[:2])
-                pictures, labels = applied.mixed(task.normalised(pictures), labels)
+                pictures, labels = applied.mix(task.normalise(pictures), labels)
                 with accelerator.autocast():
                     logits = replica(pictures)
                 loss = applied.loss(logits, labels)
@@ -121,7 +121,7 @@ def train(
                 entry = {}
                 if step % max(1, hyper.steps // LOGGED_STEPS) == 0 or is_last:
                     values = {"objective": objective.detach(), "loss": loss.detach(), **applied.terms}
-                    noted = mean({name: float(value) for name, value in values.items()})
+                    noted = mean_over_ranks({name: float(value) for name, value in values.items()})
                     is_finite = math.isfinite(noted.pop("objective"))
                     entry = {"lr": max(group["lr"] for group in optimizer.param_groups), **noted}
                     if not is_finite:

@@ -32,7 +32,7 @@ def _batches(task: Task, indices: Sequence[int], device: torch.device) -> Iterat
     for start in range(0, len(indices), BATCH_SIZE):
         part = indices[start : start + BATCH_SIZE]
         pictures = torch.stack([task.train.plain(index) for index in part]).to(device)
-        yield task.normalised(pictures), torch.tensor([task.train_labels[index] for index in part])
+        yield task.normalise(pictures), torch.tensor([task.train_labels[index] for index in part])
 
 
 def probe_metrics(probe: vitreg.LinearProbe) -> dict[str, float | None]:

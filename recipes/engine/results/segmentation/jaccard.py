@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import binary_jaccard_index
 import vitreg
 from engine.data.scenes import UNDECIDED, Scenes
 from vitreg.errors import InputError
-from vitreg.train.training.attention_metrics import MASS, attended
+from vitreg.train.training.attention_metrics import MASS, attended_patches
 
 BATCH_SIZE = 32
 
@@ -73,7 +73,7 @@ def segmentation_jaccard(
             inside = patch_pixels(objects, side)
             for metric, row in zip(means[name], rows, strict=True):
                 heads = row.float().mean(1, keepdim=True) if name == "mean_attention" else row
-                best = _jaccard(attended(heads, mass)[owners], inside, area[owners]).amax(1)
+                best = _jaccard(attended_patches(heads, mass)[owners], inside, area[owners]).amax(1)
                 metric.update(_per_picture(best, owners))
         owners, objects = classes
         share = objects.flatten(1).sum(1) / area[owners].sum(1)
@@ -117,7 +117,7 @@ def masks_of(
         raise InputError(f"no head is best where there is no object; leave out the pictures {empty}")
     row = _attention(model, some, block, accelerator)[0].cpu()
     side = round(row.shape[-1] ** 0.5)
-    chosen = attended(row, mass)
+    chosen = attended_patches(row, mass)
     best = _jaccard(chosen, patch_pixels(some.masks, side), patch_pixels(some.decided, side)).argmax(1)
     grids = chosen[torch.arange(len(best)), best].view(-1, 1, side, side).float()
     return F.interpolate(grids, size=(scenes.size, scenes.size), mode="nearest")[:, 0].bool()
@@ -174,7 +174,7 @@ def _per_picture(values: Tensor, owners: Tensor) -> Tensor:
 def _attention(model: nn.Module, scenes: Scenes, layers: Layers, accelerator: Accelerator) -> list[Tensor]:
     """Return the [CLS] attention on the patches of all pictures: [b, h, p] for each block."""
     model.to(accelerator.device).eval()
-    pictures = scenes.normalised(scenes.pictures.to(accelerator.device))
+    pictures = scenes.normalise(scenes.pictures.to(accelerator.device))
     try:
         with vitreg.trace(model, "attn_probs", layers=layers) as trace, accelerator.autocast():
             model(pictures)

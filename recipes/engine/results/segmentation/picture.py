@@ -24,7 +24,7 @@ GROUND = 0.33
 """How light the picture is drawn beside the mask: at most as light as the tint makes black."""
 
 
-def tinted(picture: Tensor, mask: Tensor) -> Tensor:
+def tint(picture: Tensor, mask: Tensor) -> Tensor:
     """Return uint8 [3, size, size] as float [size, size, 3], yellow on the bool `mask`, dark grey beside it.
 
     In grey too, every pixel of the mask is lighter than every pixel beside it.
@@ -65,7 +65,7 @@ def draw_segmentation(
         grid[0][column].imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
         for line, (name, found) in enumerate(masks.items(), start=1):
             axes = grid[line][column]
-            axes.imshow(tinted(picture, found[column]).numpy(), interpolation="nearest")
+            axes.imshow(tint(picture, found[column]).numpy(), interpolation="nearest")
             _print_score(axes, scores[name][column])
         for axes in grid[:, column]:
             outline(axes, truth[column])

@@ -124,7 +124,7 @@ def notes(table: Sequence[SegmentationRow]) -> list[str]:
             f"{row.data}: Jaccard: of each class's pixels and the patches that hold {100 * row.mass:g} % "
             f"of the [CLS] attention of its best head in block {'/'.join(map(str, blocks))} (counted from "
             "0); mean attention: of all heads instead of the best; objects as one: not class by class. The "
-            f"whole picture would score {row.whole_picture:.3f}. {_counted(row)}"
+            f"whole picture would score {row.whole_picture:.3f}. {_count_in_words(row)}"
         )
     if any(row.is_paper_data for row in table):
         said.append(
@@ -135,7 +135,7 @@ def notes(table: Sequence[SegmentationRow]) -> list[str]:
     return said
 
 
-def _counted(row: SegmentationRow) -> str:
+def _count_in_words(row: SegmentationRow) -> str:
     total = row.num_pictures + row.num_left_out
     if not row.num_left_out:
         return f"{total} pictures."

@@ -40,7 +40,7 @@ def read_official(root: Path, name: str) -> Folder | None:
     return None
 
 
-def unpacked(path: Path, name: str, *, say: Callable[[str], None]) -> Path:
+def unpack_official(path: Path, name: str, *, say: Callable[[str], None]) -> Path:
     """Return the folder of what was given as an archive, or as a folder of archives as they were downloaded.
 
     Any other path is returned as it is.
