@@ -46,20 +46,20 @@ class Readings:
         self._target_reader: Reader | None = None
         self._source_reader: Reader | None = None
         guided = [name for name, penalty in penalties.items() if penalty.needs_source]
+        counted = any(not extractors[penalties[name].extractor].per_block for name in guided)
         try:
             if guided and source is not None:
                 wanted = self._wanted(guided, source=True)
-                self._source_reader = Reader(source.tower, wanted, compared=True, stop=True)
+                self._source_reader = Reader(source.tower, wanted, compared=True, counted=counted, stop=True)
                 self._source_reader.enabled = False
             if penalties:
-                names = [penalties[name].extractor for name in guided]
                 self._target_reader = Reader(
                     tower,
                     self._wanted(penalties),
                     passes=passes,
                     training_only=True,
                     compared=bool(guided),
-                    counted=any(not extractors[name].per_block for name in names),  # which show no tokens
+                    counted=counted,
                 )
         except BaseException:
             self.remove()
@@ -130,9 +130,10 @@ class Readings:
         source.read(
             reader, one.images, one.autocast, more=more, random=one.random_state, resize=resize, views=views
         )
-        check_order(one.entering, reader.last.entering)
-        if one.leaving is not None:
-            check_tokens("block_output", self._tower.blocks[-1], one, one.leaving)
+        check_order(one.entering, reader.last.entering, is_random=source.is_random)
+        for either in (one, reader.last):
+            if either.leaving is not None:
+                check_tokens("block_output", either.tower.blocks[-1], either, either.leaving)
         if not torch.compiler.is_compiling():
             for either in (self._target_reader, self._source_reader):
                 if either is not None:

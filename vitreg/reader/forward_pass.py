@@ -60,6 +60,11 @@ class ForwardPass:
     _originals: dict[Slot, tuple[Tensor, int | None]] = field(default_factory=dict)
     _inputs: list[tuple[Tensor, int | None]] = field(default_factory=list)
 
+    def recalled(self, images: Tensor) -> ForwardPass:
+        """Return a pass on `images` whose values are put together from others', of which this was the last."""
+        leaving = None if self.leaving is None else (len(images), *self.leaving[1:])
+        return ForwardPass(self.tower, Habits(), images, entering=self.entering, leaving=leaving)
+
     def given(self) -> list[Tensor]:
         """Return the tensors that the pass was given."""
         return [] if self.images is None else [self.images, *tensors_in(self.more)]

@@ -153,8 +153,7 @@ class Reader:
     def recall(self, values: Iterable[Tensor], images: Tensor) -> None:
         """Stand as after a pass on `images` that read `values`, in the order of the slots."""
         passes = self.threads.now()
-        entering = passes.current.entering
-        passes.current = ForwardPass(self.tower, Habits(), images, entering=entering)
+        passes.current = passes.current.recalled(images)
         passes.current.values.update(zip(self.slots, values, strict=True))
         passes.skipped = None
 

@@ -147,7 +147,7 @@ class FrozenSource:
             self._weights.is_random = not are_equal(before, random_state(images.device))
         self._weights.are_own = True
         if self.is_random and not was_random:
-            self.read(reader, images, autocast, more=more, random=random)
+            FrozenSource.read(self, reader, images, autocast, more=more, random=random)
 
     def _run(
         self, reader: Reader, images: Tensor, autocast: Autocast | None, more: Arguments, whole: bool = False
