@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -54,6 +56,64 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file that is, at any moment, either the old one or the whole new one."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_sums(path: Path, files: Iterable[Path]) -> None:
+    """Write the checksums of files into the file `path` beside them, as `sha256sum` does."""
+    write_atomically(path, "".join(f"{sha256_of(file)}  {file.name}\n" for file in files))
+
+
+def write_with_sum(path: Path, content: bytes) -> None:
+    """Write a file and, before it, `PATH.sha256` beside it, so that none is there without its checksum."""
+    sums = path.with_name(f"{path.name}.sha256")
+    write_atomically(sums, f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+    write_atomically(path, content)
+
+
+def check_with_sum(path: Path) -> None:
+    """Look whether a file is what `PATH.sha256` beside it says; where there is none, nothing is known.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        check_sums(path.with_name(f"{path.name}.sha256"), [path.name])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error}; delete it, and it is made again") from error
+
+
+def check_sums(path: Path, names: Iterable[str]) -> None:
+    """Look whether files are those whose checksums lie beside them in the file `path`.
+
+    Nothing is known where that is missing or empty, as it was before there were checksums.
+
+    Raises:
+        ValueError: A file is not what was written, or its checksum cannot be read.
+        OSError: A file cannot be read.
+    """
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    if not text:
+        return
+    known: dict[str, str] = {}
+    for line in text.splitlines():
+        digest, _, name = line.partition("  ")
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"the checksums in {path.name} are damaged")
+        known[name] = digest
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{path.name} has no checksum of {name}")
+        if sha256_of(path.parent / name) != known[name]:
+            raise ValueError(f"{name} is not what was written: its sha256 is not that in {path.name}")
 
 
 def write_everything_to_disk() -> None:

@@ -41,6 +41,12 @@ def report(configuration: Configuration = CONFIGURATION) -> Report:
     )
 
 
+def as_before(path: Path, stored: object) -> None:
+    """Write a report as a version did that knew no checksums."""
+    path.write_text(json.dumps(stored))
+    path.with_name("DONE").write_text("")
+
+
 def test_report_survives_the_disk_exactly(tmp_path: Path) -> None:
     assert load_report(tmp_path, CONFIGURATION) is None
     store_report(tmp_path, report())
@@ -54,7 +60,7 @@ def test_report_of_before_there_were_checkpoints_is_read(tmp_path: Path) -> None
     path = tmp_path / CONFIGURATION.folder / "report.json"
     stored = json.loads(path.read_text())
     assert stored.pop("continued") == 2
-    path.write_text(json.dumps(stored))
+    as_before(path, stored)
     assert load_report(tmp_path, CONFIGURATION) == report()
 
 
@@ -110,7 +116,7 @@ def test_runs_of_before_keep_their_folders(
     stored = json.loads(path.read_text())
     if hyper is not None:
         stored["configuration"]["hyper"]["augment_on"] = "cpu"
-    path.write_text(json.dumps(stored))
+    as_before(path, stored)
     assert load_report(tmp_path, c) == report(c)
 
 
@@ -119,7 +125,7 @@ def test_a_run_that_was_augmented_on_the_device_is_another(tmp_path: Path) -> No
     path = tmp_path / CONFIGURATION.folder / "report.json"
     stored = json.loads(path.read_text())
     stored["configuration"]["hyper"]["augment_on"] = "device"
-    path.write_text(json.dumps(stored))
+    as_before(path, stored)
     with pytest.raises(InputError, match="another configuration"):
         load_report(tmp_path, CONFIGURATION)
 
@@ -136,7 +142,13 @@ def test_report_without_done_is_not_finished(tmp_path: Path) -> None:
 
 def test_done_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    monkeypatch.setattr(runs, "write_atomically", lambda path, content: written.append(path.name))
+    replace = os.replace
+
+    def noted(old: str, new: Path) -> None:
+        written.append(Path(new).name)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", noted)
     store_report(tmp_path, report())
     assert written == ["report.json", "DONE"]
 

@@ -281,7 +281,10 @@ def test_fetched_once_and_whole(server: SimpleNamespace, tmp_path: Path) -> None
     assert path.read_bytes() == server.content
     assert fetch(url, tmp_path / "cache") == path
     assert server.asked == ["/a/checkpoint.safetensors"]
-    assert list((tmp_path / "cache").iterdir()) == [path]
+    assert sorted((tmp_path / "cache").iterdir()) == [path, path.with_name(f"{path.name}.sha256")]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"is damaged .*delete it, and it is fetched again"):
+        fetch(url, tmp_path / "cache")
 
 
 def test_files_of_one_name_are_kept_apart(server: SimpleNamespace, tmp_path: Path) -> None:

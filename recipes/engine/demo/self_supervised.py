@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from engine.demo import supervised as demo
 from engine.demo import world
 from vitreg.errors import InputError
-from vitreg.files import write_atomically
+from vitreg.files import check_with_sum, write_with_sum
 from vitreg.wording import listed, nearest
 
 Method = Literal["DINO", "iBOT"]
@@ -87,7 +87,8 @@ def self_supervised_checkpoint(
             if progress is not None:
                 progress(step + 1, steps)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save(pretraining.teacher.backbone.state_dict()))
+        write_with_sum(path, save(pretraining.teacher.backbone.state_dict()))
+    check_with_sum(path)
     return path
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from engine.demo import world
-from vitreg.files import write_atomically
+from vitreg.files import check_with_sum, write_with_sum
 
 MEAN = STD = (0.5, 0.5, 0.5)
 """Of the pictures, in each channel: a picture of 0 to 1 becomes one of −1 to 1."""
@@ -84,7 +84,8 @@ def source_checkpoint(
     path = cache / f"demo-source-{fingerprint(SOURCE, steps)}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save(_pretrain(steps, progress).state_dict()))
+        write_with_sum(path, save(_pretrain(steps, progress).state_dict()))
+    check_with_sum(path)
     return path
 
 

@@ -18,7 +18,7 @@ from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
 from vitreg.errors import InputError
-from vitreg.files import prepare_out, whole_file
+from vitreg.files import check_sums, prepare_out, sha256_of, whole_file, write_atomically
 from vitreg.train.basics.download import download
 from vitreg.train.models.weights import file_hash, load_model, state_hash
 from vitreg.weights import finite, read_weights
@@ -214,16 +214,28 @@ def fetch(url: str, folder: Path) -> Path:
     if not name:
         raise InputError(f"{url} names no file; expected https://HOST/FILE")
     path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:10]}_{name}"
+    expected = _SUM.search(name)
+    # A date is no sum: one without a letter is too seldom to be refused for.
+    start = expected[1] if expected and not expected[1].isdecimal() else ""
+    sums = path.with_name(f"{path.name}.sha256")
     if path.is_file():
+        try:
+            check_sums(sums, [path.name])
+            if not sha256_of(path).startswith(start):
+                raise ValueError(f"its sha256 does not begin with {start}")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}, fetched from {url} before, is damaged ({error}); delete it, and it is fetched again"
+            ) from error
         return path
     prepare_out(folder)
     try:
         with whole_file(path) as file:
             digest = download(url, file)
-            expected = _SUM.search(name)
-            # A date is no sum: one without a letter is too seldom to be refused for.
-            if expected and not expected[1].isdecimal() and not digest.startswith(expected[1]):
-                raise InputError(f"{url} did not arrive whole: its sha256 does not begin with {expected[1]}")
+            if not digest.startswith(start):
+                raise InputError(f"{url} did not arrive whole: its sha256 does not begin with {start}")
+            # Before the file itself: a kill in between leaves none without its sum.
+            write_atomically(sums, f"{digest}  {path.name}\n")
     except (OSError, HTTPException, ValueError) as error:
         raise InputError(
             f"cannot download {url}: {first_line(error)}; nothing was kept; repeat the command, or fetch the "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import InputError, UnsupportedModelError
 from vitreg.families import find_tower
+from vitreg.files import sha256_of
 from vitreg.wording import listed, nearest
 
 
@@ -25,21 +26,9 @@ def file_hash(path: Path) -> str:
         InputError: The file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            return (
-                hashlib.file_digest(file, "sha256").hexdigest()
-                if sys.version_info >= (3, 11)
-                else _digest(file)
-            )
+        return sha256_of(path)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()
+        raise InputError(f"cannot read the weights {path}: {error.strerror}") from error
 
 
 def state_hash(state: dict[str, Tensor]) -> str:

@@ -1,5 +1,7 @@
 """Stored runs: one folder each, named by its configuration, complete when it holds `DONE`.
 
+`DONE` holds the checksums of what it vouches for; one of an earlier version is empty and vouches for nothing.
+
 A finished run is never run again. One that was killed has no `DONE` and goes on from its last checkpoint, or
 starts afresh with the same seed, so a table that was interrupted ends with the figures of one that was not.
 """
@@ -9,17 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vitreg.errors import InputError
-from vitreg.files import write_atomically
+from vitreg.files import check_sums, write_atomically, write_sums
 from vitreg.train.data.subset import Share
 from vitreg.train.training.hyperparameters import Hyperparameters
 
 ENGINE = 2
 """Raised whenever a change of the engine changes figures: runs of another engine are other runs."""
+
+
+DONE, REPORT = "DONE", "report.json"
 
 
 @dataclass(frozen=True)
@@ -100,23 +106,27 @@ def load_report(out: Path, configuration: Configuration) -> Report | None:
             configuration.
     """
     folder = out / configuration.folder
-    if not (folder / "DONE").is_file():
+    if not (folder / DONE).is_file():
         return None
     try:
-        stored = json.loads((folder / "report.json").read_text())
+        check_sums(folder / DONE, [REPORT])
+        stored = json.loads((folder / REPORT).read_text())
         if _identity(stored["configuration"]) != configuration.identity:
             raise ValueError("it is of another configuration")
         measured = (stored["metrics"], stored["log"], stored["seconds"], stored["machine"])
         return Report(configuration, *measured, continued=stored.get("continued", 0))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{folder / 'report.json'} is broken ({error}); delete the folder to run it again"
+            f"{folder / REPORT} is broken ({error}); delete the folder to run it again"
         ) from error
 
 
-def store_report(out: Path, report: Report) -> None:
-    """Write a run's report, then its `DONE`: a kill at any moment leaves a whole run or an unfinished one."""
+def store_report(out: Path, report: Report, *, beside: Sequence[str] = ()) -> None:
+    """Write a run's report, then its `DONE`: a kill at any moment leaves a whole run or an unfinished one.
+
+    `DONE` holds the checksums of the report and of the files `beside` it, which are there already.
+    """
     folder = out / report.configuration.folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
-    write_atomically(folder / "DONE", "")
+    write_atomically(folder / REPORT, json.dumps(asdict(report), indent=1) + "\n")
+    write_sums(folder / DONE, [folder / name for name in (REPORT, *beside)])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import vitreg
 from vitreg.errors import InputError
-from vitreg.files import write_atomically
+from vitreg.files import check_sums, write_atomically
 from vitreg.train.basics.distributed import gather, on_main, world_size
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
@@ -26,7 +26,7 @@ from vitreg.train.data.subset import split, subset
 from vitreg.train.data.subset_lists import write_subset_list
 from vitreg.train.runs.plan import TRAINING_COST, Run
 from vitreg.train.runs.predictions import PREDICTIONS, task_predictions
-from vitreg.train.runs.report import Report, load_report, store_report
+from vitreg.train.runs.report import DONE, Report, load_report, store_report
 from vitreg.train.runs.tracking import track
 from vitreg.train.training.checkpoint import SECONDS, Checkpoints, discard
 from vitreg.train.training.evaluation import evaluate
@@ -34,6 +34,7 @@ from vitreg.train.training.loop import train
 from vitreg.train.training.methods import METHODS, SOURCE
 from vitreg.train.training.probe_head import fit_probe_head, probe_metrics
 from vitreg.train.training.state import Entry, Measurement
+from vitreg.wording import first_line
 
 MODEL_FILE = "model.safetensors"
 TRAIN_LIST = "train.csv"
@@ -95,18 +96,23 @@ def complete(
     where = machine(accelerator)
 
     def stored() -> Report:
+        (folder / DONE).unlink(missing_ok=True)  # of a run without its model: it vouches for what is replaced
+        beside = []
         report = Report(c, metrics, log, checkpoints.seconds, where, checkpoints.continued)
         if keeps_model and c.method != SOURCE:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
             write_atomically(folder / MODEL_FILE, save(tensors))
+            beside.append(MODEL_FILE)
         if task.train_names and c.share is not None:
             labels = [task.classes[label] for label in task.train_labels]
             listed = write_subset_list(task.train_names, labels, training_indices(run))
             # Names of files may be anything, and are the same when they are read again.
             write_atomically(folder / TRAIN_LIST, listed.encode(errors="surrogateescape"))
+            beside.append(TRAIN_LIST)
         if c.method != SOURCE:
             write_atomically(folder / PREDICTIONS, task_predictions(task, logits))
-        store_report(out, report)
+            beside.append(PREDICTIONS)
+        store_report(out, report, beside=beside)
         discard(folder)
         return report
 
@@ -124,9 +130,10 @@ def stored_model(run: Run, out: Path) -> nn.Module:
         return model
     path = out / run.configuration.folder / MODEL_FILE
     try:
+        check_sums(path.parent / DONE, [MODEL_FILE])
         model.load_state_dict(load_file(path))
     except Exception as error:  # whatever the broken bytes lead the reader into
-        raise InputError(f"{path} is broken ({type(error).__name__}); delete it to train it again") from error
+        raise InputError(f"{path} is broken ({first_line(error)}); delete it to train it again") from error
     return model
 
 
