@@ -17,10 +17,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from small_data import MODEL
 from small_runs import HYPER, METHODS, create, planned
 from torch import Tensor
 
+from small_data import MODEL
 from vitreg.errors import InputError
 from vitreg.files import lock
 from vitreg.train.basics.progress import Progress
@@ -30,9 +30,10 @@ from vitreg.train.models.start import Start
 from vitreg.train.runs import report as runs
 from vitreg.train.runs import run as run_module
 from vitreg.train.runs.execution import execute
+from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Report, load_report
-from vitreg.train.runs.run import checkpoints_of, machine, trained_model
+from vitreg.train.runs.run import checkpoints_of, trained_model
 from vitreg.train.training import checkpoint
 from vitreg.train.training.checkpoint import NAME, Checkpoints
 

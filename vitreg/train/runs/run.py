@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 import vitreg
 from vitreg.errors import InputError
 from vitreg.files import check_sums, write_atomically
-from vitreg.train.basics.distributed import gather, on_main, world_size
+from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import split, subset
 from vitreg.train.data.subset_lists import write_subset_list
+from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import TRAINING_COST, Run
 from vitreg.train.runs.predictions import PREDICTIONS, task_predictions
 from vitreg.train.runs.report import DONE, Report, load_report, store_report
@@ -240,17 +240,3 @@ def _as_entry(metrics: dict[str, Any]) -> Entry:
     for name in ("object_share", "jaccard"):
         entry |= {f"{name}/{block}": value for block, value in enumerate(metrics.get(name, ()))}
     return entry
-
-
-def machine(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a run ran on: devices, instructions, threads, and versions that may change its figures."""
-    device = accelerator.device
-    packages = ("torch", "torchvision", "timm", "accelerate", "torchmetrics", "numpy", "pillow")
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "processes": world_size(),
-        "python": platform.python_version(),
-        "versions": {"vitreg": vitreg.__version__, **{package: version(package) for package in packages}},
-    }
