@@ -329,7 +329,12 @@ def test_report_that_cannot_be_written_is_an_error_and_goes_on_later(
     (folder / f".{NAME}.torn").write_bytes(b"half")
     [report] = executed([run], tmp_path)
     assert report.continued == 1
-    assert sorted(path.name for path in folder.iterdir()) == ["DONE", "lock", "predictions.csv", "report.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "DONE",
+        "lock",
+        "predictions.csv",
+        "report.json",
+    ]
     (folder / NAME).write_bytes(b"of a kill after DONE")
     assert executed([run], tmp_path) == [report]
     assert not (folder / NAME).exists()
