@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
+import vitreg
 from side_by_side import Row
 from training import model_name
 from vitreg.files import write_atomically
 
-_LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "vitreg")
+_LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch")
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -149,7 +150,8 @@ def _processor() -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {name: found for name in _LIBRARIES if (found := _version(name)) is not None}
+    found = {name: number for name in _LIBRARIES if (number := _version(name)) is not None}
+    return {**found, "vitreg": vitreg.__version__}  # which runs from its folder, too
 
 
 def _version(library: str) -> str | None:

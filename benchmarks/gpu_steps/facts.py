@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -33,6 +34,14 @@ OPTIONAL = {
     "pytest": "the tests are left out",
 }
 """What is missing where a package is."""
+
+
+READ_FROM = (5, 18)
+"""The first version of transformers whose Vision Transformers vitreg reads."""
+
+
+def _version_of(name: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version(name).split(".")[:2])
 
 
 def ceilings(device: torch.device, *, quick: bool) -> dict[str, float]:
@@ -102,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"torch {torch.__version__} finds no CUDA device", file=sys.stderr)
         return 1
     missing = {name: effect for name, effect in OPTIONAL.items() if importlib.util.find_spec(name) is None}
+    if "transformers" not in missing and _version_of("transformers") < READ_FROM:
+        missing["transformers 5.18 or newer"] = "the guide on its model is left out"
     found = {
         "setting": facts("gpu", options, argv),
         "platform": platform.platform(),
