@@ -18,6 +18,10 @@ WRITTEN = {
 }
 
 
+LEARNT = ("--lr", "1e-3", "--seed", "3")
+"""What makes a short training differ from its start."""
+
+
 def arguments(data: Path, weights: Path, out: Path) -> list[str]:
     given = ["--data", data, "--weights", weights, "--model", MODEL, "--size", SIZE, "--out", out]
     return [str(word) for word in [*given, "--steps", 2, "--batch-size", 4, "--device", "cpu"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from finetuned import LEARNT, arguments, run
 from small_data import MODEL, SIZE, write_index, write_picture
 
 
@@ -20,15 +22,33 @@ def _torch_as_it_was() -> Iterator[None]:
     torch.use_deterministic_algorithms(before)
 
 
-@pytest.fixture
-def class_folders(tmp_path: Path) -> Path:
-    """Three classes with four training and two test pictures each, in ImageFolder's layout."""
-    root = tmp_path / "birds"
+def write_class_folders(root: Path) -> Path:
     for label, name in enumerate(("auk", "booby", "crow")):
         for split, count in (("train", 4), ("test", 2)):
             for number in range(count):
                 write_picture(root / split / name / f"{number}.png", seed=100 * label + number + 10 * count)
     return root
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Path:
+    """Three classes with four training and two test pictures each, in ImageFolder's layout."""
+    return write_class_folders(tmp_path / "birds")
+
+
+@pytest.fixture(scope="session")
+def fine_tuned(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `vitreg finetune` with LEARNT wrote for the same pictures; tests that change it take `result`."""
+    folder = tmp_path_factory.mktemp("fine_tuned")
+    data = write_class_folders(folder / "birds")
+    assert run(*arguments(data, weights, folder / "out"), *LEARNT) == 0
+    return folder / "out"
+
+
+@pytest.fixture
+def result(fine_tuned: Path, tmp_path: Path) -> Path:
+    """A copy of it in `out`."""
+    return shutil.copytree(fine_tuned, tmp_path / "out")
 
 
 @pytest.fixture

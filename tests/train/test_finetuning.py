@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 from rich.console import Console
 
-from finetuned import WRITTEN, arguments, contents, run, table
+from finetuned import LEARNT, WRITTEN, arguments, contents, run, table
 from small_data import MODEL, SIZE, write_picture
 from vitreg.errors import InputError
 from vitreg.train import FinetuneOptions, PredictOptions, finetune, predict
@@ -19,13 +19,6 @@ from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
 from vitreg.train.models.stored import MODEL_FILE, load_stored
 from vitreg.train.training.evaluation import evaluate
-
-
-@pytest.fixture
-def result(class_folders: Path, weights: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "out"
-    assert run(*arguments(class_folders, weights, out), "--lr", "1e-3", "--seed", "3") == 0
-    return out
 
 
 def test_what_is_written_agrees(result: Path, class_folders: Path) -> None:
@@ -41,7 +34,7 @@ def test_what_is_written_agrees(result: Path, class_folders: Path) -> None:
     assert report["metrics"]["per_class"] == pytest.approx(
         {name: 50.0 * sum(right[2 * label : 2 * label + 2]) for label, name in enumerate(folder.classes)}
     )
-    assert (report["configuration"]["method"], report["configuration"]["lam"]) == ("GTA", 1.0)
+    assert (report["fine_tuned"]["method"], report["fine_tuned"]["lam"]) == ("LP-FT+GTA", 10.0)
     assert (report["measured_on"], report["num_measured"]) == ("the test pictures", 6)
     assert {"log", "machine", "seconds"} <= report.keys()
 
@@ -63,15 +56,16 @@ def test_a_second_start_trains_nothing_and_changes_nothing(
 ) -> None:
     before = contents(result)
     monkeypatch.setattr("vitreg.train.runs.run.trained_model", None)
-    assert run(*arguments(class_folders, weights, result), "--lr", "1e-3", "--seed", "3") == 0
+    assert run(*arguments(class_folders, weights, result), *LEARNT) == 0
     assert "finished before" in capsys.readouterr().out
     assert contents(result) == before
 
 
+@pytest.mark.slow
 def test_stopped_while_writing_it_ends_with_the_files_of_an_unbroken_one(
     result: Path, class_folders: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = [*arguments(class_folders, weights, tmp_path / "broken"), "--lr", "1e-3", "--seed", "3"]
+    given = [*arguments(class_folders, weights, tmp_path / "broken"), *LEARNT]
     with monkeypatch.context() as patch:
 
         def stopped(*_: object) -> None:
@@ -91,15 +85,17 @@ def test_stopped_while_writing_it_ends_with_the_files_of_an_unbroken_one(
 
 @pytest.mark.slow
 def test_another_method_in_the_same_folder_replaces_the_model(
-    result: Path, class_folders: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    class_folders: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    result = tmp_path / "out"
+    given = [*arguments(class_folders, weights, result), *LEARNT, "--select", "none"]
+    assert run(*given) == 0
     _, first = load_stored(result)
     before = contents(result)
-    given = [*arguments(class_folders, weights, result), "--lr", "1e-3", "--seed", "3"]
     assert run(*given, "--method", "fine-tune") == 0
     _, second = load_stored(result)
     assert "GTA" in first.run
-    assert "fine-tune" in second.run
+    assert "LP-FT_" in second.run
     assert (result / "predictions.csv").read_bytes() != before["predictions.csv"]
     monkeypatch.setattr("vitreg.train.runs.run.trained_model", None)
     assert run(*given) == 0  # its run is finished: it is not trained again
@@ -116,7 +112,7 @@ def test_without_test_pictures_a_part_is_held_out(
 ) -> None:
     (class_folders / "test").rename(tmp_path / "away")
     data = class_folders if has_train else class_folders / "train"
-    assert run(*arguments(data, weights, tmp_path / "out"), "--hold-out", "0.5") == 0
+    assert run(*arguments(data, weights, tmp_path / "out"), "--hold-out", "0.5", "--select", "none") == 0
     shown = capsys.readouterr().out
     assert "6 pictures are held out to measure on, 6 are trained on" in shown
     rows = table(tmp_path / "out" / "predictions.csv")
@@ -133,7 +129,7 @@ def test_without_test_pictures_a_part_is_held_out(
         (["--method", "fine-tune", "--lam", "1"], "fine-tune has no λ"),
         (["--lam", "-1"], "--lam -1: expected a number of at least 0"),
         (["--search", "--lam", "1"], "--search chooses method and λ itself"),
-        (["--lams", "1"], "add --search"),
+        (["--lams", "1"], "--lams only with --search"),
         (["--block", "6"], "has blocks 0 to 5"),
         (["--hold-out", "0"], "--hold-out 0: expected a share above 0"),
         (["--model", "deit_tiny_patch16_242"], "did you mean deit_tiny_patch16_224"),
@@ -177,11 +173,12 @@ def test_what_is_missing_is_asked_for_at_once(
     assert "one folder of pictures is expected" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_folder_goes_without_a_flag_and_python_does_the_same(
     result: Path, class_folders: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, *rest = arguments(class_folders, weights, tmp_path / "positional")
-    assert run(class_folders, *rest, "--lr", "1e-3", "--seed", "3") == 0
+    assert run(class_folders, *rest, *LEARNT) == 0
     capsys.readouterr()
     options = FinetuneOptions(model=MODEL, size=SIZE, steps=2, batch_size=4, lr=1e-3, seed=3, device="cpu")
     out = tmp_path / "python"

@@ -9,18 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from finetuned import arguments, run, table
+from finetuned import table
 from small_data import MODEL, SIZE, write_picture
 from vitreg.cli import main
 from vitreg.pictures.finding import find_pictures
 from vitreg.train.models.stored import load_stored
-
-
-@pytest.fixture
-def result(class_folders: Path, weights: Path, tmp_path: Path) -> Path:
-    out = tmp_path / "out"
-    assert run(*arguments(class_folders, weights, out), "--lr", "1e-3", "--seed", "3") == 0
-    return out
 
 
 def test_the_model_is_loaded_by_timm_and_by_load_state_dict(result: Path) -> None:

@@ -9,7 +9,9 @@ Transformer of timm:
 
 In the second form a fifth of each class is held out from training, to measure
 on. The model, predictions.csv, confusion.png, attention.png and report.json are
-written into the folder of --out. What is finished is never done again: the same
+written into the folder of --out. Whether the linear probe or the fine-tuned model
+is delivered is chosen by training pictures that are held out in turn; those that
+are reported on choose nothing. What is finished is never done again: the same
 command goes on where it was stopped."""
 
 from __future__ import annotations
@@ -27,13 +29,12 @@ _EXAMPLE = """For example
 
   vitreg finetune photos --weights deit_tiny.safetensors --out result
 
-trains with GTA, which keeps the attention where the pre-trained model had it.
-Which method is best for your pictures?
+starts from the linear probe and trains with GTA, which keeps the attention where
+the pre-trained model had it. Which learning rate and λ are best for your pictures?
 
   vitreg finetune photos --weights deit_tiny.safetensors --out result --search
 
-tries plain fine-tuning and two guides on a part of the training pictures, then
-trains with the best of them.
+tries some on training pictures that are held out in turn, and trains with the best.
 """
 
 
@@ -41,7 +42,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Add the command's options to its parser; those that are not given are not in the namespace."""
     from vitreg.train import FinetuneOptions
     from vitreg.train.models.pretrained import FORMS
-    from vitreg.train.options import LAM, METHOD, SEARCHED_LAMS, SEARCHED_METHODS
+    from vitreg.train.options import LAM, METHOD, SEARCHED_LAMS, SEARCHED_LRS, SEARCHED_METHODS
     from vitreg.train.training.methods import METHODS
 
     defaults = {one.name: one.default for one in fields(FinetuneOptions)}
@@ -59,21 +60,35 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--weights", metavar="FILE", help=f"of the pre-trained model: {FORMS}")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/finetune-FOLDER)")
     add("--model", help="name of a timm model with a class token")
-    plain = [name for name in METHODS if not name.endswith("+TransMix")]
+    plain = [name for name in METHODS if not name.startswith("LP-FT") and not name.endswith("+TransMix")]
     add("--method", help=f"{', '.join(plain)}, each also with +TransMix ({METHOD})")
+    add("--head", help="where the head starts: at the linear probe, or at random", choices=("probe", "new"))
     add("--lam", float, f"λ, how strongly a guide holds ({LAM:g})")
-    search = "try methods and λ on held-out training pictures, use the best"
+    select = (
+        "how it is chosen whether the linear probe or the fine-tuned model is delivered: by training "
+        "pictures held out in folds, or not at all: then it is the fine-tuned one"
+    )
+    add("--select", help=select, choices=("folds", "none"))
+    add("--folds", int, "how many folds; fewer where a class has fewer pictures")
+    search = "try learning rates and λ in the same folds first, use the best"
     add("--search", help=search, action="store_true")
-    tried = ((" ".join(SEARCHED_METHODS)), " ".join(f"{lam:g}" for lam in SEARCHED_LAMS))
-    add("--methods", help=f"of the search ({tried[0]})", nargs="+", metavar="METHOD")
-    add("--lams", float, f"of the search ({tried[1]})", nargs="+", metavar="LAM")
-    held = "share of each class that is held out, for the search or where there are no test pictures"
+    lams, lrs = (" ".join(f"{one:g}" for one in some) for some in (SEARCHED_LAMS, SEARCHED_LRS))
+    methods = f"guides of the search ({' '.join(SEARCHED_METHODS)})"
+    add("--methods", help=methods, nargs="+", metavar="METHOD")
+    add("--lams", float, f"λ of the search ({lams})", nargs="+", metavar="LAM")
+    add("--lrs", float, f"learning rates of the search ({lrs})", nargs="+", metavar="LR")
+    minutes = "how long the search may take: fixes the list of trials before the first of them starts"
+    add("--minutes", float, minutes)
+    held = "share of each class that is held out to measure on where there are no test pictures"
     add("--hold-out", float, held, metavar="RATE")
     add("--seed", int, "of everything random")
     add("--size", int, "side of the network's input in pixels")
-    add("--steps", int, "training steps")
+    add("--epochs", float, "passes over the training pictures")
+    add("--steps", int, "training steps in place of --epochs")
     add("--batch-size", int, "pictures of a step")
     add("--lr", float, "highest learning rate")
+    decay = "by what the learning rate falls from each layer to the one before it; 1: not at all"
+    add("--layer-decay", float, decay)
     add("--weight-decay", float, "of AdamW")
     add("--warmup-epochs", float, "passes over the pictures with a rising learning rate")
     add("--smoothing", float, "label smoothing")

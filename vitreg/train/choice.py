@@ -1,66 +1,97 @@
-"""Which of several tried methods is used, and how much of its lead is chance."""
+"""Which of two models is delivered: the one that is right more often on held-out training pictures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.box import HORIZONTALS
-from rich.table import Table
-
-from vitreg.train.runs.report import Report
-from vitreg.train.training.methods import BASELINE, is_guided
+from vitreg.train.trials import OnFold, Trial
 
 
-def kind(report: Report) -> str:
-    """Return method and λ in words."""
-    c = report.configuration
-    return c.method if c.lam is None else f"{c.method} with λ = {c.lam:g}"
+@dataclass(frozen=True)
+class Standing:
+    """How a trial does on the folds that it was measured on.
+
+    Attributes:
+        right: for each picture of these folds, in their order, whether it was right.
+        loss: the mean cross-entropy of these pictures; infinite where a training diverged.
+    """
+
+    trial: Trial
+    right: tuple[bool, ...]
+    loss: float
+
+    @property
+    def top1(self) -> float:
+        """The share of the pictures that were right, in percent."""
+        return 100 * sum(self.right) / len(self.right)
 
 
-def choose(reports: Sequence[Report]) -> Report:
-    """Return the report with the highest top-1; among equals the first, and plain fine-tuning before all."""
-    return max(
-        sorted(reports, key=lambda report: is_guided(report.configuration.method)),
-        key=lambda report: report.metrics["top1"],
-    )
+def standing(trial: Trial, found: Sequence[OnFold]) -> Standing:
+    """Return how a trial does on the folds that it was measured on."""
+    right = tuple(one for fold in found for one in fold.right)
+    return Standing(trial, right, sum(fold.loss * len(fold.right) for fold in found) / len(right))
 
 
-def chance(a: float, b: float, num_pictures: int) -> float:
-    """Return by how many points two top-1 of equally good models differ by chance: two standard errors."""
-    share = (a + b) / 200
-    return 200 * math.sqrt(2 * share * (1 - share) / num_pictures)
+@dataclass(frozen=True)
+class Difference:
+    """By how many points one model is ahead of another on the same pictures, and how much may be chance.
+
+    Attributes:
+        points: the difference of their top-1, in percent.
+        chance: two standard errors of it, in points, from the pictures on which they differ.
+    """
+
+    points: float
+    chance: float
+
+    def __str__(self) -> str:
+        """The difference in words."""
+        kind = "within chance" if abs(self.points) <= self.chance else "more than chance"
+        return f"{self.points:+.1f} points, {kind} (±{self.chance:.1f})"
 
 
-def verdict(reports: Sequence[Report], num_pictures: int) -> str:
-    """Return what to use, and whether it is better than plain fine-tuning as far as the pictures can tell."""
-    best = choose(reports)
-    plain = next(report for report in reports if report.configuration.method == BASELINE)
-    if best is plain:
-        return f"use fine-tune: no guide was better on these {num_pictures} pictures"
-    a, b = best.metrics["top1"], plain.metrics["top1"]
-    noise = chance(a, b, num_pictures)
-    said = f"use {kind(best)}: {a - b:.1f} points above plain fine-tuning"
-    if a - b <= noise:
-        return (
-            f"{said}, which is within the noise: on {num_pictures} pictures equally good models differ by up "
-            f"to {noise:.1f} points; plain fine-tuning may be as good"
+def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> Difference:
+    r"""Return how far the first model is ahead of the second, picture by picture.
+
+    With $d_i \in \{-1, 0, 1\}$ the difference on picture $i$ of $n$, $100\,\bar d$ points and two standard
+    errors $200\sqrt{\overline{(d - \bar d)^2} / n}$. Pictures on which both are right, or both wrong, add
+    nothing to it, so that it is smaller than the chance of two independent models.
+    """
+    differences = [int(a) - int(b) for a, b in zip(first, second, strict=True)]
+    mean = sum(differences) / len(differences)
+    variance = sum((d - mean) ** 2 for d in differences) / len(differences)
+    return Difference(100 * mean, 200 * math.sqrt(variance / len(differences)))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The choice between the linear probe and the fine-tuned model, by training pictures alone."""
+
+    probe: Standing
+    fine_tuned: Standing
+    num_folds: int
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the probe is delivered; of a tie the fine-tuned model is."""
+        return sum(self.probe.right) > sum(self.fine_tuned.right)
+
+    @property
+    def difference(self) -> Difference:
+        """How far the fine-tuned model is ahead."""
+        return paired_difference(self.fine_tuned.right, self.probe.right)
+
+    def __str__(self) -> str:
+        """The choice in a sentence, and what to try where it is the probe."""
+        held_out = (
+            f"{len(self.probe.right)} training pictures, held out in {self.num_folds} folds: linear probe "
+            f"{self.probe.top1:.1f} %, fine-tuned {self.fine_tuned.top1:.1f} % ({self.difference})"
         )
-    return f"{said}, more than the {noise:.1f} points of chance on {num_pictures} pictures"
-
-
-def search_table(reports: Sequence[Report]) -> Table:
-    """Return the search for the terminal, in the order in which it ran, the choice marked."""
-    plain = next(report for report in reports if report.configuration.method == BASELINE)
-    best = choose(reports)
-    table = Table(box=HORIZONTALS, pad_edge=False)
-    table.add_column("method")
-    for name in ("λ", "top-1", "gain"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for report in reports:
-        c, top1 = report.configuration, report.metrics["top1"]
-        lam, gain = "" if c.lam is None else f"{c.lam:g}", f"{top1 - plain.metrics['top1']:+.1f}"
-        used = "← used" if report is best else ""
-        table.add_row(c.method, lam, f"{top1:.1f}", "" if report is plain else gain, used)
-    return table
+        if not self.is_probe:
+            return f"the fine-tuned model is delivered, by {held_out}"
+        return (
+            f"the linear probe is delivered, by {held_out}; to get further try --search, more --epochs, a "
+            "smaller --lr, or more pictures"
+        )

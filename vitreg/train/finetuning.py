@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,25 @@ from vitreg.files import lock, prepare_out
 from vitreg.train.basics.console import make_console
 from vitreg.train.basics.distributed import enter_on_main, on_main
 from vitreg.train.basics.progress import Progress
-from vitreg.train.choice import choose, kind, search_table, verdict
-from vitreg.train.confusion_matrix import commonest_mistakes, confusion
-from vitreg.train.data.subset import Share
-from vitreg.train.labelled_folder import Pictures, check_block, read_labelled
+from vitreg.train.choice import Choice, Standing, standing
+from vitreg.train.labelled_folder import check_block, read_labelled
+from vitreg.train.losses import describe_losses
 from vitreg.train.models.stored import Card
 from vitreg.train.options import FinetuneOptions
 from vitreg.train.predictions import probabilities
-from vitreg.train.result import WRITTEN, write_result
-from vitreg.train.runs.execution import execute
-from vitreg.train.runs.plan import Design, Run, plan
+from vitreg.train.result import WRITTEN, Outcome, summary, write_result
 from vitreg.train.runs.report import Report
-from vitreg.train.runs.run import measured_task, stored_model
+from vitreg.train.runs.run import stored_model
+from vitreg.train.search import (
+    budget,
+    fixed_budget,
+    planned_trials,
+    search,
+    search_table,
+    search_verdict,
+)
 from vitreg.train.training.device import check_batch, make_accelerator, workers_for
-from vitreg.train.training.methods import BASELINE, SOURCE, check_methods, is_guided
+from vitreg.train.trials import PROBE, Trial, Trials, trial_of
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,25 @@ class Finetuned:
     """What a fine-tuning left behind.
 
     Attributes:
-        model: the trained model, in eval mode.
+        model: the delivered model, in eval mode.
         card: what it takes to use it: architecture, size, mean, deviation, class names.
-        report: the run's configuration, metrics and log.
-        probabilities: of the measured pictures, float32 [pictures, classes].
-        searched: the reports of what a search tried.
+        report: the delivered model's configuration, metrics and log.
+        probe: the linear probe's.
+        fine_tuned: the fine-tuned model's.
+        choice: why the one or the other is delivered, or None where it was not chosen.
+        searched: how the trials of a search did, the best first.
+        probabilities: of the measured pictures, by the delivered model, float32 [pictures, classes].
         out: the folder of all files.
     """
 
     model: nn.Module
     card: Card
     report: Report
+    probe: Report
+    fine_tuned: Report
+    choice: Choice | None
+    searched: Sequence[Standing]
     probabilities: Tensor
-    searched: Sequence[Report]
     out: Path
 
 
@@ -61,7 +71,10 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune a model on a folder of labelled pictures, and write it with all that shows how good it is.
 
-    What is finished is never done again: the same call goes on where an earlier one was stopped.
+    The linear probe is computed first; training starts from its head. Which of the two is delivered, and with
+    `options.search` the learning rate and λ, is chosen on training pictures alone, by folds that are held out
+    in turn: the pictures that are reported on choose nothing, and all training pictures are trained on in
+    the end. What is finished is never done again: the same call goes on where an earlier one was stopped.
 
     Args:
         data: `train/CLASS` beside `test/CLASS`, or `CLASS` alone; then a fifth of each class is held out.
@@ -77,78 +90,82 @@ def finetune(
     """
     options, data, console = options or FinetuneOptions(), Path(data), console or make_console()
     out = Path("runs") / f"finetune-{data.resolve().name}" if out is None else Path(out)
-    method, lam = options.used_method, options.used_lam
     accelerator = make_accelerator(options.device, options.precision)
-    check_batch(options.hyper, options.searched[0] if options.search else (method,))
+    tried = options.searched[0] if options.search else (options.used_method,)
+    check_batch(options.hyper(1), tried)
     workers = options.workers
     if workers is None:
         workers = workers_for(has_gpu=accelerator.device.type != "cpu")
-    searched: list[Report] = []
     with Progress(console) as progress:
         on_main(lambda: prepare_out(out))
         pictures = read_labelled(data, str(weights), options, progress, but_not=out)
         check_block(pictures, options.block)
-        if options.search:
-            methods, lams = options.searched
-            runs = _plan(pictures, options, (BASELINE, *methods), lams, hold_out=options.hold_out)
-            num_pictures = len(measured_task(runs[0]).test)
-            progress.say(f"search: {num_pictures} of the training pictures held out to choose by")
-            searched = execute(runs, out, accelerator=accelerator, workers=workers, progress=progress)
-            console.print(search_table(searched))
-            progress.say(verdict(searched, num_pictures))
-            chosen = choose(searched).configuration
-            method, lam = chosen.method, chosen.lam
-        (run,) = _plan(pictures, options, (method,), () if lam is None else (lam,))
-        (report,) = execute(
-            [run], out, accelerator=accelerator, workers=workers, progress=progress, keeps_models=True
-        )
+        trials = Trials(pictures, options, out, accelerator, workers, progress)
+        searched = _search(trials) if options.search and trials.folds else []
+        trial = searched[0].trial if searched else trial_of(options)
+        is_chosen = options.select == "folds" and trial != PROBE
+        choice = _choice(trials, trial) if is_chosen else None
+        (probe_run, probe), (run, fine_tuned) = trials.trained_on_all([PROBE, trial])
+        is_probe = trial == PROBE or (choice is not None and choice.is_probe)
+        run, report = (probe_run, probe) if is_probe else (run, fine_tuned)
         model = stored_model(run, out).eval()
         shares = probabilities(model, run.task, accelerator=accelerator)
+        outcome = Outcome(trial, report, probe, fine_tuned, choice, searched, _losses(fine_tuned, choice))
         with enter_on_main(lock(out, wait=True)):  # one command at a time writes the results
-            on_main(
-                lambda: write_result(
-                    model, shares, report, searched, pictures, out, accelerator, options.block
-                )
-            )
-    for line in [*_summary(shares, report, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
+            on_main(lambda: write_result(model, shares, outcome, pictures, out, accelerator, options.block))
+    for line in [*summary(outcome, shares, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return Finetuned(model, pictures.card, report, shares, searched, out)
+    return Finetuned(model, pictures.card, report, probe, fine_tuned, choice, searched, shares, out)
 
 
-def _plan(
-    pictures: Pictures,
-    options: FinetuneOptions,
-    methods: Sequence[str],
-    lams: Sequence[float],
-    hold_out: float = 0.0,
-) -> list[Run]:
-    methods = check_methods(methods)
-    design = Design(
-        (pictures.task,),
-        (pictures.start,),
-        methods=methods,
-        lams=dict.fromkeys(filter(is_guided, methods), tuple(dict.fromkeys(lams))),
-        shares=(Share(rate=1.0),),
-        seeds=(options.seed,),
-        hyper=options.hyper,
-        augment=options.augment,
-        precision=options.precision,
-        hold_out=hold_out,
+def _search(trials: Trials) -> list[Standing]:
+    """Return how the trials of the search did, the best first."""
+    options, progress = trials.options, trials.progress
+    listed, num_folds = planned_trials(options), len(trials.folds)
+    if options.minutes is not None:
+        minutes, first = options.minutes, listed[0]
+        found = fixed_budget(
+            listed,
+            trials.out,
+            {"options": repr(options), "data": trials.pictures.task.fingerprint},
+            lambda: budget(listed, num_folds, minutes=minutes, seconds=trials.seconds_per_fold(first)),
+        )
+        progress.say(
+            f"search: {len(found.trials)} of {len(listed)} trials, what fits in {minutes:g} min at "
+            f"{found.seconds:.0f} s for a fold: {'; '.join(map(str, found.trials))}"
+        )
+        listed = list(found.trials)
+    num_pictures = len(trials.pictures.task.train_labels)
+    progress.say(
+        f"search: {len(listed)} trials on {num_pictures} training pictures, held out in {num_folds} folds"
     )
-    return [run for run in plan(design) if run.configuration.method != SOURCE]
+    searched = search(listed, num_folds, trials.on_fold)
+    progress.console.print(search_table(searched))
+    progress.say(search_verdict(searched))
+    return searched
 
 
-def _summary(shares: Tensor, report: Report, pictures: Pictures) -> list[str]:
-    """Return top-1 with its standard error, and the commonest mistakes, as lines of text."""
-    task, top1 = pictures.task, report.metrics["top1"]
-    error = math.sqrt(top1 * (100 - top1) / len(task.test))
-    said = f"{kind(report)}: top-1 {top1:.1f} % ± {error:.1f} on {pictures.measured_on} ({len(task.test)})"
-    if "class_mean" in report.metrics:
-        said += f"; balanced accuracy {report.metrics['class_mean']:.1f} %"
-    return [
-        said,
-        *(
-            f"  {mistake}"
-            for mistake in commonest_mistakes(confusion(shares, task.test_labels), task.classes)
-        ),
-    ]
+def _choice(trials: Trials, trial: Trial) -> Choice | None:
+    """Return the choice between the probe and a trial, or None where a class has a single picture."""
+    folds = trials.folds
+    if not folds:
+        trials.progress.say(
+            "a class has a single training picture, so that none can be held out to choose by: "
+            "the fine-tuned model is delivered"
+        )
+        return None
+    both = trials.on_folds([PROBE, trial], range(len(folds)))
+    probe, fine_tuned = (standing(one, found) for one, found in zip((PROBE, trial), both, strict=True))
+    return Choice(probe, fine_tuned, len(folds))
+
+
+def _losses(fine_tuned: Report, choice: Choice | None) -> str | None:
+    """Return what the losses say of the fine-tuned model's training, in a sentence."""
+    c = fine_tuned.configuration
+    if c.hyper is None:
+        return None
+    held_out = {}
+    if choice is not None:
+        held_out = {"held_out": choice.fine_tuned.loss, "held_out_before": choice.probe.loss}
+    num_classes = len(fine_tuned.metrics["per_class"])
+    return describe_losses(fine_tuned.log, c.hyper, num_classes, **held_out)

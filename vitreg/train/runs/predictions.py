@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 
+from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task
 from vitreg.wording import cell
 
@@ -45,3 +47,19 @@ def task_predictions(task: Task, logits: Tensor) -> str:
     """
     names = task.test_names or tuple(map(str, range(len(task.test_labels))))
     return predictions(names, task.classes, logits.float().softmax(1), task.test_labels)
+
+
+def stored_right(folder: Path) -> tuple[bool, ...]:
+    """Return for each picture that a finished run was measured on whether it was right, in their order.
+
+    Raises:
+        InputError: The run's predictions cannot be read.
+    """
+    path = folder / PREDICTIONS
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return tuple(row["true"] == row["predicted"] for row in csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
+        raise InputError(
+            f"{path} is broken ({type(error).__name__}); delete the run's folder to run it again"
+        ) from error

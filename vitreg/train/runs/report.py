@@ -76,6 +76,8 @@ def _identity(values: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration in the form in which runs are told apart, whenever it was written."""
     # While pictures could be augmented on the device, too, a run said where its own were.
     hyper = values["hyper"] and {"augment_on": "cpu", **values["hyper"]}
+    if hyper and hyper.get("layer_decay") == 1:  # it came later
+        hyper = {name: value for name, value in hyper.items() if name != "layer_decay"}
     # Before formulas were looked at, a run said nothing of them.
     return {name: value for name, value in values.items() if (name, value) != ("formula", "")} | {
         "hyper": hyper

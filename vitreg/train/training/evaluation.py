@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 import vitreg
-from vitreg.errors import InputError
 from vitreg.train.basics.distributed import gather, rank, world_size
 from vitreg.train.data.dataset import Task
 from vitreg.train.training.attention_metrics import best_head_jaccard, object_share, patch_coverage
+from vitreg.train.training.state import DivergenceError
 
 BATCH_SIZE = 100
 
@@ -33,9 +34,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the metrics of `model` on the task's test pictures.
 
-    `top1` in percent, `per_class` in percent of each class by its name, and their mean `class_mean` (left
-    out without a trained head); `object_share` and `jaccard`, one number in [0, 1] for each block, where the
-    task has masks. A picture without any of its object inside the crop is not counted in these.
+    With a trained head `top1` in percent, `per_class` in percent of each class by its name, and their mean
+    `class_mean`, and `loss`, the mean cross-entropy. Where the task has masks `object_share` and `jaccard`,
+    one number in [0, 1] for each block. A picture without any of its object inside the crop is not counted in
+    these.
 
     Several processes share the pictures, and all return the metrics of all pictures. `on_logits` is told the
     logits [b, classes] of each batch, in float32 on the CPU: in each process those of its own pictures, which
@@ -49,7 +51,7 @@ def evaluate(
     shares, indices = ([MeanMetric(**synchronised).to(device) for _ in range(depth)] for _ in range(2))
     labels = torch.tensor(task.test_labels)
 
-    is_finite = True
+    is_finite, loss = True, 0.0
     own = range(len(labels) * rank() // world_size(), len(labels) * (rank() + 1) // world_size())
     for start in range(own.start, own.stop, BATCH_SIZE):
         part = slice(start, min(start + BATCH_SIZE, own.stop))
@@ -58,6 +60,8 @@ def evaluate(
             trace = reading.enter_context(vitreg.trace(model, "attn_probs")) if has_masks else {}
             logits = model(pictures)
         is_finite = is_finite and bool(torch.isfinite(logits).all())
+        if has_head:
+            loss += float(F.cross_entropy(logits.float(), labels[part].to(device), reduction="sum"))
         is_right = logits.float().argmax(1).cpu() == labels[part]
         right += torch.bincount(labels[part][is_right], minlength=len(right))
         seen += torch.bincount(labels[part], minlength=len(seen))
@@ -74,13 +78,14 @@ def evaluate(
     metrics: dict[str, Any] = {}
     if has_head:
         if not is_finite:
-            raise InputError(
+            raise DivergenceError(
                 "expected numbers from the model, found values that are not finite; try a smaller --lr or "
                 "--lam, or --precision no"
             )
         top1, each = rates(*(torch.stack(gather(counts)).sum(0) for counts in (right, seen)))
         per_class = [100 * value for value in each]
         metrics = {"top1": 100 * top1, "class_mean": fmean(per_class)}
+        metrics["loss"] = sum(gather(loss)) / len(labels)
         metrics["per_class"] = dict(zip(task.classes, per_class, strict=True))
     if shares:
         metrics["object_share"] = [float(metric.compute()) for metric in shares]

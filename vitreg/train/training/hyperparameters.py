@@ -33,6 +33,8 @@ class Hyperparameters:
         views: in how many ways each picture is augmented, each of which is computed once, and read once by a
             source; 0 for anew each time.
         every: the penalty is taken on every so many steps, and as much stronger.
+        layer_decay: by what the learning rate falls from each layer to the one before it, in every method; 1
+            for what the method itself says.
     """
 
     steps: int
@@ -45,3 +47,4 @@ class Hyperparameters:
     mixing: Mixing = field(default_factory=Mixing)
     views: int = 0
     every: int = 1
+    layer_decay: float = 1.0

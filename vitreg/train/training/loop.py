@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import vitreg
-from vitreg.errors import InputError
 from vitreg.train.basics.distributed import mean_over_ranks, parallel, vary_random_numbers
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
@@ -24,7 +23,7 @@ from vitreg.train.data.kept_views import kept_views
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
-from vitreg.train.training.state import Entry, Measurement, Training
+from vitreg.train.training.state import DivergenceError, Entry, Measurement, Training
 
 if TYPE_CHECKING:
     from vitreg.train.training.checkpoint import Checkpoints
@@ -67,7 +66,8 @@ def train(
     draws for its own slice.
 
     Raises:
-        InputError: The loss is no longer finite, or the batch cannot be divided among the processes.
+        DivergenceError: The loss is no longer finite.
+        InputError: The batch cannot be divided among the processes.
     """
     model.to(accelerator.device).train()
     on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
@@ -125,7 +125,7 @@ def train(
                     is_finite = math.isfinite(noted.pop("objective"))
                     entry = {"lr": max(group["lr"] for group in optimizer.param_groups), **noted}
                     if not is_finite:
-                        raise InputError(
+                        raise DivergenceError(
                             f"the loss is not finite at step {step} ({entry}); try a smaller --lr or --lam"
                         )
                 if measure is not None and ((step + 1) % measure.every == 0 or is_last):
@@ -144,7 +144,7 @@ def train(
 def _optimizer(model: nn.Module, method: str, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """Return AdamW on what `method` trains, with a learning rate for each layer where it wants that."""
     options = {"lr": hyper.lr, "weight_decay": hyper.weight_decay}
-    layer_decay = METHODS[method].layer_decay
+    layer_decay = METHODS[method].layer_decay if hyper.layer_decay == 1 else hyper.layer_decay
     if layer_decay == 1:
         return create_optimizer_v2(model, opt="adamw", **options)
     groups = vitreg.param_groups(model, hyper.lr, hyper.weight_decay, layer_decay=layer_decay)

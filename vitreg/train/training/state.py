@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from vitreg.errors import InputError
+
 Entry = dict[str, float]
 """One line of a run's log: what was noted at a step, by name."""
 
@@ -18,6 +20,10 @@ class Measurement(NamedTuple):
 
     every: int
     of: Callable[[nn.Module], Entry]
+
+
+class DivergenceError(InputError):
+    """What is trained is no longer finite."""
 
 
 @dataclass

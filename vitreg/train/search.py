@@ -1,0 +1,154 @@
+"""The search for learning rate and λ: on a fold after the other, and what cannot win is stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import HORIZONTALS
+from rich.table import Table
+
+from vitreg.files import write_atomically
+from vitreg.train.basics.distributed import on_main
+from vitreg.train.choice import Standing, paired_difference, standing
+from vitreg.train.options import FinetuneOptions
+from vitreg.train.training.methods import is_guided
+from vitreg.train.trials import OnFold, Trial
+
+LIST_FILE = "search.json"
+"""The list of trials of a search with `--minutes`, which is fixed before the first of them starts."""
+
+
+def planned_trials(options: FinetuneOptions) -> list[Trial]:
+    """Return what a search tries: each learning rate with each guide and λ, those near the defaults first.
+
+    Each learning rate is tried without a guide, too.
+    """
+    methods, lams, lrs = options.searched
+    near = sorted(lrs, key=lambda lr: (abs(math.log(lr / options.lr)), lr))
+    guides = [(method, lam) for method in methods for lam in (lams if is_guided(method) else (None,))]
+    kinds = sorted(guides, key=lambda guide: guide != (options.used_method, options.used_lam))
+    kinds.insert(1, (options.unguided, None))
+    places = [(i + j, i, j) for i in range(len(near)) for j in range(len(kinds))]
+    return list(dict.fromkeys(Trial(*kinds[j], near[i]) for _, i, j in sorted(places)))
+
+
+def cost(num_trials: int, num_folds: int) -> int:
+    """Return how many trainings on a fold a search of so many trials takes at most."""
+    total = 0
+    for _ in range(num_folds):
+        total += num_trials
+        num_trials = math.ceil(num_trials / 2)
+    return total
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The list of trials that fit in a time, fixed before the first of them starts.
+
+    Attributes:
+        trials: the first of all.
+        seconds: what a trial takes on a fold, as it was estimated then.
+    """
+
+    trials: tuple[Trial, ...]
+    seconds: float
+
+
+def budget(trials: Sequence[Trial], num_folds: int, *, minutes: float, seconds: float) -> Budget:
+    """Return as many of the first trials as can be searched, at least one, where a fold takes `seconds`."""
+    fitting = [n for n in range(1, len(trials) + 1) if cost(n, num_folds) * seconds <= 60 * minutes]
+    return Budget(tuple(trials[: max(fitting, default=1)]), seconds)
+
+
+def fixed_budget(
+    trials: Sequence[Trial], out: Path, asked: dict[str, Any], make: Callable[[], Budget]
+) -> Budget:
+    """Return the budget that an earlier start of the same search fixed in `out`, or else that of `make`."""
+    path = out / LIST_FILE
+
+    def earlier() -> Budget | None:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["asked"] != json.loads(json.dumps(asked)):
+                return None
+            return Budget(tuple(trials[place] for place in stored["trials"]), float(stored["seconds"]))
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
+    found = on_main(earlier)
+    if found is None:
+        found = made = make()
+        places = [trials.index(trial) for trial in made.trials]
+        text = json.dumps({"asked": asked, "trials": places, "seconds": made.seconds}, indent=1)
+        on_main(lambda: write_atomically(path, text + "\n"))
+    return found
+
+
+def search(
+    trials: Sequence[Trial],
+    num_folds: int,
+    measure: Callable[[Sequence[Trial], int], Sequence[OnFold]],
+) -> list[Standing]:
+    """Return how the trials do, the best first; those that were stopped come after those of all folds.
+
+    Successive halving over folds: all trials are trained without the first fold and measured on it. Then the
+    better half goes on to the next one, without those that are behind the best by more than chance, and so
+    on. Equals are told apart by the loss, then by the order of the trials.
+
+    Source: Jamieson and Talwalkar 2016 (AISTATS), "Non-stochastic Best Arm Identification and Hyperparameter
+    Optimization", arXiv 1502.07943, with folds in place of epochs: a learning rate is not judged by a shorter
+    training than it is for.
+    """
+    going, stopped = list(trials), list[Standing]()
+    on_folds: dict[Trial, list[OnFold]] = {trial: [] for trial in trials}
+    ranked: list[Standing] = []
+    for fold in range(num_folds):
+        for trial, measured in zip(going, measure(going, fold), strict=True):
+            on_folds[trial].append(measured)
+        found = [standing(trial, on_folds[trial]) for trial in going]
+        ranked = sorted(found, key=lambda one: (-sum(one.right), one.loss))
+        if fold < num_folds - 1:
+            kept = [one for one in ranked[: math.ceil(len(ranked) / 2)] if not _is_lost(one, ranked[0])]
+            stopped = [one for one in ranked if one not in kept] + stopped
+            going = [one.trial for one in kept]
+    return ranked + stopped
+
+
+def _is_lost(one: Standing, best: Standing) -> bool:
+    """Return whether a trial is behind the best by more than chance."""
+    behind = paired_difference(best.right, one.right)
+    return behind.points > behind.chance
+
+
+def search_table(found: Sequence[Standing]) -> Table:
+    """Return the search for the terminal, the best first, with how far each is behind it."""
+    table = Table(box=HORIZONTALS, pad_edge=False)
+    table.add_column("trial")
+    for name in ("pictures", "top-1", "behind the best"):
+        table.add_column(name, justify="right")
+    best = found[0]
+    for one in found:
+        behind = paired_difference(one.right, best.right[: len(one.right)])
+        said = "← best" if one is best else f"{behind.points:+.1f} ± {behind.chance:.1f}"
+        table.add_row(str(one.trial), str(len(one.right)), f"{one.top1:.1f}", said)
+    return table
+
+
+def search_verdict(found: Sequence[Standing]) -> str:
+    """Return what the search would use, and how much of its lead may be chance."""
+    best, *others = found
+    equal = [one for one in others if len(one.right) == len(best.right) and not _is_lost(one, best)]
+    n = len(best.right)
+    noise = 200 * math.sqrt(2 * (p := best.top1 / 100) * (1 - p) / n)
+    said = f"best of {len(found)} trials: {best.trial}, {best.top1:.1f} % of {n} pictures"
+    if equal:
+        said += f"; {len(equal)} more {'is' if len(equal) == 1 else 'are'} as good as far as these can tell"
+    return (
+        f"{said} (two equally good models that err independently differ by up to {noise:.1f} points on {n} "
+        "pictures by chance, and the best of several is flattered)"
+    )
