@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vitreg.train.data.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
+from vitreg.views import random_numbers
 
 MEAN = (0.5, 0.5, 0.5)
 
@@ -69,3 +72,15 @@ def test_posterize_at_full_magnitude_neither_fails_nor_blackens() -> None:
     for operation in posterize:
         operation.prob = 1.0
         assert np.asarray(operation(picture)).max() > 0
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "rand-m9-mstd0.5-inc1"])
+def test_a_transform_can_be_sent_to_a_spawned_process(augment: str) -> None:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8))
+    transform = training_transform(32, augment=augment, mean=(0.5, 0.5, 0.5))
+    sent = pickle.loads(pickle.dumps(transform))
+    found = []
+    for one in (transform, sent):
+        with random_numbers(3):
+            found.append(one(picture))
+    assert torch.equal(*found)

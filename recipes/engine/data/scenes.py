@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vitreg.errors import InputError
 from vitreg.pictures.reading import read_numbers
-from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task
+from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task, normalise
 from vitreg.train.data.official.voc import VOC, MaskedPicture
 
 UNDECIDED = 255
@@ -59,10 +59,7 @@ class Scenes:
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """Return uint8 pictures [b, 3, size, size] as float32 with the model's mean and deviation."""
-        mean, std = (
-            torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std)
-        )
-        return (pictures.float() / 255 - mean) / std
+        return normalise(pictures, self.mean, self.std)
 
 
 def voc_scenes(

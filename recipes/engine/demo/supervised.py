@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from engine.demo import world
 from vitreg.files import check_with_sum, write_with_sum
+from vitreg.train.data import dataset
 
 MEAN = STD = (0.5, 0.5, 0.5)
 """Of the pictures, in each channel: a picture of 0 to 1 becomes one of −1 to 1."""
@@ -132,6 +133,5 @@ def optimisation(
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Return uint8 pictures [b, 3, H, W] as the model reads them: float32, −1 to 1."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (images / 255 - mean) / std
+    """Return pictures [b, 3, H, W] of 0 to 255 as the model reads them: float32, −1 to 1."""
+    return dataset.normalise(images, MEAN, STD)

@@ -74,11 +74,11 @@ class Draws(Dataset[tuple[Tensor, int, int]]):
     """The dataset that turns a draw into a picture, its label and its view; for use with `Batches`."""
 
     def __init__(self, task: Task) -> None:
-        self.task = task
+        self.train, self.labels = task.train, task.train_labels  # all that a worker process is sent
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
-        picture = self.task.train.picture(draw.picture, seed=draw.seed)
-        return picture, self.task.train_labels[draw.picture], draw.view
+        picture = self.train.picture(draw.picture, seed=draw.seed)
+        return picture, self.labels[draw.picture], draw.view
 
 
 class Slices:

@@ -13,6 +13,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return pictures [b, 3, size, size] of 0 to 255 as float32 with this mean and deviation of 0 to 1."""
+    middle, spread = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (mean, std))
+    return (pictures.float() / 255 - middle) / spread
+
+
 class TrainingPictures(Protocol):
     """Training pictures by index, augmented with the random numbers of `seed` alone."""
 
@@ -63,7 +69,4 @@ class Task:
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """Return uint8 pictures [b, 3, size, size] as float32 with the model's mean and deviation."""
-        mean, std = (
-            torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (self.mean, self.std)
-        )
-        return (pictures.float() / 255 - mean) / std
+        return normalise(pictures, self.mean, self.std)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,8 +37,7 @@ def training_transform(
         InputError: timm does not know the string.
     """
     if augment == "none":
-        evaluate = evaluation_transform(size)
-        return lambda picture: evaluate(picture, None)[0]
+        return partial(_plain, size)  # which processes that are spawned can be sent
     try:
         transform = create_transform(
             size,
@@ -58,6 +58,10 @@ def training_transform(
             if operation.name.startswith("Posterize"):
                 operation.magnitude_max = 9.99
     return transform
+
+
+def _plain(size: int, picture: Image.Image) -> Tensor:
+    return evaluation_transform(size)(picture, None)[0]
 
 
 def evaluation_transform(size: int) -> Callable[[Image.Image, Tensor | None], tuple[Tensor, Tensor | None]]:

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
 from vitreg.train.basics.distributed import gather, on_main, rank
+from vitreg.train.models.weights import state_hash
 from vitreg.train.training.state import Training
 from vitreg.wording import listed
 
@@ -157,12 +158,8 @@ def _delete(paths: Iterable[Path]) -> None:
 
 def _fingerprint(model: nn.Module, indices: Sequence[int]) -> str:
     """Return a digest of the model's weights and buffers, bit by bit, and the pictures it is trained on."""
-    digest = hashlib.sha256(repr(list(indices)).encode())
-    state: dict[str, Tensor] = model.state_dict()
-    for name, tensor in state.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    told = f"{list(indices)} {state_hash(model.state_dict())}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def _read(path: Path) -> dict[str, Any]:
