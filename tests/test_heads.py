@@ -168,5 +168,5 @@ def test_wrong_names() -> None:
     for wrong in (3, [3], "", [nn.Linear(2, 2)], {"head"}):
         with unchanged(model), refuses(ArgumentError, "new_head takes names of modules or parameters"):
             vitreg.attach(model, target="l2sp", new_head=wrong)
-    with unchanged(model), refuses(ArgumentError, "penalties on parameters", "attn_logits", "Leave it out"):
+    with unchanged(model), refuses(ArgumentError, "penalties on parameters", "found none", "Leave it out"):
         vitreg.attach(model, new_head="head")

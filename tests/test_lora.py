@@ -109,8 +109,7 @@ def test_adapters_come_back_as_they_were() -> None:
         with model.disable_adapter():
             switched_off = flags(model)
             model(torch.randn(2, 3, 32, 32))
-            with pytest.raises(vitreg.StateError, match="none of which depends on a parameter"):
-                reg.penalty()
+            assert reg.penalty() == 0
             assert flags(model) == switched_off
         assert step(model, model, reg)
 

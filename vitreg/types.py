@@ -74,11 +74,13 @@ class Probe:
     """How one value is read: from what the taps delivered, under the same keys, to a tensor.
 
     `copied` names the taps whose tensors the module writes to afterwards, so that they are copied at once.
+    With `either`, the first tap to deliver in a pass is read alone, and the others are not waited for.
     """
 
     taps: Mapping[str, Tap]
     read: Callable[[Mapping[str, Any]], Tensor]
     copied: frozenset[str] = frozenset()
+    either: bool = False
 
 
 @dataclass(frozen=True)

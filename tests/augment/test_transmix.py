@@ -277,6 +277,8 @@ def test_evaluation_in_between(vit: object, images: Tensor, labels: Tensor) -> N
     model = vit().train()
     with TransMix(model, num_classes=5) as mix:
         mixed, _ = mix(images, labels)
+        mix.loss(model(mixed))
+        mixed, _ = mix(images, labels)
         model.eval()
         model(mixed)
         with refuses(StateError, "eval mode", "model.train()"):

@@ -15,12 +15,13 @@ from vitreg.attachment.alignment import may_differ
 from vitreg.attachment.paired_readings import Readings
 from vitreg.attachment.parameter_values import ParameterValues
 from vitreg.attachment.rhythm import check_rhythm, is_due
-from vitreg.attachment.summary import summary
+from vitreg.attachment.summary import place_of, summary, what_is_read
 from vitreg.attachment.targets import Target, resolve_target
-from vitreg.errors import ArgumentError, StateError
+from vitreg.copies import InertCopies
+from vitreg.errors import ArgumentError, StateError, in_words
 from vitreg.families import find_tower
 from vitreg.functional.eagerly import eagerly
-from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, lam_at
+from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, weight_at
 from vitreg.sources.frozen import Source, check_source, make_source
 from vitreg.types import (
     Align,
@@ -108,15 +109,10 @@ def attach(
     check_source(source)
     needs_source = any(penalty.needs_source for penalty in penalties.values())
     kept = make_source(source, model, tower, may_differ(penalties.values())) if needs_source else None
-    if new_head is not None and not any(isinstance(p, ParameterPenalty) for p in penalties.values()):
-        raise ArgumentError(
-            f"new_head is for penalties on parameters such as L2SP, found {', '.join(penalties)}. "
-            "Leave it out."
-        )
     return Attachment(model, tower, kept, penalties, lam, every, passes, new_head)
 
 
-class Attachment:
+class Attachment(InertCopies):
     """Penalties attached to a model; made by `attach`.
 
     Use it as a context manager, or call `remove()`, to take the hooks off the model again. The attachment
@@ -126,6 +122,9 @@ class Attachment:
         source: the source, or None if no penalty looks at one.
         penalties: the penalties by name.
     """
+
+    COPIED = ("source", "penalties", "_lam", "_every", "_step", "_terms", "_place", "_reads")
+    _is_attached = False  # apart from the finalizer, which torch.compile cannot look into
 
     def __init__(
         self,
@@ -149,9 +148,10 @@ class Attachment:
         on_readings = {n: p for n, p in penalties.items() if isinstance(p, ReadingPenalty)}
         self._readings = Readings(tower, source, on_readings, passes)
         self._parameters.watch_passes()
-        self.step = 0
+        self._place, self._reads = place_of(tower), what_is_read(penalties, self._readings.blocks)
         taken = names.take(tower.module, penalties)
-        self._is_attached = True  # apart from the finalizer, which torch.compile cannot look into
+        self._is_attached = True
+        self.step = 0
         self._finalizer = weakref.finalize(
             self, _detach, (self._readings, self._parameters), taken, set(penalties)
         )
@@ -164,7 +164,8 @@ class Attachment:
     @step.setter
     def step(self, step: int) -> None:
         self._step = step
-        self._readings.read_next(is_due(step, self._every))
+        if self._is_attached:
+            self._readings.read_next(is_due(step, self._every))
 
     def penalty(self, step: int | None = None, *, views: ViewNumbers | None = None) -> Tensor:
         """Return the weighted sum of the penalties of the last forward pass or passes, a float32 scalar.
@@ -197,18 +198,17 @@ class Attachment:
             self.step += 1
             return torch.zeros((), device=next(self._tower.module.parameters()).device)
         values = {**self._readings.values(views), **self._parameters.values()}
-        total = torch.zeros((), device=next(iter(values.values())).device)
-        scale = self._every * lam_at(self._lam, step)
+        parts = []
         for name, penalty in self.penalties.items():
-            if values[name].dim() != 0:
+            value = values[name]
+            if not isinstance(value, Tensor) or value.dim() != 0:
                 raise ArgumentError(
-                    f"A penalty's value is a scalar; {name!r} returned shape {list(values[name].shape)}."
+                    f"A penalty's value is a scalar tensor; {name!r} returned {in_words(value)}."
                 )
-            weight = scale * lam_at(penalty.lam, step, name=f"{name}'s lam")
-            total = total + weight * values[name].float()
+            parts.append(weight_at(name, penalty, self._lam, self._every, step) * value.float())
         self._terms = {name: values[name].detach() for name in self.penalties}
         self.step += 1
-        return total
+        return sum(parts[1:], parts[0])
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -218,7 +218,7 @@ class Attachment:
     def remove(self) -> None:
         """Take the hooks off the model and forget the last pass; calling it again does nothing."""
         self._is_attached = False
-        self._finalizer()
+        self._take_off()
 
     def __enter__(self) -> Attachment:
         return self
@@ -228,17 +228,14 @@ class Attachment:
     ) -> None:
         self.remove()
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_is_attached": False}  # a copy has no hooks
-
     def __repr__(self) -> str:
         state = "attached" if self._is_attached else "removed"
         rhythm = f", every {self._every} steps" if self._every > 1 else ""
         return summary(
-            self._tower,
-            self.source,
+            self._place,
+            self._reads,
             self.penalties,
-            self._readings.blocks,
+            self.source,
             f"{state}, step {self.step}, lam={self._lam}{rhythm}",
         )
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vitreg.types import Tower
+
 
 def depend_on_weights(values: Iterable[Tensor], given: Iterable[Tensor]) -> bool:
     """Return whether a gradient of `values` reaches anything but what the model was `given`.
@@ -17,6 +19,23 @@ def depend_on_weights(values: Iterable[Tensor], given: Iterable[Tensor]) -> bool
     """
     images = {tensor.data_ptr() for tensor in given}
     return any(leaf.data_ptr() not in images for leaf in _leaves(values))
+
+
+def trained_before(tower: Tower, last: int | None) -> bool:
+    """Return whether something is trained that block `last` of a tower depends on; None is its output.
+
+    This is what enters the blocks, and the blocks up to that one. If it is trained, and a value has no
+    gradient, something cuts the gradient off.
+    """
+    module = tower.module
+    heads = {id(p) for name in tower.heads for p in module.get_submodule(name).parameters()}
+    if last is None:
+        return any(p.requires_grad for p in module.parameters() if id(p) not in heads)
+    named = dict(module.named_parameters())  # within functional_call they are no parameters
+    own = [p for name, p in named.items() if "." not in name or name in tower.position_embeddings]
+    parts = (tower.stem, *(block.module for block in tower.blocks[: last + 1]))
+    before = (*own, *(p for part in parts for p in part.parameters()))
+    return any(p.requires_grad for p in before if id(p) not in heads)
 
 
 def _leaves(values: Iterable[Tensor]) -> Iterator[Tensor]:

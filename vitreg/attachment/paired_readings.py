@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitreg.attachment.alignment import aligned, block_pairs
-from vitreg.attachment.gradients import depend_on_weights
+from vitreg.attachment.gradients import depend_on_weights, trained_before
 from vitreg.attachment.tokens import check_order, check_tokens
-from vitreg.errors import StateError, UnsupportedModelError
+from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
 from vitreg.extractors import extractors
 from vitreg.families import towers
 from vitreg.penalties import ReadingPenalty
-from vitreg.reader import ALONE, ForwardPass, Reader, matters, tensors_in
+from vitreg.reader import ALONE, WITHOUT_GRADIENTS, ForwardPass, Reader, matters, tensors_in
 from vitreg.sources.frozen import Source
 from vitreg.types import Arguments, Key, Passes, Tower, ViewNumbers
 
@@ -81,6 +81,8 @@ class Readings:
         if reader is None:
             return {}
         if not reader.complete() or reader.images is None:
+            if reader.skipped == WITHOUT_GRADIENTS and not trained_before(self._tower, None):
+                return {name: self._zero() for name in self._penalties}  # as many run what is frozen
             raise StateError(
                 "A penalty needs a forward pass of the model in training mode since the last one; "
                 f"{reader.skipped or self._cut_short(reader)}."
@@ -94,6 +96,11 @@ class Readings:
         try:
             passes = reader.all_passes()
             counts = [0 if one.images is None else len(one.images) for one in passes]
+            if not all(counts):
+                raise ArgumentError(
+                    "Expected at least one image in a batch, found an empty one, which has no mean. Skip it, "
+                    "or use drop_last=True in the data loader."
+                )
             values = [
                 self._values_of(one, numbers)
                 for one, numbers in zip(passes, _split(views, counts), strict=True)
@@ -115,9 +122,14 @@ class Readings:
                 "The images were changed in place since the model saw them, so the source would see others. "
                 "Take the penalty before the next batch is written into the same tensor."
             )
-        if self._source_reader is not None and self._source is not None:
+        joined = {name for name, penalty in self._penalties.items() if self._has_joined(name, penalty, one)}
+        needed = any(self._penalties[name].needs_source for name in joined)
+        if needed and self._source_reader is not None and self._source is not None:
             self._read_source(self._source, self._source_reader, one, views)
-        return {name: self._value(name, penalty, one) for name, penalty in self._penalties.items()}
+        return {
+            name: self._value(name, penalty, one) if name in joined else self._zero()
+            for name, penalty in self._penalties.items()
+        }
 
     def _read_source(
         self, source: Source, reader: Reader, one: ForwardPass, views: ViewNumbers | None
@@ -179,7 +191,8 @@ class Readings:
         name, _, index = reader.missing()[0]
         return (
             f"the last one did not deliver {name} of block {index}: the module it is read from did not run "
-            "(features need the model's own head; a head that was reset needs a new attachment)"
+            "(features are what enters the model's own head: one that was reset needs a new attachment, a "
+            "tower whose forward calls none is registered with heads=())"
         )
 
     def _wanted(self, names: Iterable[str], *, source: bool = False) -> dict[Key, set[int]]:
@@ -190,22 +203,29 @@ class Readings:
             wanted.setdefault((penalty.extractor, penalty.query), set()).update(indices)
         return wanted
 
-    def _read_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters on which something that is read may depend: all but the heads'."""
-        module = self._tower.module
-        heads = {id(p) for name in self._tower.heads for p in module.get_submodule(name).parameters()}
-        yield from (p for p in module.parameters() if id(p) not in heads)
+    def _zero(self) -> Tensor:
+        return torch.zeros((), device=next(self._tower.module.parameters()).device)
 
-    def _value(self, name: str, penalty: ReadingPenalty, one: ForwardPass) -> Tensor:
-        key: Key = (penalty.extractor, penalty.query)
-        target = one.of(key, self.blocks[name])
-        is_trained = any(p.requires_grad for p in self._read_parameters())
-        has_gradient = any(value.requires_grad for value in target)
-        if not has_gradient or not (is_trained or depend_on_weights(target, one.given())):
+    def _has_joined(self, name: str, penalty: ReadingPenalty, one: ForwardPass) -> bool:
+        """Return whether something is trained that the penalty's readings depend on; it is zero until then.
+
+        Raises:
+            StateError: it is, and yet there would be no gradient.
+        """
+        target = one.of((penalty.extractor, penalty.query), self.blocks[name])
+        last = max(self.blocks[name]) if extractors[penalty.extractor].per_block else None
+        is_trained = trained_before(self._tower, last)
+        if any(value.requires_grad for value in target):
+            return is_trained or depend_on_weights(target, one.given())
+        if is_trained:
             raise StateError(
                 f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "
                 "so its gradient would be zero. Unfreeze the blocks that it reads, or remove the attachment."
             )
+        return False
+
+    def _value(self, name: str, penalty: ReadingPenalty, one: ForwardPass) -> Tensor:
+        target = one.of((penalty.extractor, penalty.query), self.blocks[name])
         if self._source_reader is None or not penalty.needs_source:
             return penalty.value(target, [])
         return penalty.value(*aligned(penalty, self.blocks[name], one, self._source_reader.last))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError
-from vitreg.functional.sharding import sharded_by
+from vitreg.functional.gather import sharded_by
 from vitreg.parameters.pass_weights import PassWeights
 from vitreg.parameters.start import pair_weights
 from vitreg.penalties import ParameterPenalty
@@ -45,6 +45,10 @@ class ParameterValues:
         self._penalties = penalties
         self._new_head = new_head
         self._pass_weights: PassWeights | None = None
+        if new_head is not None and not penalties:
+            raise ArgumentError(
+                "new_head is for penalties on parameters such as L2SP, found none. Leave it out."
+            )
         self.values()  # what cannot work is an error now, not at the first step
 
     def watch_passes(self) -> None:

@@ -11,24 +11,31 @@ from vitreg.sources.frozen import FrozenSource, Source
 from vitreg.types import Tower
 
 
+def place_of(tower: Tower) -> str:
+    """Return in words what is attached to."""
+    place = f" at {tower.name!r}" if tower.name else ""
+    return f"{type(tower.module).__name__}{place}, {len(tower.blocks)} blocks"
+
+
+def what_is_read(penalties: Mapping[str, Penalty], blocks: Mapping[str, Iterable[int]]) -> dict[str, str]:
+    """Return in words what each penalty reads; `blocks` are those of each penalty on readings."""
+    return {
+        name: f"{penalty.extractor} of blocks {ranges(blocks[name])}"
+        if isinstance(penalty, ReadingPenalty)
+        else "parameters"
+        for name, penalty in penalties.items()
+    }
+
+
 def summary(
-    tower: Tower,
-    source: Source | None,
-    penalties: Mapping[str, Penalty],
-    blocks: Mapping[str, Iterable[int]],
-    state: str,
+    place: str, reads: Mapping[str, str], penalties: Mapping[str, Penalty], source: Source | None, state: str
 ) -> str:
     """Return a line for the attachment, which is in `state`, and one for each penalty and the source.
 
-    `blocks` are those that each penalty on readings reads.
+    For `place` and `reads` see `place_of` and `what_is_read`.
     """
-    place = f" at {tower.name!r}" if tower.name else ""
-    lines = [f"Attachment to {type(tower.module).__name__}{place}, {len(tower.blocks)} blocks, {state}"]
-    for name, penalty in penalties.items():
-        what = "reads parameters"
-        if isinstance(penalty, ReadingPenalty):
-            what = f"reads {penalty.extractor} of blocks {ranges(blocks[name])}"
-        lines.append(f"  {name}: {_in_short(penalty)} {what}")
+    lines = [f"Attachment to {place}, {state}"]
+    lines += [f"  {name}: {_in_short(penalty)} reads {reads[name]}" for name, penalty in penalties.items()]
     if source is not None:
         weight = next(source.tower.module.parameters())
         kind = "frozen" if isinstance(source, FrozenSource) else "the base of"

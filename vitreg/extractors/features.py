@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
 from vitreg.extractors.base import register_extractor
@@ -30,6 +30,9 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
     def of_tower(seen: Mapping[str, Any]) -> Tensor:
         return _pooled(seen["output"], "the model", tower)
 
+    def of_either(seen: Mapping[str, Any]) -> Tensor:
+        return of_head(seen) if "input" in seen else of_tower(seen)
+
     if isinstance(tower.features, str):
         raise UnsupportedModelError(
             f"features of {type(tower.module).__name__} are not read: {tower.features}"
@@ -38,7 +41,11 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
         return tower.features
     if not tower.heads:
         return Probe({"output": Tap(tower.module)}, of_tower)
-    return Probe({"input": Tap(tower.module.get_submodule(head), "input")}, of_head)
+    module = tower.module.get_submodule(head)
+    entering = Tap(module, "input")
+    if isinstance(module, nn.Identity) and len(tower.heads) == 1:  # which a model may as well not call
+        return Probe({"input": entering, "output": Tap(tower.module)}, of_either, either=True)
+    return Probe({"input": entering}, of_head)
 
 
 def _pooled(returned: Any, place: str, tower: Tower) -> Tensor:

@@ -1,7 +1,8 @@
-"""Gather the rows of all processes into one batch, with gradients."""
+"""What is in several processes: rows, gathered into one batch with gradients, and shards of parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,3 +52,13 @@ def gather_rows(rows: Tensor) -> Tensor:
         )
     gathered: Tensor = _Gather.apply(rows)
     return gathered
+
+
+def sharded_by(parameters: Iterable[Tensor]) -> str | None:
+    """Return what has sharded some of `parameters`, "FSDP1" or "FSDP2", or None if all are whole."""
+    for parameter in parameters:
+        if hasattr(parameter, "placements"):
+            return "FSDP2"
+        if getattr(parameter, "_is_flat_param", False) or getattr(parameter, "_fsdp_flattened", False):
+            return "FSDP1"
+    return None

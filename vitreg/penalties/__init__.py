@@ -8,10 +8,10 @@ from vitreg.penalties.base import (
     Penalty,
     ReadingPenalty,
     check_lam,
-    lam_at,
     list_penalties,
     penalties,
     register_penalty,
+    weight_at,
 )
 
 __all__ = [
@@ -19,10 +19,10 @@ __all__ = [
     "Penalty",
     "ReadingPenalty",
     "check_lam",
-    "lam_at",
     "list_penalties",
     "penalties",
     "register_penalty",
+    "weight_at",
 ]
 
 for _module in iter_modules(__path__):

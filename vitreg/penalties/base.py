@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar, get_args
 
+import torch
 from torch import Tensor
 
 from vitreg.errors import ArgumentError
 from vitreg.registry import Registry
 from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query
+
+_LARGEST = torch.finfo(torch.float32).max
 
 
 def check_lam(lam: object, *, name: str = "lam") -> None:
@@ -40,6 +43,29 @@ def lam_at(lam: Lam, step: int, *, name: str = "lam") -> float:
         raise ArgumentError(f"{name} is a function that returned a function at step {step}.")
     check_lam(value, name=f"{name} at step {step}")
     return float(value)
+
+
+def weight_at(name: str, penalty: Penalty, lam: Lam, every: int, step: int) -> float:
+    """Return by what a penalty's value is multiplied at `step`.
+
+    Args:
+        name: what the penalty is called, for an error.
+        penalty: has a weight of its own.
+        lam: the attachment's.
+        every: at one of how many steps it is taken.
+        step: the step.
+
+    Raises:
+        ArgumentError: a function returns no weight, or the product is no number in float32.
+    """
+    factors = (every, lam_at(lam, step), lam_at(penalty.lam, step, name=f"{name}'s lam"))
+    weight = math.prod(map(float, factors)) if every <= _LARGEST else math.inf
+    if weight > _LARGEST:
+        raise ArgumentError(
+            f"Expected a weight of {name!r} that is a number in float32, found every × lam × its own lam = "
+            f"{weight:g}. Make them smaller."
+        )
+    return weight
 
 
 @dataclass(frozen=True, kw_only=True)

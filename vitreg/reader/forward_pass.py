@@ -36,6 +36,7 @@ class ForwardPass:
         habits: the reader's knowledge of the mode in which it ran.
         images: what entered the stem, [b, c, height, width]; None if there was no pass.
         more: what the tower was called with beside the images.
+        is_training: whether the tower was in training mode.
         autocast: the autocast that it ran under.
         progress: how far the training was, see `progress_of`.
         random_state: the random numbers that were next as it began, or None.
@@ -49,6 +50,7 @@ class ForwardPass:
     habits: Habits
     images: Tensor | None = None
     more: Arguments = ((), {})
+    is_training: bool = False
     autocast: Autocast | None = None
     progress: Progress | None = None
     random_state: RandomState | None = None

@@ -13,12 +13,25 @@ MOST = 8
 """How many passes are kept for one penalty unless all were asked for; each keeps what its backward needs."""
 
 
-def reason_to_skip(tower: Tower) -> str | None:
-    """Return why a pass that begins now is no training pass, as the end of a sentence, or None if it is."""
-    if not tower.module.training:
-        return "the last one ran in eval mode; call model.train() before it"
+WITHOUT_GRADIENTS = "the last one ran without gradients (torch.no_grad or inference_mode)"
+
+
+def reason_to_skip(tower: Tower, passes: ThreadPasses) -> str | None:
+    """Return why a pass that begins now is no training pass, as the end of a sentence, or None if it is.
+
+    Some train in eval mode, without dropout. Where a model was trained in training mode, a pass in eval mode
+    is an evaluation, unless the model is frozen and only something else is trained.
+    """
     if not torch.is_grad_enabled():
-        return "the last one ran without gradients (torch.no_grad or inference_mode)"
+        return WITHOUT_GRADIENTS
+    if tower.module.training:
+        return None
+    is_pending = passes.current.images is not None and passes.current.is_training
+    if is_pending or (passes.has_trained and any(p.requires_grad for p in tower.module.parameters())):
+        return (
+            "the last one ran in eval mode, though others ran in training mode before; call model.train() "
+            "before it, or attach again to train in eval mode"
+        )
     return None
 
 
@@ -31,18 +44,29 @@ class ThreadPasses:
         skipped: why there is none, or why the pass that runs now is not read; the end of a sentence.
         entered: what the tower is being called with.
         are_unclear: whether it is not known which passes count.
+        has_trained: whether a pass in training mode was taken account of.
     """
 
     def __init__(self, tower: Tower, skipped: str) -> None:
         self.entered: Arguments | None = None
+        self.has_trained = False
+        self.current = ForwardPass(tower, Habits())
         self.clear(tower, skipped)
 
     def clear(self, tower: Tower, reason: str) -> None:
         """Forget the passes; `reason` ends the sentence that says why there are none."""
+        if self.current.is_training:
+            self.has_trained = True
         self.current = ForwardPass(tower, Habits())
         self.earlier: list[ForwardPass] = []
         self.skipped: str | None = reason
         self.are_unclear = False
+
+    def drop_evaluations(self, tower: Tower) -> bool:
+        """Forget passes in eval mode if the one that begins is in training mode; return whether it is."""
+        if tower.module.training and not self.current.is_training:
+            self.clear(tower, "")
+        return tower.module.training
 
     def follow(self, last: ForwardPass, counts: Passes | None, progress: Progress | None) -> None:
         """Say what becomes of the `last` pass, which is whole, as another one begins.

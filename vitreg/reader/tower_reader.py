@@ -181,7 +181,7 @@ class Reader:
         entered, passes.entered = passes.entered, None
         if not self.enabled:
             return
-        if self.training_only and (reason := reason_to_skip(self.tower)):
+        if self.training_only and (reason := reason_to_skip(self.tower, passes)):
             passes.skipped = reason
             return
         if not torch.compiler.is_compiling():
@@ -190,11 +190,12 @@ class Reader:
         more = (
             more_arguments(self.tower, delivered, entered) if self.compared and self.training_only else ALONE
         )
+        is_training = passes.drop_evaluations(self.tower)
         last, progress = passes.current, progress_of(self._weights)
         if last.images is not None and self._is_complete(last):
             last.settle()
             passes.follow(last, self.passes, progress)
-        one = ForwardPass(self.tower, self._habits[self.tower.module.training], images, more)
+        one = ForwardPass(self.tower, self._habits[is_training], images, more, is_training)
         one.note_inputs()
         one.autocast = autocast_now(images)
         one.progress = progress

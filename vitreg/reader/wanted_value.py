@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreg.errors import UnsupportedModelError
+from vitreg.errors import UnsupportedModelError, in_words
 from vitreg.functional.kept_tensors import kept_by_itself
 from vitreg.reader.forward_pass import ForwardPass
 from vitreg.types import Probe, Slot, Tap
@@ -53,11 +53,13 @@ class WantedValue:
                 return
             seen = one.seen.setdefault(self.slot, {})
             seen[key] = delivered.clone() if is_copied else delivered
-            if len(seen) == len(self.probe.taps):
+            if self.probe.either and self.slot in one.values:
+                del one.seen[self.slot]  # another tap was first
+            elif self.probe.either or len(seen) == len(self.probe.taps):
                 with kept_by_itself():
                     value = self.probe.read(seen)
                 del one.seen[self.slot]
-                self._store(self.slot, value)
+                self._store(self.slot, _checked(self.slot, value))
 
         return receive
 
@@ -75,6 +77,17 @@ def counters(
 
     if len(probe.taps) == 1:
         yield from ((tap, partial(count, key)) for key, tap in probe.taps.items())
+
+
+def _checked(slot: Slot, value: object) -> Tensor:
+    """Return the value, which an extractor of somebody's may have read as something else."""
+    if isinstance(value, Tensor):
+        return value
+    name, _, index = slot
+    raise UnsupportedModelError(
+        f"Expected {name} of block {index} to be read as a tensor, found {in_words(value)}. Return one from "
+        "the extractor's probe."
+    )
 
 
 def check_taps(what: str, taps: Mapping[str, Tap]) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower
 from vitreg.functional.eagerly import eagerly
+from vitreg.functional.gather import sharded_by
 from vitreg.functional.precision import Autocast
-from vitreg.functional.sharding import sharded_by
 from vitreg.reader import ALONE, Reader, tensors_in
 from vitreg.reader.random_state import RandomState, are_equal, random_state, replay
 from vitreg.sources.adapted import BaseSource
