@@ -13,9 +13,11 @@ import timm
 import torch
 import torchvision
 import transformers
+import vit_pytorch
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 
+from authors_code import MODELS
 from small_init import shake
 
 CUTS: dict[str, dict[str, Any]] = {
@@ -93,29 +95,115 @@ def _torchvision(name: str) -> nn.Module:
     return model
 
 
-TRANSFORMERS = {
-    "ViTModel": "ViTConfig",
-    "ViTForImageClassification": "ViTConfig",
-    "ViTMSNModel": "ViTMSNConfig",
-    "DeiTModel": "DeiTConfig",
-    "DeiTForImageClassification": "DeiTConfig",
-    "Dinov2Model": "Dinov2Config",
-    "Dinov2ForImageClassification": "Dinov2Config",
-    "Dinov2WithRegistersModel": "Dinov2WithRegistersConfig",
-    "DINOv3ViTModel": "DINOv3ViTConfig",
-    "CLIPVisionModel": "CLIPVisionConfig",
-    "CLIPVisionModelWithProjection": "CLIPVisionConfig",
-    "SiglipVisionModel": "SiglipVisionConfig",
-    "BeitModel": "BeitConfig",
-    "BeitForImageClassification": "BeitConfig",
+TRANSFORMERS = (
+    "ViTModel",
+    "ViTForImageClassification",
+    "ViTForMaskedImageModeling",
+    "ViTMAEModel",
+    "ViTMSNModel",
+    "ViTMSNForImageClassification",
+    "DeiTModel",
+    "DeiTForImageClassification",
+    "DeiTForImageClassificationWithTeacher",
+    "DeiTForMaskedImageModeling",
+    "Dinov2Model",
+    "Dinov2ForImageClassification",
+    "Dinov2Backbone",
+    "Dinov2WithRegistersModel",
+    "Dinov2WithRegistersForImageClassification",
+    "Dinov2WithRegistersBackbone",
+    "DINOv3ViTModel",
+    "DINOv3ViTBackbone",
+    "CLIPVisionModel",
+    "CLIPVisionModelWithProjection",
+    "CLIPForImageClassification",
+    "CLIPModel",
+    "CLIPSegModel",
+    "AltCLIPModel",
+    "AltCLIPVisionModel",
+    "ChineseCLIPModel",
+    "ChineseCLIPVisionModel",
+    "MetaClip2Model",
+    "MetaClip2ForImageClassification",
+    "MetaClip2VisionModel",
+    "MetaClip2VisionModelWithProjection",
+    "MLCDVisionModel",
+    "SiglipVisionModel",
+    "SiglipForImageClassification",
+    "SiglipModel",
+    "BlipModel",
+    "BlipVisionModel",
+    "OwlViTVisionModel",
+    "Owlv2VisionModel",
+    "Aimv2VisionModel",
+    "IJepaModel",
+    "IJepaForImageClassification",
+    "InternVLVisionModel",
+    "PixioModel",
+    "PixioBackbone",
+    "Sapiens2Backbone",
+    "Tipsv2VisionModel",
+    "Tipsv2VisionBackbone",
+    "BeitModel",
+    "BeitForImageClassification",
+    "BeitBackbone",
+    "Data2VecVisionModel",
+    "Data2VecVisionForImageClassification",
+    "DPTModel",
+    "Siglip2VisionModel",
+    "Siglip2ForImageClassification",
+    "Siglip2Model",
+)
+"""The classes of transformers in which something is read, and SigLIP 2, which says what to take instead."""
+
+_SMALL = {"num_hidden_layers": 2, "image_size": 64, "hidden_size": 64, "num_attention_heads": 4}
+_OPTIONS = {
+    "Beit": {"use_relative_position_bias": True},
+    "Data2Vec": {"use_relative_position_bias": True},
+    "ViTMAE": {"mask_ratio": 0.0},
 }
-"""The model classes of transformers, each with its configuration."""
 
 
 def _transformers(name: str) -> nn.Module:
-    options = {"use_relative_position_bias": True} if name.startswith("Beit") else {}
-    config = getattr(transformers, TRANSFORMERS[name])(num_hidden_layers=2, image_size=64, **options)
-    model = getattr(transformers, name)(config)
+    cls = getattr(transformers, name)
+    options = next((more for start, more in _OPTIONS.items() if name.startswith(start)), {})
+    sub = getattr(cls.config_class, "sub_configs", {})
+    if "vision_config" in sub and "Vision" not in name:
+        text = {key: value for key, value in _SMALL.items() if key != "image_size"}
+        config = cls.config_class(vision_config=_SMALL, text_config=text)
+    else:
+        config = cls.config_class(**_SMALL, **options)
+    model = cls(config)
+    if name == "ViTMAEModel":  # in the picture's order, so that the recorded softmaxes are in order too
+        plain = model.embeddings.random_masking
+        model.embeddings.random_masking = lambda tokens, _: plain(tokens, torch.arange(16.0).expand(2, -1))
+    model.support_size = (64, 64)
+    return model
+
+
+def _authors(name: str) -> nn.Module:
+    model = AUTHORS[name]()
+    model.support_size = (64, 64)
+    return model
+
+
+def _word(name: str) -> str:
+    """Return a model's name as one word, such as DINOv2/DinoVisionTransformer/registers."""
+    model, _, variant = name.replace("DeiT III", "DeiT-III").partition(", ")
+    return "/".join(filter(None, (*model.split(), variant.replace(" ", "-"))))
+
+
+AUTHORS = {
+    _word(name): make for name, make in MODELS.items() if "perceptron" not in name
+}  # of three channels
+"""Authors' own code, as small models of the same structure that take pictures of three channels."""
+
+VIT_PYTORCH = ("ViT", "SimpleViT")
+
+
+def _vit_pytorch(name: str) -> nn.Module:
+    sizes = {"image_size": 64, "patch_size": 16, "num_classes": 5, "dim": 64, "depth": 2, "heads": 4}
+    model = getattr(vit_pytorch, name)(**sizes, mlp_dim=128)
     model.support_size = (64, 64)
     return model
 
@@ -125,4 +213,6 @@ _BUILDERS = {
     "open_clip": _open_clip,
     "torchvision": _torchvision,
     "transformers": _transformers,
+    "vit-pytorch": _vit_pytorch,
+    "authors": _authors,
 }

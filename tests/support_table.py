@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import itertools
 import re
 import sys
@@ -29,6 +30,7 @@ import vitreg
 from small_init import small_init
 from softmax_recorder import SoftmaxRecorder
 from support_models import build, picture_of
+from support_refused import refusals
 from vitreg.families import find_tower
 from vitreg.types import Block, Query, Tower
 
@@ -60,6 +62,8 @@ class Row:
 
 def measure(library: str, name: str) -> Row:
     """Return the line of one model."""
+    if library == "transformers" and name in refusals():
+        return Row(library, name, note=refusals()[name])
     torch.manual_seed(0)
     with small_init():
         model = build(library, name).eval()
@@ -74,7 +78,12 @@ def measure(library: str, name: str) -> Row:
     )
     row.tokens = ", ".join(n for n in TOKENS if not found.extractors[n])
     row.note = "" if row.queries else _reason(found.extractors["attn_logits"])
-    row.error = _error(model, tower, found, [name for name in TOKENS if not found.extractors[name]])
+    outputs = [name for name in TOKENS if not found.extractors[name]]
+    try:
+        row.error = _error(model, tower, found, outputs)
+    except vitreg.UnsupportedModelError as refusal:  # seen only while it runs
+        row.queries, row.note = "", f"found while it runs: {str(refusal).partition('. ')[0]}."
+        row.error = _error(model, tower, dataclasses.replace(found, queries={}), outputs)
     return row
 
 
@@ -119,8 +128,10 @@ def _spans(tower: Tower, recorder: SoftmaxRecorder) -> dict[str, tuple[int, int]
         def leave(*_: object, name: str = block.name) -> None:
             spans[name] = (spans[name][0], len(recorder.logits))
 
-        block.module.register_forward_pre_hook(enter)
-        block.module.register_forward_hook(leave)
+        is_called = not isinstance(block.module, nn.ModuleList)
+        place = block.module if is_called or block.attention is None else block.attention
+        place.register_forward_pre_hook(enter)
+        place.register_forward_hook(leave)
     return spans
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.families.structure.pictures import draw_pictures, like_pictures, patch_sizes
-from vitreg.families.structure.trial import Refused, first_tokens
+from vitreg.families.structure.trial import CannotTry, Refused, first_tokens
 
 _CHANGED = 1e-3
 """The smallest change of a token that counts, beside the largest one."""
@@ -56,6 +56,8 @@ def look_at_tokens(
         if in_training.shape != tokens.shape:
             raise Refused(f"its tokens {list(tokens.shape)} become {list(in_training.shape)}")
         _order(twin, entry, chain, images, in_training, True)
+    except CannotTry:
+        raise
     except Refused as error:
         raise Refused(f"in training mode, {error}; switch off what changes its tokens") from error
     return Tokens(
