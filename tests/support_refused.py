@@ -47,19 +47,11 @@ TRANSFORMERS_REFUSED = {
 }
 """For each reason the classes of transformers that its automatic classes list and vitreg does not read."""
 
-TOO_LARGE = {
-    "AlignModel",
-    "Blip2ForImageTextRetrieval",
-    "Cohere2VisionModel",
-    "DepthProModel",
-    "Llama4VisionModel",
-    "PerceiverForImageClassificationConvProcessing",
-    "PerceiverForImageClassificationFourier",
-    "PerceiverForImageClassificationLearned",
-    "ShieldGemma2ForImageClassification",
-    "Tipsv2Model",
-}
-"""Those that no small configuration makes small enough for a test."""
+SMALL_ONES = (
+    *("ConvNextModel", "MobileNetV2Model", "LevitModel", "VitDetModel"),
+    *("VitPoseBackbone", "TimesformerModel", "VideoMAEModel", "ImageGPTModel", "MllamaVisionModel"),
+)
+"""For each kind of reason those that are small enough to be tried in a test."""
 
 TIMM_WITHOUT_ATTENTION = {
     **dict.fromkeys(
