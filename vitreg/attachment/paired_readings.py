@@ -147,9 +147,9 @@ class Readings:
             if either.leaving is not None:
                 check_tokens("block_output", either.tower.blocks[-1], either, either.leaving)
         if not torch.compiler.is_compiling():
-            for either in (self._target_reader, self._source_reader):
-                if either is not None:
-                    either.notes_tokens = source.is_random  # the order of others is always the same
+            for of_either in (self._target_reader, self._source_reader):
+                if of_either is not None:
+                    of_either.notes_tokens = source.is_random  # the order of others is always the same
 
     def _arguments_for(self, source: Source, one: ForwardPass, resize: bool) -> Arguments:
         """Return with what the source is called beside the images.

@@ -51,7 +51,7 @@ class Guide(TrainerCallback):
             raise ArgumentError(f"Expected a transformers.Trainer, found {type(trainer).__name__}.")
         if self in trainer.callback_handler.callbacks:
             raise ArgumentError("The guide is one of the Trainer's callbacks already. Leave it out there.")
-        compute = trainer.compute_loss
+        compute: Any = trainer.compute_loss
 
         def compute_guided(model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
             result = compute(model, inputs, return_outputs=return_outputs, **options)
@@ -62,7 +62,7 @@ class Guide(TrainerCallback):
                 penalty = penalty / trainer.current_gradient_accumulation_steps
             return (result[0] + penalty, *result[1:]) if return_outputs else result + penalty
 
-        trainer.compute_loss = compute_guided
+        setattr(trainer, "compute_loss", compute_guided)  # noqa: B010  its type forbids an assignment
         trainer.callback_handler.callbacks.insert(0, self)  # so that reporters see what it adds to the log
         self._note(trainer.args, trainer.model)
 
