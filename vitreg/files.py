@@ -91,6 +91,12 @@ def check_with_sum(path: Path) -> None:
         raise InputError(f"{path} is damaged: {error}; delete it, and it is made again") from error
 
 
+def summed_files(path: Path) -> list[str]:
+    """Return the names of the files whose checksums are in the file `path`."""
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    return [line.partition("  ")[2] for line in text.splitlines()]
+
+
 def check_sums(path: Path, names: Iterable[str]) -> None:
     """Look whether files are those whose checksums lie beside them in the file `path`.
 

@@ -310,3 +310,24 @@ def test_download_without_a_published_sum_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"images\.tar, annotation\.tar, lists\.tar of Stanford Dogs cannot"):
         download(DOGS, tmp_path / "dogs", say=lambda text: None)
     assert not (tmp_path / "dogs").exists()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.xz"])
+def test_an_archive_that_becomes_far_too_large_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(vitreg.train.data.archives, "MOST_SMALL", 10_000)
+    (tmp_path / "zeros.png").write_bytes(bytes(1_000_000))
+    path = tmp_path / f"bomb.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            zipped.write(tmp_path / "zeros.png", "zeros.png")
+    else:
+        with tarfile.open(path, "w:xz") as tar:
+            tar.add(tmp_path / "zeros.png", "zeros.png")
+    with pytest.raises(InputError, match="is refused: it would become more than"):
+        unpack(tmp_path, [Archive(path.name)], tmp_path / "into", say=print)
+    assert not (tmp_path / "into" / "files").exists()
+    assert not (tmp_path / "into" / "part").exists()
+    monkeypatch.setattr(vitreg.train.data.archives, "MOST_SMALL", 2_000_000)
+    assert unpack(tmp_path, [Archive(path.name)], tmp_path / "into", say=print).is_dir()

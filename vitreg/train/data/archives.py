@@ -21,6 +21,10 @@ from vitreg.wording import listed
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _STAMP = ".unpacked.json"
+MOST_TIMES, MOST_SMALL, MOST_MEMBERS = 50, 2**30, 20_000_000
+"""How many times its size an archive may become (pictures hardly shrink), or how many bytes if it is small;
+and how many files."""
+
 _BROKEN = (OSError, EOFError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZipFile)
 _COMPRESSION = (zlib.error, lzma.LZMAError)
 
@@ -103,7 +107,10 @@ def _extract(path: Path, into: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise InputError(f"cannot unpack {path} safely with this Python: 3.10.12, 3.11.4 or a later one can")
 
+    room = _Room(path, into)
+
     def plain(member: tarfile.TarInfo, place: str) -> tarfile.TarInfo | None:
+        room.take(member.size)
         _check_member(path, member.name, is_plain=member.isreg() or member.isdir())
         return tarfile.data_filter(member, place)
 
@@ -113,6 +120,7 @@ def _extract(path: Path, into: Path) -> None:
         elif path.name.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as zipped:
                 for entry in zipped.infolist():
+                    room.take(entry.file_size)
                     kind = stat.S_IFMT(entry.external_attr >> 16)
                     is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
                     _check_member(path, entry.filename, is_plain=is_plain)
@@ -125,6 +133,26 @@ def _extract(path: Path, into: Path) -> None:
         raise InputError(
             f"cannot unpack {path}: {error}; nothing of it was kept; if it is not whole, fetch it again"
         ) from error
+
+
+class _Room:
+    """How much an archive may still become: what the disk has room for, and never many times its size."""
+
+    def __init__(self, path: Path, into: Path) -> None:
+        self.path = path
+        free = shutil.disk_usage(into).free
+        self.bytes = min(free, max(MOST_SMALL, MOST_TIMES * path.stat().st_size))
+        self.members = MOST_MEMBERS
+
+    def take(self, size: int) -> None:
+        """Count a member of `size` bytes; raises `InputError` where it is too much."""
+        self.bytes -= size
+        self.members -= 1
+        if self.bytes < 0 or self.members < 0:
+            raise InputError(
+                f"{self.path} is refused: it would become more than the disk has room for, {MOST_TIMES} "
+                f"times its size, or {MOST_MEMBERS:,} files; unpack it yourself and give that folder"
+            )
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

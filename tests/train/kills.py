@@ -1,0 +1,160 @@
+"""Kills, full disks and torn files: python kills.py FOLDER KILLS fails if anything is lost.
+
+A warm parent that has imported everything forks a child in its own session, which runs `vitreg finetune` with
+checkpoints every 0.05 s. The parent kills the group at a random moment and starts it again until it is done.
+Then every file of the result is compared, byte by byte, with that of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from small_data import MODEL, SIZE, write_picture
+from vitreg.cli import main
+from vitreg.train import finetuning
+from vitreg.train.runs.execution import execute
+
+MOST = 60_000_000
+"""Bytes that a child may write into one file, where its disk is not full."""
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    """Return every file of a result, reports without their times and how often they were taken up."""
+    found = {}
+    for path in sorted(out.rglob("*")):
+        if not path.is_file() or path.name in ("lock", "DONE"):  # DONE has the sum of a report with its times
+            continue
+        content = path.read_bytes()
+        if path.name == "report.json":
+            report = json.loads(content)
+            report.pop("seconds"), report.pop("continued", None)
+            content = json.dumps(report).encode()
+        found[path.relative_to(out).as_posix()] = content
+    return found
+
+
+def start(argv: list[str], log: Path, *, most_bytes: int = MOST) -> int:
+    """Fork a child in its own session that runs the command, and return its number."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, MOST))
+    told = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(told, 1), os.dup2(told, 2)
+    code = 99
+    try:
+        code = main(argv)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def wait(child: int, seconds: float | None) -> int | None:
+    """Return a child's exit code, or None if it was killed after `seconds`."""
+    end = time.monotonic() + seconds if seconds is not None else None
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if end is not None and time.monotonic() > end:
+            os.killpg(child, signal.SIGKILL) if os.getpgid(child) == child else os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(0.005)
+
+
+def torn(content: bytes) -> dict[str, bytes]:
+    """Return a file's content cut, emptied and zeroed, and with a flipped bit."""
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 4]) + content[middle + 1 :] if content else b"\0"
+    return {"cut": content[:middle], "empty": b"", "zeroed": bytes(len(content)), "flipped": flipped}
+
+
+def run_all(root: Path, num_kills: int) -> Counter[str]:
+    """Kill, fill and tear, and return how often each; raises `AssertionError` where something is lost."""
+    chance, did = random.Random(0), Counter[str]()
+    for label, name in enumerate(("auk", "booby")):
+        for number in range(8):
+            write_picture(root / "data" / name / f"{number}.png", seed=100 * label + number)
+    torch.manual_seed(0)
+    save_file(timm.create_model(MODEL, num_classes=0, img_size=SIZE).state_dict(), root / "w.safetensors")
+    often: Callable[..., object] = functools.partial(execute, checkpoint_seconds=0.05)
+    finetuning.execute = often  # type: ignore[assignment]
+    given = ["finetune", str(root / "data"), "--weights", str(root / "w.safetensors"), "--model", MODEL]
+    given += ["--size", str(SIZE), "--steps", "12", "--batch-size", "4", "--device", "cpu", "--views", "2"]
+
+    def argv(out: Path) -> list[str]:
+        return [*given, "--out", str(out)]
+
+    log = root / "log"
+    began = time.monotonic()
+    assert wait(start(argv(root / "whole"), log), None) == 0, log.read_text()
+    seconds, whole = time.monotonic() - began, files_of(root / "whole")
+    assert len(whole) >= 9, sorted(whole)
+
+    while did["killed"] < num_kills:
+        out = root / f"killed{did['results after kills']}"
+        while True:
+            code = wait(start(argv(out), log), chance.uniform(0.02, 1.1) * seconds)
+            if code is not None:
+                break
+            did["killed"] += 1
+            for checkpoint in out.glob("*/checkpoint.pt"):
+                if chance.random() < 0.2:
+                    checkpoint.write_bytes(chance.choice([*torn(checkpoint.read_bytes()).values()]))
+                    did["torn checkpoints"] += 1
+        assert code == 0, log.read_text()
+        assert files_of(out) == whole, f"after kills {out} is another"
+        did["results after kills"] += 1
+
+    for most in (100, 1000, 5_000, 50_000, 400_000):
+        out = root / f"full{most}"
+        # What is printed is no file of this size, too.
+        code = wait(start(argv(out), Path(os.devnull), most_bytes=most), None)
+        assert code in (0, 2), f"exit code {code} after a disk of {most} bytes"
+        did[f"disk full, exit code {code}"] += 1
+        assert wait(start(argv(out), log), None) == 0, log.read_text()
+        assert files_of(out) == whole, f"after a disk of {most} bytes {out} is another"
+
+    out = root / "whole"
+    for path in sorted(path for path in out.rglob("*") if path.is_file() and path.name != "lock"):
+        content = path.read_bytes()
+        kind, changed = chance.choice(sorted(torn(content).items()))
+        path.write_bytes(changed)
+        if "readings" in path.parts:  # which only a training reads
+            for run in out.glob("*/DONE"):
+                shutil.rmtree(run.parent)
+        code = wait(start(argv(out), log), None)
+        said = log.read_text()
+        assert code in (0, 2), said
+        if code == 2:
+            assert "Traceback" not in said
+            assert path.name in said or path.parent.name in said, said
+            did["torn and refused"] += 1
+            path.write_bytes(content)
+            assert wait(start(argv(out), log), None) == 0, log.read_text()
+        else:
+            did["torn and made again"] += 1
+        assert files_of(out) == whole, f"{kind} {path}"
+    return did
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(dict(run_all(Path(sys.argv[1]), int(sys.argv[2]))))

@@ -1,0 +1,25 @@
+"""More than fifty kills, full disks and torn files of every kind: nothing is lost or used in silence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_nothing_is_lost(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    )
+    command = [sys.executable, str(TESTS / "train" / "kills.py"), str(tmp_path), "52"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
+    assert "killed" in ended.stdout
