@@ -111,8 +111,8 @@ def test_every_step_is_rehearsed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_time_is_never_exceeded(tmp_path: Path) -> None:
-    said = command(tmp_path / "out", "--minutes", "0.5", "--only", "facts", "scaling", "loop", "runs")
-    assert float(said.split(" after ")[-1].split(" s")[0]) <= 30
+    said = command(tmp_path / "out", "--minutes", "1", "--only", "facts", "scaling", "loop", "runs")
+    assert float(said.split(" after ")[-1].split(" s")[0]) <= 60
     assert "runs: skipped after 0 s: no pictures" in said
     assert "steps/loop/step.json" in content(tmp_path / "out" / "gpu.tar.gz")
 
