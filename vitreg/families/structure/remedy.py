@@ -20,11 +20,23 @@ def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
             f"prefix tokens, found a {type(model).__name__}: {found}. A source would see other tokens than "
             "the model. Use the model without what changes its tokens, such as masking."
         )
-    why = f" ({next(iter(reasons.values()))})" if reasons else ""
-    return (
+    name, why = type(model).__name__, f" ({next(iter(reasons.values()))})" if reasons else ""
+    expected = (
         "Expected a Vision Transformer: a known class (`vitreg.list_towers()`), or a patch embedding, tokens "
-        f"and blocks with attention; found none in {type(model).__name__}{why}. If it is one, these lines "
-        f"are enough where its attention can be read as it is:\n{tower_remedy(model)}"
+        f"and blocks with attention; found none in {name}{why}"
+    )
+    places = [place.removeprefix(".") for place in find_attention(model, "")]
+    attention = {type(model.get_submodule(place)).__name__ for place in places}
+    called = [place for place, _ in model.named_modules() if "attn" in place or "attention" in place]
+    if not attention and not called:
+        return (
+            f"{expected}, which has no attention. Pass a Vision Transformer; if it is one, register what it "
+            "computes by `vitreg.register_family` and `vitreg.register_tower`."
+        )
+    found = f" It has {', '.join(sorted(attention))}." if attention else ""
+    return (
+        f"{expected}.{found} If it is one, these lines are enough where its attention can be read as it is:\n"
+        f"{tower_remedy(model)}"
     )
 
 
@@ -39,13 +51,15 @@ def tower_remedy(model: nn.Module) -> str:
         attention = f"block{inner[len(first) :]}"
     stem = next((name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)), "patch_embed")
     convolution = dict(model.named_modules()).get(stem)
+    is_attribute = all(part.isidentifier() for part in stem.split("."))
+    stem = f"model.{stem}" if is_attribute else f'model.get_submodule("{stem}")'
     patch = getattr(convolution, "stride", (16, 16))
     width = getattr(convolution, "out_channels", 768)
     return (
         f"  @vitreg.register_tower({type(model).__name__})\n"
         "  def tower(model):\n"
         "      return vitreg.TowerParts(\n"
-        f"          stem=model.{stem},  # the first submodule to run; it receives the pictures\n"
+        f"          stem={stem},  # the first submodule to run; it receives the pictures\n"
         f"          blocks=[vitreg.BlockParts(block, {attention}) for block in {blocks}],\n"
         "          heads=(),  # names of the classifiers that its forward calls\n"
         "          num_prefix_tokens=1, has_class_token=True,\n"
