@@ -36,7 +36,9 @@ def add_options(parser: ArgumentParser) -> None:
     pattern = "a part of the name, or the whole name with wildcards; of several, all must match"
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help=pattern)
     libraries = sorted({row.library for row in support_rows()})
-    parser.add_argument("--library", choices=libraries, help="models of one library only")
+    parser.add_argument(
+        "--library", choices=libraries, metavar="NAME", help=f"models of one only: {', '.join(libraries)}"
+    )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 

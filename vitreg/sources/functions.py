@@ -72,11 +72,13 @@ class _Bound:
         if type(value) is tuple:
             return tuple(map(self, value))
         if type(value) is list:
-            self._remember(value, new := [])
-            new.extend(map(self, value))
-            return new
+            items: list[Any] = []
+            self._remember(value, items)
+            items.extend(map(self, value))
+            return items
         if type(value) is dict:
-            self._remember(value, named := {})
+            named = {}
+            self._remember(value, named)
             named.update((key, self(item)) for key, item in value.items())
             return named
         return value
@@ -98,7 +100,7 @@ class _Bound:
                 empty.cell_contents = self(cell.cell_contents)
         new.__defaults__ = self(function.__defaults__)
         new.__kwdefaults__ = self(function.__kwdefaults__)
-        del new.__wrapped__
+        del new.__dict__["__wrapped__"]
         return new
 
     def _remember(self, value: Any, new: Any) -> None:
