@@ -154,8 +154,9 @@ def test_adapters_in_hooks_of_a_frozen_model(images: Tensor) -> None:
         for up in trained:
             up.requires_grad_(False)
         model(images.clone().requires_grad_())
-        with refuses(vitreg.StateError, "gradient would be zero"):
-            reg.penalty()
+        frozen = reg.penalty()  # as at any start with a frozen backbone: nothing, until it is trained
+        assert frozen.item() == 0
+        assert not frozen.requires_grad
 
 
 # What a copy cannot show

@@ -14,10 +14,10 @@ def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
     """Return the message for a model in which no tower was found; `reasons` say why blocks belong to none."""
     known = {block: why for block, why in reasons.items() if not isinstance(why, CannotTry)}
     if known:
-        found = next(iter(known.values()))
+        reason = next(iter(known.values()))
         return (
             "Expected a Vision Transformer whose blocks see the picture's patches row by row, behind the "
-            f"prefix tokens, found a {type(model).__name__}: {found}. A source would see other tokens than "
+            f"prefix tokens, found a {type(model).__name__}: {reason}. A source would see other tokens than "
             "the model. Use the model without what changes its tokens, such as masking."
         )
     name, why = type(model).__name__, f" ({next(iter(reasons.values()))})" if reasons else ""
