@@ -144,6 +144,9 @@ def test_bits_of_a_report_and_of_its_done(tmp_path: Path) -> None:
     assert load_report(tmp_path, CONFIGURATION) == REPORT
     (folder / "DONE").write_bytes(b"")  # of a version without checksums
     assert load_report(tmp_path, CONFIGURATION) == REPORT
+    (folder / "predictions.csv").touch()  # which such a version did not write
+    with pytest.raises(InputError, match="DONE is empty"):
+        load_report(tmp_path, CONFIGURATION)
 
 
 def test_the_demos_source(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def load_report(out: Path, configuration: Configuration) -> Report | None:
     if not (folder / DONE).is_file():
         return None
     try:
+        if not (folder / DONE).stat().st_size and (folder / "predictions.csv").is_file():
+            raise ValueError(f"{DONE} is empty, as only that of a run without predictions.csv may be")
         # A model may be large: whoever loads it looks. What its owner has deleted is not missed.
         beside = [name for name in summed_files(folder / DONE) if not name.endswith(".safetensors")]
         check_sums(folder / DONE, [REPORT, *(name for name in beside if (folder / name).is_file())])
