@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from vitreg.errors import MismatchError
@@ -27,8 +28,8 @@ def resample_tokens(value: Tensor, block: Block, from_grid: Grid, to_grid: Grid)
     """Return tokens [b, n, d] on another grid; prefix tokens stay what they are."""
     prefix, patches = value[:, : block.num_prefix_tokens], value[:, block.num_prefix_tokens :]
     _check(patches.shape[1], from_grid, block)
-    maps = patches.transpose(1, 2).unflatten(-1, from_grid)
-    resampled = _interpolate(maps, to_grid).flatten(-2).transpose(1, 2)
+    maps = rearrange(patches, "b (y x) d -> b d y x", y=from_grid[0], x=from_grid[1])
+    resampled = rearrange(_interpolate(maps, to_grid), "b d y x -> b (y x) d")
     return torch.cat([prefix.float(), resampled], dim=1)
 
 

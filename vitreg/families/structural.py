@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
@@ -105,12 +106,9 @@ def _as_they_are(seen: Mapping[str, Any], *, heads_dim: int) -> tuple[Tensor, Te
 
 
 def _from_fused(seen: Mapping[str, Any], *, heads: int, heads_first: bool) -> tuple[Tensor, Tensor]:
-    b, n, width = seen["qkv"].shape
-    if heads_first:
-        parts = seen["qkv"].view(b, n, heads, 3, width // (3 * heads)).permute(3, 0, 2, 1, 4)
-    else:
-        parts = seen["qkv"].view(b, n, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
-    return parts[0], parts[1]
+    order = "(h part d)" if heads_first else "(part h d)"
+    query, key, _ = rearrange(seen["qkv"], f"b n {order} -> part b h n d", part=3, h=heads)
+    return query, key
 
 
 def _from_separate(seen: Mapping[str, Any], *, heads: int) -> tuple[Tensor, Tensor]:

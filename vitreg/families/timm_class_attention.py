@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from einops import rearrange
 from timm.models.cait import Cait, ClassAttn, TalkingHeadAttn
 from timm.models.convit import GPSA, MHSA, ConVit
 from timm.models.crossvit import CrossAttention, CrossVit
@@ -50,9 +51,9 @@ def projected_attention(module: Any) -> AttentionReading:
     projection, parts = (module.qk, 2) if hasattr(module, "qk") else (module.qkv, 3)
 
     def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
-        tokens = seen["projected"].flatten(1, -2).unflatten(-1, (parts, module.num_heads, -1))
-        query, key = tokens[:, :, 0], tokens[:, :, 1]  # [b, n, h, d]
-        return query_key_logits(row(query, 1), key.transpose(1, 2), scale=module.scale)
+        heads = {"part": parts, "h": module.num_heads}
+        query, key, *_ = rearrange(seen["projected"], "b ... (part h d) -> part b h (...) d", **heads)
+        return query_key_logits(row(query, 2), key, scale=module.scale)
 
     return AttentionReading(module.num_heads, {"projected": Tap(projection)}, logits)
 

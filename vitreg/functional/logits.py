@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -30,17 +31,15 @@ def query_key_logits(query: Tensor, key: Tensor, *, scale: float) -> Tensor:
 
 
 def _query_key_logits(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    b, num_heads, n, head_dim = key.shape
+    num_heads = key.shape[1]
     with without_autocast(query):
         # One product an image with the heads' queries on a block diagonal: keys lie side by side as they
         # leave their projection, so nothing is copied, as a product a head would (a training step of
         # ViT-S/16 on a CPU: 1.30 instead of 1.34 times the plain one).
         diagonal = torch.eye(num_heads, device=query.device).unsqueeze(1)
-        spread = ((query.float() * scale).unsqueeze(-1) * diagonal).reshape(
-            b, num_heads * head_dim, num_heads
-        )
-        keys = key.transpose(1, 2).reshape(b, n, num_heads * head_dim)
-        return torch.bmm(keys.float(), spread).transpose(1, 2)
+        spread = rearrange((query.float() * scale).unsqueeze(-1) * diagonal, "b h d head -> b (h d) head")
+        keys = rearrange(key, "b h n d -> b n (h d)")
+        return rearrange(torch.bmm(keys.float(), spread), "b n h -> b h n")
 
 
 class _OfRoundedKeys(torch.autograd.Function):

@@ -160,7 +160,7 @@ def _schedule(
     warmup = math.ceil(hyper.warmup_epochs * num_pictures / hyper.batch_size)
     return CosineLRScheduler(
         optimizer,
-        t_initial=hyper.steps,
+        t_initial=max(hyper.steps, 2),  # which is the same for one step, and nothing timm warns of
         warmup_t=min(warmup, hyper.steps // 2),
         warmup_lr_init=WARMUP_START,
         t_in_epochs=False,
