@@ -68,7 +68,8 @@ def legend(figure: Figure) -> None:
 
 def plain(text: str) -> str:
     """Return `text` so that matplotlib reads no formula in it, and hides no name that begins with _."""
-    return (" " if text.startswith("_") else "") + printable(text).replace("$", r"\$")
+    lines = [printable(line).replace("$", r"\$") for line in text.split("\n")]
+    return (" " if text.startswith("_") else "") + "\n".join(lines)
 
 
 def shortened(name: str, length: int = 22) -> str:
