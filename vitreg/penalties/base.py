@@ -58,8 +58,8 @@ def weight_at(name: str, penalty: Penalty, lam: Lam, every: int, step: int) -> f
     Raises:
         ArgumentError: a function returns no weight, or the product is no number in float32.
     """
-    factors = (every, lam_at(lam, step), lam_at(penalty.lam, step, name=f"{name}'s lam"))
-    weight = math.prod(map(float, factors)) if every <= _LARGEST else math.inf
+    own = lam_at(penalty.lam, step, name=f"{name}'s lam")
+    weight = float(every) * lam_at(lam, step) * own if every <= _LARGEST else math.inf
     if weight > _LARGEST:
         raise ArgumentError(
             f"Expected a weight of {name!r} that is a number in float32, found every × lam × its own lam = "
