@@ -83,7 +83,8 @@ def test_task_on_a_node(indexed: Path, weights: Path, tmp_path: Path) -> None:
         with lock(folder, wait=True):
             assert report() is None
         assert report() == expected
-    assert sorted(path.name for path in folder.iterdir()) == ["DONE", "lock", "predictions.csv", "report.json"]
+    there = sorted(path.name for path in folder.iterdir())
+    assert there == ["DONE", "lock", "predictions.csv", "report.json"]
     with pytest.raises(InputError, match=f"locks in --out {out} do not hold on"):
         report()
 
