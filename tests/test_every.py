@@ -80,6 +80,7 @@ def test_a_step_that_counts_still_needs_its_pass(model: nn.Module, images: Tenso
             attachment.penalty()
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_read_when_it_counts(model: nn.Module, images: Tensor) -> None:
     source = vitreg.FrozenSource(model)
     with torch.no_grad():

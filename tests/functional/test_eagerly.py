@@ -23,6 +23,7 @@ def test_it_is_not_compiled() -> None:
     assert compiling == [False]
 
 
+@pytest.mark.slow
 def test_attach_in_a_compiled_function(images: Tensor) -> None:
     torch._dynamo.reset()
     model = make_vit().train()

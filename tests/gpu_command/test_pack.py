@@ -15,6 +15,8 @@ from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.samples import Folder
 
+pytestmark = pytest.mark.slow
+
 SIDES = (300, 240)
 
 

@@ -85,6 +85,7 @@ def test_a_step_has_its_share_of_the_time(tmp_path: Path) -> None:
     assert float(until) == pytest.approx(took + 56, abs=3)
 
 
+@pytest.mark.slow
 def test_a_hanging_step_costs_only_its_share(tmp_path: Path) -> None:
     began = time.monotonic()
     steps = [step("hangs", "import time; print('begun', flush=True); time.sleep(60)", 10.0), step("next", "")]

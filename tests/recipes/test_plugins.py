@@ -121,6 +121,7 @@ def written(tmp_path: Path, text: str, name: str = "mine") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_table_compares_an_own_penalty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin, out = written(tmp_path, PENALTY), tmp_path / "out"
     given = ["--plugin", str(plugin), "--methods", "MyEntropy", "GTA", "--quick", "--out", str(out)]

@@ -166,6 +166,7 @@ def test_a_report_says_what_the_probe_was(runs: dict[str, Run], tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["LP-FT", "LoRA+GTA", "WiSE-FT"])
 def test_a_run_that_is_stopped_ends_as_one_that_was_not(
     runs: dict[str, Run], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

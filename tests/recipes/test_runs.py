@@ -180,6 +180,7 @@ def _try(folder: Path, answers: multiprocessing.Queue[bool]) -> None:
         answers.put(is_held)
 
 
+@pytest.mark.slow
 def test_lock_is_held_by_one_process(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[bool] = context.Queue()

@@ -128,6 +128,7 @@ def test_teacher_is_the_running_mean_of_the_student(method: selfsup.Method, sett
     assert all(weight.grad is None for weight in pretraining.teacher.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_student_learns_and_features_do_not_collapse(method: selfsup.Method, setting: Setting) -> None:
     setting(batch_size=16, momentum=0.9)
