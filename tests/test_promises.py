@@ -278,7 +278,7 @@ def test_values_are_float32_under_autocast() -> None:
             torch.testing.assert_close(value, reg.terms[name], rtol=0.1, atol=1e-3)
 
 
-# 7. A table is a pure function of its stored runs: tests/recipes/.
+# 7. A table is a pure function of its stored runs: tests/train and tests/engine.
 
 
 def test_the_attached_model_can_be_saved_and_its_copy_is_free(tmp_path) -> None:

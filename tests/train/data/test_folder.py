@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_data import write_index, write_picture
 
+from small_data import write_index, write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 

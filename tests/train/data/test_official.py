@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_data import BOX, MAKERS, NEEDS_SCIPY, make_aircraft, make_cars, make_cub, make_pet, make_voc
 from PIL import Image
 from torchvision.datasets import FGVCAircraft, OxfordIIITPet, StanfordCars, VOCSegmentation
 
 from engine.experiment.job import Table
 from engine.scripts.console import table_script
+from official_data import BOX, MAKERS, NEEDS_SCIPY, make_aircraft, make_cars, make_cub, make_pet, make_voc
 from small_data import MODEL
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder

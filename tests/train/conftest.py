@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_runs import planned, write_pictures
 
+from small_runs import planned, write_pictures
 from vitreg.train.runs.plan import Run
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from small_runs import planned
 from torch import Tensor
 
 import vitreg
+from small_runs import planned
 from vitreg.train.basics.progress import Progress
 from vitreg.train.runs.execution import execute
 from vitreg.train.training import formulas, methods

@@ -53,7 +53,7 @@ from vitreg.train.training.checkpoint import NAME, Checkpoints
 from vitreg.train.training.device import make_accelerator
 from vitreg.train.training.hyperparameters import Hyperparameters
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HYPER = Hyperparameters(steps=6, batch_size=4, lr=1e-3, weight_decay=0.05, warmup_epochs=1, smoothing=0.1)
 METHODS = ("fine-tune", "GTA", "BSS", "L2-SP")
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from official_data import make_voc
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from engine.results.segmentation.jaccard import (
     patch_pixels,
     segmentation_jaccard,
 )
+from official_data import make_voc
 from vitreg.errors import InputError
 from vitreg.train.data.official.voc import read_voc
 from vitreg.train.training.attention_metrics import attended_patches

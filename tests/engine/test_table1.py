@@ -4,11 +4,11 @@ import csv
 from pathlib import Path
 
 import pytest
-from official_data import make_aircraft, make_cub, make_pet, make_voc
 
 import engine.results.dataset_counts
 import vitreg.train.data.official
 from engine.results.dataset_counts import read_paper_counts
+from official_data import make_aircraft, make_cub, make_pet, make_voc
 from table1 import main as table1
 from vitreg.train.data.official import LAYOUTS
 

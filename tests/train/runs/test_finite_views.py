@@ -8,25 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 import vitreg
+from small_runs import log_of, with_hyper
 from vitreg.train.data.batches import Batches, Draw
 from vitreg.train.runs.plan import Run
-from vitreg.train.runs.run import readings_in, trained_model
+from vitreg.train.runs.run import readings_in
 from vitreg.train.training import guided_model as applied
 from vitreg.train.training.hyperparameters import TRANSMIX
-
-
-def with_hyper(run: Run, seed: int | None = None, **options: Any) -> Run:
-    c = run.configuration
-    assert c.hyper is not None
-    seed = c.seed if seed is None else seed
-    return replace(run, configuration=replace(c, seed=seed, hyper=replace(c.hyper, **options)))
-
-
-def log_of(run: Run, readings: Path | None = None) -> list[dict[str, float]]:
-    return trained_model(run, accelerator=Accelerator(cpu=True), workers=0, readings=readings)[1]
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import pytest
 import timm
 import torch
 from accelerate import Accelerator
-from small_data import MODEL, SIZE
 from torch import Tensor, nn
 
+from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
@@ -25,7 +25,7 @@ from vitreg.train.training.evaluation import evaluate
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.loop import train
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HYPER = Hyperparameters(steps=6, batch_size=4, lr=1e-3, weight_decay=0.05, smoothing=0.1, drop_path=0.1)
 
 

@@ -9,10 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from official_data import make_cub, make_pet
 
 import vitreg.train.data.archives
 import vitreg.train.data.official
+from official_data import make_cub, make_pet
 from vitreg.errors import InputError
 from vitreg.train.data.archives import Archive, is_archive, unpack
 from vitreg.train.data.folder import read_folder

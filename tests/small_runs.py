@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import timm
 import torch
+from accelerate import Accelerator
+from rich.console import Console
 
 from small_data import MODEL, SIZE, write_index, write_picture
+from vitreg.train.basics.progress import Progress
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.subset import Share
 from vitreg.train.models.start import Start
 from vitreg.train.runs.plan import Design, Run, plan
+from vitreg.train.runs.run import trained_model
+from vitreg.train.training import checkpoint
+from vitreg.train.training.checkpoint import Checkpoints
 from vitreg.train.training.hyperparameters import Hyperparameters
 
 AUGMENT = "rand-m9-mstd0.5-inc1"
@@ -62,3 +72,31 @@ def write_pictures(root: Path) -> None:
         write_picture(root / f"{label}{number}.png", seed=50 * label + number)
         rows.append([f"{label}{number}.png", str(label), "train" if number < 4 else "test"])
     write_index(root, rows, ["path", "label", "split"])
+
+
+def with_hyper(run: Run, seed: int | None = None, **options: Any) -> Run:
+    c = run.configuration
+    assert c.hyper is not None
+    seed = c.seed if seed is None else seed
+    return replace(run, configuration=replace(c, seed=seed, hyper=replace(c.hyper, **options)))
+
+
+def log_of(run: Run, readings: Path | None = None) -> list[dict[str, float]]:
+    return trained_model(run, accelerator=Accelerator(cpu=True), workers=0, readings=readings)[1]
+
+
+def quiet() -> Progress:
+    return Progress(Console(file=io.StringIO(), force_terminal=False))
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the checkpoints' clock stand still but for one second a step."""
+    now, save = [0], Checkpoints.save
+
+    def counted(self: Checkpoints, training: Any, *, is_last: bool) -> None:
+        now[0] += 1
+        save(self, training, is_last=is_last)
+
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(Checkpoints, "save", counted)
+    return now

@@ -11,8 +11,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from small_runs import planned, write_pictures
 
+from small_runs import planned, write_pictures
 from vitreg.files import write_atomically
 from vitreg.train.basics.progress import Progress
 from vitreg.train.runs import run as run_module

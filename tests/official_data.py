@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from small_data import write_picture
 
 NUM_TRAIN, NUM_TEST = 4, 2

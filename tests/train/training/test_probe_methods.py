@@ -12,11 +12,11 @@ import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from small_runs import HYPER, create, planned, write_pictures
 from torch import Tensor, nn
 
 import vitreg
 from small_data import MODEL, SIZE
+from small_runs import HYPER, count_steps, create, planned, quiet, write_pictures
 from vitreg.errors import InputError
 from vitreg.train.runs import run as run_module
 from vitreg.train.runs.plan import Run
@@ -25,8 +25,6 @@ from vitreg.train.training.adapters import Adapters
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.loop import _optimizer
 from vitreg.train.training.methods import METHODS, check_methods, guide_of
-
-from test_resume import count_steps, quiet  # isort: skip
 
 Weights = dict[str, Tensor]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from official_data import BOX, make_voc
 from PIL import Image
 
 from engine.data.scenes import Scenes, task_scenes, voc_scenes
+from official_data import BOX, make_voc
 from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import multiprocessing
 import os
@@ -16,14 +15,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from small_runs import HYPER, METHODS, create, planned
 from torch import Tensor
 
 from small_data import MODEL
+from small_runs import HYPER, METHODS, count_steps, create, planned, quiet
 from vitreg.errors import InputError
 from vitreg.files import lock
-from vitreg.train.basics.progress import Progress
 from vitreg.train.data.batches import Batches
 from vitreg.train.data.photographs import Photos
 from vitreg.train.models.start import Start
@@ -47,19 +44,6 @@ class StoppedError(Exception):
     pass
 
 
-def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let the checkpoints' clock stand still but for one second a step."""
-    now, save = [0], Checkpoints.save
-
-    def counted(self: Checkpoints, training: Any, *, is_last: bool) -> None:
-        now[0] += 1
-        save(self, training, is_last=is_last)
-
-    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(Checkpoints, "save", counted)
-    return now
-
-
 def trained(
     run: Run, out: Path | None, *, workers: int = 0, stop_after: int = -1
 ) -> tuple[Weights, list[dict[str, float]], list[str], int]:
@@ -80,10 +64,6 @@ def trained(
         run, accelerator=accelerator, workers=workers, on_step=on_step, checkpoints=checkpoints
     )
     return dict(model.state_dict()), log, said, 0 if checkpoints is None else checkpoints.continued
-
-
-def quiet() -> Progress:
-    return Progress(Console(file=io.StringIO(), force_terminal=False))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from test_finite_views import log_of, with_hyper
 from torch import Tensor
 
+from small_runs import log_of, with_hyper
 from vitreg.train.data.batches import Batches, Slices
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import KeptViews, kept_views
