@@ -201,12 +201,12 @@ def test_compiled_after_attaching(how: str) -> None:
         call = torch.compile(model, backend=backend) if how == "function" else model
         if how != "function":
             (model if how == "in place" else model.base_model.model).compile(backend=backend)
-        for _ in range(2):
+        for count in range(3):
             ours = step(model, call, reg)
             assert ours.keys() == expected.keys()
             for name in expected:
                 torch.testing.assert_close(ours[name], expected[name], msg=lambda m, n=name: f"{n}: {m}")
-        assert len(graphs) == 1  # the base runs eagerly
+            assert len(graphs) <= min(count + 1, 2)  # the first pass copies all; the base runs eagerly
 
 
 def test_refused() -> None:

@@ -69,7 +69,8 @@ def own_weights_only(
     the module is called with, `others` are storages of buffers that are foreign too. It looks at every
     operation, so it is meant for one pass.
     """
-    if torch.compiler.is_compiling():
+    is_sharded = any(type(parameter).__name__ == "DTensor" for parameter in module.parameters())
+    if torch.compiler.is_compiling() or is_sharded:  # FSDP2 computes with whole weights that it gathers
         yield
         return
     own = {_storage(t) for t in (*module.parameters(), *module.buffers(), *given)}
