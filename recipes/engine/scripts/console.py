@@ -96,8 +96,11 @@ def show_table(
 
 
 def command(name: str, argv: Sequence[str] | None) -> str:
-    """Return the command that made a table, as Markdown."""
-    arguments = sys.argv[1:] if argv is None else argv
+    """Return the command that made a table, as Markdown; the same wherever it was written."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--out" in arguments:
+        place = arguments.index("--out")
+        del arguments[place : place + 2]
     return f"```sh\n{shlex.join(['python', f'recipes/{name}.py', *arguments])}\n```\n"
 
 
