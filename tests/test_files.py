@@ -121,7 +121,8 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
 
 
 def test_a_forked_worker_does_not_outlive_its_parent_with_the_lock(tmp_path: Path) -> None:
-    program = HOLDER.replace("    print", "    if os.fork(): print").replace("sys,", "os, sys,")
+    # The child prints: by then it has returned from fork, and with that run the lock's after-fork hook.
+    program = HOLDER.replace("    print", "    if not os.fork(): print").replace("sys,", "os, sys,")
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, start_new_session=True
     )
