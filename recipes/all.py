@@ -28,6 +28,7 @@ SCRIPTS = (
     "figure4",
     "appendix_b",
     "steps",
+    "compare",
 )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean, stdev
 
+from engine.results.intervals import Interval, picture_interval, seed_interval
 from engine.results.paper import PaperTable
 from vitreg.train.basics.tables import TextTable, number, signed
 from vitreg.train.data.subset import Share
@@ -15,6 +16,10 @@ from vitreg.train.training.methods import BASELINE, SOURCE
 from vitreg.wording import listed
 
 _WORDS = ("data", "source", "trained on", "method")
+PROBE = "linear-probe"
+
+Right = Callable[[Report], Sequence[bool] | None]
+"""From a run to whether each of its test pictures was right; None where its predictions were not kept."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,8 @@ class Row:
     """A method at one λ, on one data set and share; top-1 in percent, the object figures in percent too.
 
     `source` is the label of the weights in a table of several; `class_mean` the mean of the classes' top-1.
-    `gain` is over fine-tuning without a penalty. `paper` is the number for the same data set, and
+    `gain` is over fine-tuning without a penalty, `probe_gain` over the linear probe, each from `_low` to
+    `_high` with 95 %, drawn over what `interval_over` says. `paper` is the number for the same data set, and
     `difference` ours minus it; where `is_paper_data` is false, `paper` is the mean of the paper's data
     sets, and only the gains can be compared.
     """
@@ -46,16 +52,28 @@ class Row:
     object_share_std: float | None
     jaccard: float | None
     jaccard_std: float | None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    probe_gain: float | None = None
+    probe_gain_low: float | None = None
+    probe_gain_high: float | None = None
+    interval_over: str = ""
 
 
 _Key = tuple[str, str, Share | None, str, float | None]
 """Data set, source, share, method, λ."""
 
 
-def rows(reports: Iterable[Report], paper: PaperTable, labels: Mapping[str, str] | None = None) -> list[Row]:
+def rows(
+    reports: Iterable[Report],
+    paper: PaperTable,
+    labels: Mapping[str, str] | None = None,
+    right: Right = lambda report: None,
+) -> list[Row]:
     """Return the table of the reports, in the order in which they first come, a source's own row first.
 
-    `labels` names the sources by the fingerprints of their weights, where there are several.
+    `labels` names the sources by the fingerprints of their weights, where there are several; `right` says
+    which pictures a run had right, for the intervals.
     """
     groups: dict[_Key, list[Report]] = {}
     for report in reports:
@@ -63,7 +81,7 @@ def rows(reports: Iterable[Report], paper: PaperTable, labels: Mapping[str, str]
         groups.setdefault((c.data, (labels or {}).get(c.weights, ""), c.share, c.method, c.lam), []).append(
             report
         )
-    table = [_row(key, group, groups, paper) for key, group in groups.items()]
+    table = [_row(key, group, groups, paper, right) for key, group in groups.items()]
     order, sources, shares = (
         list(dict.fromkeys(getattr(row, name) for row in table)) for name in ("data", "source", "share")
     )
@@ -78,11 +96,17 @@ def rows(reports: Iterable[Report], paper: PaperTable, labels: Mapping[str, str]
     )
 
 
-def _row(key: _Key, group: list[Report], groups: dict[_Key, list[Report]], paper: PaperTable) -> Row:
+def _row(
+    key: _Key, group: list[Report], groups: dict[_Key, list[Report]], paper: PaperTable, right: Right
+) -> Row:
     data, source, share, method, lam = key
     mean, std = _mean_std([report.metrics.get("top1") for report in group])
     compared = groups.get((data, source, share, BASELINE, None), [])
     baseline, _ = _mean_std([report.metrics.get("top1") for report in compared])
+    probed = groups.get((data, source, share, PROBE, None), []) if method != PROBE else []
+    probe, _ = _mean_std([report.metrics.get("top1") for report in probed])
+    ahead = _interval(group, compared, right) if method != BASELINE else None
+    of_probe = _interval(group, probed, right)
     printed = None if share is None else paper.number(data, method, share, source)
     printed_baseline = None if share is None else paper.number(data, BASELINE, share, source)
     block = object_block(groups.get((data, source, None, SOURCE, None), []))
@@ -108,7 +132,22 @@ def _row(key: _Key, group: list[Report], groups: dict[_Key, list[Report]], paper
         object_share_std=looked[1],
         jaccard=matched[0],
         jaccard_std=matched[1],
+        gain_low=ahead and ahead.low,
+        gain_high=ahead and ahead.high,
+        probe_gain=_minus(mean, probe),
+        probe_gain_low=of_probe and of_probe.low,
+        probe_gain_high=of_probe and of_probe.high,
+        interval_over=next((interval.over for interval in (ahead, of_probe) if interval), ""),
     )
+
+
+def _interval(group: Sequence[Report], others: Sequence[Report], right: Right) -> Interval | None:
+    """Return the interval of the difference of two methods, over the pictures too where they were kept."""
+    kept, top1 = [], []
+    for side in (group, others):
+        kept.append({r.configuration.seed: found for r in side if (found := right(r))})
+        top1.append({r.configuration.seed: r.metrics["top1"] for r in side if "top1" in r.metrics})
+    return picture_interval(*kept) or seed_interval(*top1)
 
 
 def object_block(source: Sequence[Report]) -> int | None:
@@ -143,6 +182,11 @@ def notes(table: Sequence[Row]) -> list[str]:
         str(number) for number in sorted({row.num_seeds for row in table if row.method != SOURCE})
     )
     said = [f"mean ± standard deviation over {seeds} seed(s); gain: over fine-tune with the same pictures."]
+    if over := sorted({row.interval_over for row in table} - {""}):
+        said.append(
+            f"in brackets: 95 % interval of the paired difference, drawn over {' or '.join(over)}; the "
+            "chance of what is not named is not in it."
+        )
     if any(row.paper is not None and not row.is_paper_data for row in table):
         said.append(
             "paper: the mean over the paper's five data sets, which are other pictures: compare the gains."
@@ -181,7 +225,13 @@ def text_table(table: Sequence[Row]) -> TextTable:
         "λ": ["" if row.lam is None else f"{row.lam:g}" for row in table],
         "seeds": seeds,
         "top-1": [number(row.top1, std=row.std) for row in table],
-        "gain": [signed(None if row.method == BASELINE else row.gain) for row in table],
+        "gain": [
+            "" if row.method == BASELINE else signed(row.gain, within=(row.gain_low, row.gain_high))
+            for row in table
+        ],
+        "beside the probe": [
+            signed(row.probe_gain, within=(row.probe_gain_low, row.probe_gain_high)) for row in table
+        ],
         "paper": [number(row.paper) for row in table],
         "paper's gain": [signed(None if row.method == BASELINE else row.paper_gain) for row in table],
         "ours − paper": [signed(row.difference) for row in table],

@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,7 @@ from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import TextTable, csv_of
 from vitreg.train.runs.plan import Design, Run, plan, plan_search
+from vitreg.train.runs.predictions import kept_right
 from vitreg.train.runs.report import Report
 
 Main = Callable[..., int]
@@ -64,7 +66,7 @@ def _show(
 ) -> None:
     """Print the table and write it beside its runs."""
     labels = {start.fingerprint: start.label for start in job.design.starts}
-    body = rows(reports, read_paper_table(name), labels)
+    body = rows(reports, read_paper_table(name), labels, partial(kept_right, job.out))
     below = [*notes(body), *describe_runs(job, reports, found, select)]
     stored = [*below, *describe_machines(reports)]
     write_atomically(job.out / f"{name}-runs.csv", runs_csv(reports))

@@ -43,7 +43,10 @@ def parser(table: Table, description: str | None) -> argparse.ArgumentParser:
     share.add_argument("--shots", nargs="+", type=whole, metavar="N", help="pictures of each class instead")
     subset = "file that lists the training pictures, PATH LABEL in each line; NAME=FILE for several data sets"
     share.add_argument("--subset", nargs="+", metavar="FILE", help=subset)
-    add("--steps", type=whole, help="training steps of a run")
+    length = options.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=whole, help="training steps of a run")
+    passes = "passes over a run's training pictures in place of --steps"
+    length.add_argument("--epochs", type=positive, metavar="N", help=passes)
     add("--batch-size", type=whole, help="pictures of a step")
     add("--lr", type=positive, help="highest learning rate")
     add("--weight-decay", type=not_negative)

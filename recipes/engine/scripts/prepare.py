@@ -109,7 +109,8 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
         )
         cache = out.resolve().parent / "cache"
         tasks = photographed_tasks(folders, settings, statistics, progress, cache=cache, lists=lists)
-        training = f"{settings.hyper.steps} steps of {settings.hyper.batch_size} pictures"
+        length = f"{settings.hyper.steps} steps" if options.epochs is None else f"{options.epochs:g} epochs"
+        training = f"{length} of {settings.hyper.batch_size} pictures"
         title = f"{table.name}: {starts[0].name}, {settings.size} px, {training}"
     if options.quick:
         title += " (--quick: the figures mean nothing)"
@@ -125,6 +126,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
         augment=settings.augment,
         precision=options.precision,
         measure_every=measured,
+        epochs=options.epochs,
     )
     workers = options.workers
     if workers is None:

@@ -17,7 +17,7 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
-from vitreg.train.data.subset import Share
+from vitreg.train.data.subset import Share, subset
 from vitreg.train.models.start import Start
 from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, plan, plan_search
@@ -166,3 +166,14 @@ def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> 
     (tmp_path / runs[1].configuration.folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"model\.safetensors is broken"):
         stored_model(runs[1], tmp_path)
+
+
+def test_epochs_decide_the_steps_of_each_share(task: Task) -> None:
+    shares = [Share(shots=1), Share(rate=1.0)]
+    runs = plan(design(task, methods=("linear-probe", "fine-tune"), shares=shares, seeds=[0], epochs=10))
+    made = [run.configuration for run in runs if run.configuration.method != SOURCE]
+    steps = {(c.method, c.share): c.hyper and c.hyper.steps for c in made}
+    sizes = {share: len(subset(task, share, seed=0)) for share in shares}
+    for share in shares:
+        assert steps["fine-tune", share] == round(10 * sizes[share] / HYPER.batch_size)
+        assert steps["linear-probe", share] is None

@@ -81,6 +81,11 @@ def number(value: float | None, *, digits: int = 1, std: float | None = None) ->
     return text if std is None else f"{text} ± {std:.{digits}f}"
 
 
-def signed(value: float | None, *, digits: int = 1) -> str:
-    """Return a number as a cell with its sign; nothing for None."""
-    return "" if value is None else f"{value:+.{digits}f}"
+def signed(
+    value: float | None, *, digits: int = 1, within: tuple[float | None, float | None] = (None, None)
+) -> str:
+    """Return a number as a cell with its sign, and the interval that it is `within`; nothing for None."""
+    if value is None:
+        return ""
+    text, (low, high) = f"{value:+.{digits}f}", within
+    return text if low is None or high is None else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"

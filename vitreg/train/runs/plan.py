@@ -63,6 +63,7 @@ class Design:
         hold_out: the share of each class of a run's training pictures that is left out of its training, and
             that the run is measured on in place of the test pictures; 0 for the test pictures.
         measure_every: steps between two measurements in the course of the training; 0 for none.
+        epochs: passes over a run's training pictures, which then decide its steps; None for those of `hyper`.
     """
 
     tasks: Sequence[Task]
@@ -76,6 +77,7 @@ class Design:
     precision: str = "no"
     hold_out: float = 0.0
     measure_every: int = 0
+    epochs: float | None = None
 
 
 def plan(design: Design, chosen: Mapping[Cell, float] | None = None) -> list[Run]:
@@ -136,6 +138,9 @@ def _run(
     seed: int,
 ) -> Run:
     hyper, is_trained = design.hyper, method != SOURCE and METHODS[method].is_trained
+    if is_trained and share is not None and design.epochs is not None:
+        num_pictures = len(subset(task, share, seed=seed))
+        hyper = replace(hyper, steps=max(1, round(design.epochs * num_pictures / hyper.batch_size)))
     if is_trained:
         hyper = replace(hyper, lr=hyper.lr * METHODS[method].lr_factor)
     if is_trained and not METHODS[method].has_weight_decay:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitreg.errors import InputError
 from vitreg.train.data.dataset import Task
+from vitreg.train.runs.report import Report
 from vitreg.wording import cell
 
 PREDICTIONS = "predictions.csv"
@@ -47,6 +48,12 @@ def task_predictions(task: Task, logits: Tensor) -> str:
     """
     names = task.test_names or tuple(map(str, range(len(task.test_labels))))
     return predictions(names, task.classes, logits.float().softmax(1), task.test_labels)
+
+
+def kept_right(out: Path, report: Report) -> tuple[bool, ...] | None:
+    """Return `stored_right` of a run in `out`, or None where its predictions were not kept."""
+    folder = out / report.configuration.folder
+    return stored_right(folder) if (folder / PREDICTIONS).is_file() else None
 
 
 def stored_right(folder: Path) -> tuple[bool, ...]:
