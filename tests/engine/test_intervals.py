@@ -52,4 +52,4 @@ def test_over_seeds_alone_it_is_student_s() -> None:
     assert found is not None
     assert found[:2] == pytest.approx((3 - half, 3 + half))
     assert found.over == "seeds"
-    assert seed_interval({0: 80.0}, {0: 79.0}) is None
+    assert seed_interval({0: 80.0, 1: 82.0}, {0: 79.0, 1: 79.0}) is None

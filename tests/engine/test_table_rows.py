@@ -184,7 +184,7 @@ def test_csv_is_unrounded_and_complete() -> None:
 def test_markdown_and_terminal_show_the_same_cells() -> None:
     table = rows(reports(), PAPER)
     markdown = text_table(table).markdown("The title", notes(table))
-    assert "| GTA | 10 | 2 | 43.5 ± 2.1 | +11.5 [+5.1, +17.9] | 67.0 | +12.0 |" in markdown
+    assert "| GTA | 10 | 2 | 43.5 ± 2.1 | +11.5 | 67.0 | +12.0 |" in markdown
     lines = markdown.splitlines()
     assert lines[0] == "### The title"
     assert {line.count("|") for line in lines[2:7]} == {lines[2].count("|")}
@@ -215,6 +215,11 @@ def test_numbers_of_the_paper() -> None:
 
 def test_intervals_stand_beside_the_differences() -> None:
     made = [*reports(), *(report("birds", "linear-probe", seed, 50.0, share=SMALL) for seed in (0, 1))]
+    made += [
+        report("birds", "linear-probe", 2, 50.0, share=SMALL),
+        report("birds", "fine-tune", 2, 32.0, share=SMALL),
+        report("birds", "GTA", 2, 48.0, lam=10.0, share=SMALL),
+    ]
     kept = {"fine-tune": (True, False, False, False), "GTA": (True, True, False, False)}
 
     def right(one: Report) -> tuple[bool, ...] | None:
@@ -225,12 +230,12 @@ def test_intervals_stand_beside_the_differences() -> None:
     assert gta.gain_low is not None
     assert gta.gain_high is not None
     assert 0 <= gta.gain_low < 25 < gta.gain_high <= 75
-    # The probe's predictions were not kept: Student's interval of -8 and -5 over two seeds.
-    assert gta.probe_gain == pytest.approx(-6.5)
-    assert gta.probe_gain_low == pytest.approx(-6.5 - 12.7062 * 1.5, abs=1e-3)
+    # The probe's predictions were not kept: Student's interval of -8, -5 and -2 over three seeds.
+    assert gta.probe_gain == pytest.approx(-5)
+    assert gta.probe_gain_low == pytest.approx(-5 - 4.302653 * 3 / 3**0.5, abs=1e-3)
     assert table["linear-probe"].probe_gain is None
     assert table["fine-tune"].gain_low is None
     cells = text_table(list(table.values())).columns
     assert cells["gain"][1] == ""
-    assert cells["beside the probe"][2] == "-6.5 [-25.6, +12.6]"
-    assert any("drawn over seeds or seeds and pictures" in note for note in notes(list(table.values())))
+    assert cells["beside the probe"][2] == "-5.0 [-12.5, +2.5]"
+    assert any("difference over seeds or seeds and pictures" in note for note in notes(list(table.values())))

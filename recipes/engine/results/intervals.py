@@ -11,6 +11,9 @@ from scipy.stats import t  # type: ignore[import-untyped]
 RESAMPLES, AT_ONCE = 2000, 100
 """Draws of the bootstrap, and how many are held in memory at a time."""
 
+MIN_SEEDS = 3
+"""Fewer have no interval of their own."""
+
 
 class Interval(NamedTuple):
     """Where a mean difference lies, in points of top-1, and over what it was drawn again."""
@@ -54,12 +57,13 @@ def picture_interval(
 def seed_interval(
     first: Mapping[int, float], second: Mapping[int, float], *, level: float = 0.95
 ) -> Interval | None:
-    """Return Student's interval of the mean difference over the seeds of both; None for fewer than two.
+    """Return Student's interval of the mean difference over the seeds of both; None for fewer than three.
 
-    For runs whose predictions were not kept. It says nothing of other test pictures.
+    For runs whose predictions were not kept. It says nothing of other test pictures, and of two seeds it
+    would be so wide that it says nothing at all.
     """
     ahead = np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
-    if len(ahead) < 2:
+    if len(ahead) < MIN_SEEDS:
         return None
     half = float(t.ppf((1 + level) / 2, len(ahead) - 1) * ahead.std(ddof=1) / np.sqrt(len(ahead)))
     return Interval(float(ahead.mean()) - half, float(ahead.mean()) + half, "seeds")

@@ -184,7 +184,7 @@ def notes(table: Sequence[Row]) -> list[str]:
     said = [f"mean ± standard deviation over {seeds} seed(s); gain: over fine-tune with the same pictures."]
     if over := sorted({row.interval_over for row in table} - {""}):
         said.append(
-            f"in brackets: 95 % interval of the paired difference, drawn over {' or '.join(over)}; the "
+            f"in brackets: 95 % interval of the paired difference over {' or '.join(over)}; the "
             "chance of what is not named is not in it."
         )
     if any(row.paper is not None and not row.is_paper_data for row in table):
