@@ -14,11 +14,11 @@ TABLES = {
     "cub10": "[birds](../results.md#birds-cub10)",
     "grocery60": "[groceries](../results.md#groceries-grocery60)",
     "pets3": "[pets](../results.md#pets-pets3)",
-    "table3-demo": "[drawn world, Table 3](../results-demo.md#table-3-what-to-guide)",
-    "table2-demo": "[drawn world, Table 2](../results-demo.md#table-2-rivals)",
-    "table5-demo": "[drawn world, Table 5](../results-demo.md#table-5-transmix)",
-    "table6-demo": "[drawn world, Table 6](../results-demo.md#tables-6-and-a-other-sources)",
-    "table_a-demo": "[drawn world, Table A](../results-demo.md#tables-6-and-a-other-sources)",
+    "table3-demo": "[drawn world, Table 3](../paper.md#table-3-what-to-guide)",
+    "table2-demo": "[drawn world, Table 2](../paper.md#table-2-the-rivals)",
+    "table5-demo": "[drawn world, Table 5](../paper.md#table-5-transmix)",
+    "table6-demo": "[drawn world, Table 6](../paper.md#table-6-supervised-or-self-supervised)",
+    "table_a-demo": "[drawn world, Table A](../paper.md#table-a-dino-or-ibot)",
 }
 """The tables whose rows the cards show, and what they are of."""
 
@@ -73,14 +73,21 @@ def our_gains(*methods: str, tables: Sequence[str] = ("cub10", "grocery60", "pet
 
 
 def our_figure(
-    table: str, method: str, share: str, *, column: str = "gain", lam: str = "", source: str = ""
+    table: str,
+    method: str,
+    share: str,
+    *,
+    column: str = "gain",
+    lam: str = "",
+    source: str = "",
+    data: str = "",
 ) -> str:
     """Return a cell of one of our tables, the gain unless another column is asked for.
 
     Raises:
         KeyError: There is not exactly one such row.
     """
-    wanted = {"method": method, "share": share, "source": source}
+    wanted = {"method": method, "share": share, "source": source, "data": data}
     rows = [row for row in rows_of(table) if all(row[key] == value for key, value in wanted.items() if value)]
     rows = [row for row in rows if not lam or _text(row, "λ") == lam]
     if len(rows) != 1:
@@ -108,11 +115,19 @@ def _cells(rows: Sequence[Row], row: Row) -> list[str]:
     return [cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells]
 
 
+def signed(value: str) -> str:
+    """Return a difference in points with its sign; nothing has no minus."""
+    return f"{round(float(value), 1) + 0.0:+.1f}".replace("-", "−")
+
+
 def _text(row: Row, column: str) -> str:
     """Return a cell as the pages write it: rounded, with its deviation, a gain with its sign."""
     if column == "λ":
         return f"{float(row['lam']):g}" if row["lam"] else ""
-    if column == "gain":
-        return f"{round(float(row['gain']), 1) + 0.0:+.1f}".replace("-", "−")  # no negative zero
+    if column in ("gain", "probe_gain"):
+        return signed(row[column])
+    if column in ("gain within", "probe_gain within"):
+        name = column.removesuffix(" within")
+        return f"{signed(row[name])} [{signed(row[f'{name}_low'])}, {signed(row[f'{name}_high'])}]"
     mean, std = {"top-1": ("top1", "std"), "on object": ("object_share", "object_share_std")}[column]
     return f"{float(row[mean]):.1f}" + (f" ± {float(row[std]):.1f}" if row[std] else "")
