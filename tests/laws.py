@@ -10,6 +10,8 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+import vitreg
+
 settings.register_profile("vitreg", deadline=None, max_examples=20)
 settings.load_profile("vitreg")
 
@@ -64,6 +66,11 @@ def gradient_to_the_target_only(value: Value, target: Sequence[Tensor], source: 
 def num_hooks(model: nn.Module) -> int:
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+def readable(model: nn.Module) -> list[str]:
+    """Return the names of the extractors that read `model`."""
+    return [name for name, why in vitreg.describe(model).extractors.items() if not why]
 
 
 @contextmanager

@@ -26,6 +26,14 @@ def test_indices(layers: object, indices: tuple[int, ...]) -> None:
     assert resolve_layers(layers, 4) == indices
 
 
+def test_spread_is_five_at_even_distances_with_the_last() -> None:
+    assert resolve_layers("spread", 12) == (1, 4, 6, 9, 11)
+    assert resolve_layers("spread", 24) == (4, 9, 13, 18, 23)
+    assert resolve_layers("spread", 6) == (0, 1, 3, 4, 5)
+    for depth in range(1, 6):
+        assert resolve_layers("spread", depth) == tuple(range(depth))
+
+
 @given(st.integers(1, 30), st.data())
 def test_as_python_indexes_a_list(depth: int, data: st.DataObject) -> None:
     blocks = list(range(depth))
@@ -62,7 +70,7 @@ def test_a_block_twice(layers: object) -> None:
     ["last", 1.5, [1.5], True, [True], None, {0, 1}, ["0"], slice("a", None), slice(0, 1.5), slice(0, 3, 0)],
 )
 def test_wrong_type(layers: object) -> None:
-    with refuses(ArgumentError, "layers", "indices, a slice or 'all'", "got"):
+    with refuses(ArgumentError, "layers", "indices, a slice, 'all' or 'spread'", "got"):
         resolve_layers(layers, 4)
 
 

@@ -114,7 +114,8 @@ def test_what_is_read_enters_its_softmax(attention: type[nn.Module], query: str,
     model = vit(attn_layer=attention)
     images = torch.randn(2, 3, 32, 32)
     with unchanged(model):
-        assert not any(vitreg.describe(model).extractors.values())
+        found = vitreg.describe(model).extractors
+        assert [name for name, why in found.items() if why] == ["values"], "whose place nobody checked"
         with SoftmaxRecorder() as recorder, vitreg.trace(model, "attn_logits", query=query) as trace:
             model(images)
     for ours, whole in zip(trace["attn_logits"], recorder.logits, strict=True):
@@ -177,7 +178,7 @@ def test_a_model_on_the_meta_device_cannot_be_tried(vit: object) -> None:
 
 
 def test_each_module_is_tried_once(vit: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitreg.families import structural
+    from vitreg.families.structure import attention as structural
 
     tried: list[nn.Module] = []
     original = structural._try

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 import vitreg
-from laws import num_hooks, refuses, unchanged
+from laws import num_hooks, readable, refuses, unchanged
 from vitreg import ArgumentError, StateError
 from vitreg.extractors import extractors
 
@@ -21,13 +21,21 @@ def test_one_tensor_a_block(tower_model: nn.Module, images: Tensor) -> None:
         "attn_probs": [4, 2, 16],
         "msa_output": [4, 16 + prefix, 16],
         "block_output": [4, 16 + prefix, 16],
+        "cls_output": [4, 16],
+        "patch_output": [4, 16, 16],
+        "pooled_output": [4, 16],
+        "queries": [4, 2, 16 + prefix, 8],
+        "keys": [4, 2, 16 + prefix, 8],
+        "values": [4, 2, 16 + prefix, 8],
     }
+    names = readable(tower_model)
+    assert set(shapes) < set(names)
     with unchanged(tower_model):
-        with vitreg.trace(tower_model, *NAMES) as trace:
+        with vitreg.trace(tower_model, *names) as trace:
             tower_model(images)
-            assert set(trace) == set(NAMES)
-            assert len(trace) == len(NAMES)
-            for name in NAMES:
+            assert set(trace) == set(names)
+            assert len(trace) == len(names)
+            for name in names:
                 assert len(trace[name]) == (3 if extractors[name].per_block else 1)
                 assert all(value.requires_grad for value in trace[name])
             for name, shape in shapes.items():
@@ -40,7 +48,7 @@ def test_one_tensor_a_block(tower_model: nn.Module, images: Tensor) -> None:
 def test_outputs_are_bit_identical(tower_model: nn.Module, images: Tensor) -> None:
     tower_model.eval()
     before = tower_model(images)
-    with vitreg.trace(tower_model, *NAMES):
+    with vitreg.trace(tower_model, *readable(tower_model)):
         during = tower_model(images)
     assert torch.equal(before, during)
     assert torch.equal(before, tower_model(images))

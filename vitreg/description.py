@@ -11,7 +11,7 @@ from vitreg.errors import UnsupportedModelError
 from vitreg.extractors import extractors, has_query
 from vitreg.families import find_tower
 from vitreg.layers import ranges
-from vitreg.types import Query, Tower
+from vitreg.types import SEVERAL, Query, Tower
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Description:
         has_class_token: whether token 0 is a class token, if only in some blocks.
         num_prefix_tokens: tokens before the patches.
         grid: patches (vertically, horizontally), or None where it is known only at run time.
-        queries: for each query the blocks in which its attention can be read; of the attention pooling's
-            query, which is in no block, (-1,) if it can be read.
+        queries: for each query of one token the blocks in which its attention can be read; of the attention
+            pooling's query, which is in no block, (-1,) if it can be read. Where "mean" can be, so can "all".
         extractors: for each extractor "" if it can be read, with some query where it reads attention, else
             why not.
     """
@@ -84,7 +84,7 @@ def describe(model: nn.Module) -> Description:
         UnsupportedModelError: no known Vision Transformer is inside.
     """
     tower = find_tower(model)
-    readable = {query: _blocks_with(query, tower) for query in get_args(Query)}
+    readable = {query: _blocks_with(query, tower) for query in get_args(Query) if query not in SEVERAL}
     best: Query = next((query for query, blocks in readable.items() if blocks), "cls")
     return Description(
         model=type(tower.module).__name__,
@@ -113,7 +113,8 @@ def _blocks_with(query: Query, tower: Tower) -> tuple[int, ...]:
 def _obstacle(name: str, tower: Tower, query: Query) -> str:
     """Return why the extractor cannot read the tower, or "" if it can."""
     extractor = extractors[name]
-    blocks = [b for b in tower.blocks if not extractor.of_attention or has_query(b, query)] or tower.blocks
+    exists = extractor.exists
+    blocks = [b for b in tower.blocks if exists is None or exists(b, query)] or tower.blocks
     try:
         for block in blocks:
             extractor.probe(tower, block, query)

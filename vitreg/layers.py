@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from vitreg.errors import ArgumentError
 from vitreg.types import Layers
 
+_NUM_SPREAD = 5
+"""How many blocks "spread" means."""
+
 
 def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
     """Return the sorted indices of the blocks that `layers` means in a model of `depth` blocks.
@@ -15,22 +18,24 @@ def resolve_layers(layers: Layers, depth: int) -> tuple[int, ...]:
         ArgumentError: an index is out of range or given twice, nothing is selected, or the type is wrong.
     """
     if isinstance(layers, str):
-        if layers != "all":
-            raise ArgumentError(f"layers must be indices, a slice or 'all', got {layers!r}.")
-        return tuple(range(depth))
+        if layers not in ("all", "spread"):
+            raise ArgumentError(f"layers must be indices, a slice, 'all' or 'spread', got {layers!r}.")
+        if layers == "all" or depth <= _NUM_SPREAD:
+            return tuple(range(depth))
+        return tuple(round(depth * place / _NUM_SPREAD) - 1 for place in range(1, _NUM_SPREAD + 1))
     if isinstance(layers, slice):
         try:
             indices = sorted(range(depth)[layers])
         except (TypeError, ValueError) as error:
             raise ArgumentError(
-                f"layers must be indices, a slice or 'all', got {layers!r}: {error}."
+                f"layers must be indices, a slice, 'all' or 'spread', got {layers!r}: {error}."
             ) from error
     else:
         given = [layers] if isinstance(layers, int) and not isinstance(layers, bool) else layers
         if not isinstance(given, Sequence) or not all(
             isinstance(i, int) and not isinstance(i, bool) for i in given
         ):
-            raise ArgumentError(f"layers must be indices, a slice or 'all', got {layers!r}.")
+            raise ArgumentError(f"layers must be indices, a slice, 'all' or 'spread', got {layers!r}.")
         for index in given:
             if not -depth <= index < depth:
                 raise ArgumentError(

@@ -6,20 +6,25 @@ Shape letters: b images, h heads, n tokens, p patches, d width, l blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 
-Layers: TypeAlias = "int | Sequence[int] | slice | Literal['all']"
-"""Which blocks: an index (negative ones count from the end), several, a slice, or "all"."""
+Layers: TypeAlias = "int | Sequence[int] | slice | Literal['all', 'spread']"
+"""Which blocks: an index (negative ones count from the end), several, a slice, "all", or "spread" for five at
+even distances, the last one among them."""
 
 LayerMap: TypeAlias = "Mapping[int, int]"
 """Which block of the source stands beside which block of the model: {model's index: source's index}."""
 
-Query: TypeAlias = Literal["cls", "mean", "pool"]
+Query: TypeAlias = Literal["cls", "mean", "pool", "registers", "all"]
 """Whose attention is read: the class token's, the mean of the patches' queries, or the latent query of an
-attention pooling."""
+attention pooling; or that of several tokens at once, one row each: the prefix tokens beside the class token
+(registers, a distillation token), or all tokens, which is the whole matrix."""
+
+SEVERAL: tuple[Query, ...] = ("registers", "all")
+"""The queries that are several tokens."""
 
 Grid: TypeAlias = tuple[int, int]
 """Patches, vertically and horizontally."""
@@ -98,6 +103,8 @@ class AttentionReading:
         maps_per_head: how many softmaxes a head combines; `num_heads` counts each. Differential attention
             subtracts the second of two from the first.
         copied: which taps are copied, see `Probe`.
+        qkv: how "queries", "keys" and "values" are read as they enter attention, [b, h, n, d_head], as far as
+            they can be.
     """
 
     num_heads: int
@@ -107,6 +114,7 @@ class AttentionReading:
     queries: tuple[Query, ...] = ("cls", "mean")
     maps_per_head: int = 1
     copied: frozenset[str] = frozenset()
+    qkv: Mapping[str, Probe] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

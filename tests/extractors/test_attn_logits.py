@@ -2,6 +2,10 @@ import torch
 from torch import Tensor
 
 import vitreg
+from laws import refuses
+from small_models import TOWERS, shake
+from softmax_recorder import SoftmaxRecorder
+from vitreg import UnsupportedModelError
 
 
 def literal_row(model: object, index: int, images: Tensor, query: str = "cls") -> Tensor:
@@ -53,6 +57,42 @@ def test_keys_of_prefix_tokens_are_dropped(vit: object, images: Tensor) -> None:
         literal = literal_row(model, 2, images)
         assert literal.shape[-1] == 19
         torch.testing.assert_close(trace["attn_logits"][0].double(), literal[..., 3:], rtol=1e-4, atol=1e-5)
+
+
+def test_several_queries_are_the_rows_of_the_matrix(images: Tensor) -> None:
+    for name, make in TOWERS.items():
+        model = shake(make()).eval()
+        prefix = vitreg.describe(model).num_prefix_tokens
+        with torch.no_grad(), SoftmaxRecorder() as recorder:
+            with vitreg.trace(model, "attn_logits", query="all") as trace:
+                model(images)
+            for ours, whole in zip(trace["attn_logits"], recorder.logits, strict=True):
+                torch.testing.assert_close(ours, whole[..., prefix:], rtol=1e-4, atol=1e-4)
+            if prefix == 1:
+                with refuses(UnsupportedModelError, "prefix tokens beside the class token", "query='mean'"):
+                    vitreg.trace(model, "attn_logits", query="registers").__enter__()
+                continue
+            with vitreg.trace(model, "attn_logits", query="registers") as trace:
+                model(images)
+            for ours, whole in zip(trace["attn_logits"], recorder.logits, strict=False):
+                torch.testing.assert_close(ours, whole[:, :, 1:prefix, prefix:], rtol=1e-4, atol=1e-4)
+                assert name == "timm_registers"
+
+
+def test_a_guide_of_all_queries(vit: object, perturb: object, images: Tensor) -> None:
+    model = vit().train()
+    penalty = vitreg.GTA(query="all", layers=-1, heads="mean")
+    with vitreg.attach(model, target=penalty) as attachment:
+        model(images)
+        assert attachment.penalty().item() == 0
+        perturb(model)
+        model(images)
+        attachment.penalty().backward()
+    wide, source = vit(reg_tokens=2).train(), vit(reg_tokens=2, patch_size=16)
+    resampled = vitreg.GTA(query="registers", align="resample")
+    with vitreg.attach(wide, source, target=resampled) as attachment:
+        wide(images)
+        assert attachment.penalty().item() > 0
 
 
 def test_float32_under_autocast(vit: object, images: Tensor) -> None:

@@ -34,6 +34,8 @@ def may_differ(penalties: Iterable[Penalty]) -> frozenset[str]:
                 own |= {"class"}
                 if extractors[penalty.extractor].of_attention:  # patches only, and no width
                     own |= {"width", "prefix tokens"}
+                elif not extractors[penalty.extractor].has_prefix:
+                    own |= {"prefix tokens"}
         allowed = frozenset(own) if allowed is None else allowed & own
     return allowed or frozenset()
 

@@ -29,10 +29,10 @@ def check_tokens(extractor: str, block: Block, one: ForwardPass, shape: Sequence
         extractor: what was read; one that knows no patches is not looked at.
         block: what it was read from.
         one: the pass.
-        shape: of the value: attention [b, h, p], or tokens [b, n, d].
+        shape: of the value: attention [b, h, p] or [b, h, m, p], or tokens [b, n, d].
     """
     known = extractors[extractor]
-    if known.resample is None or one.images is None or len(shape) != 3:
+    if known.resample is None or one.images is None or len(shape) < 3:
         return
     if shape[0] != len(one.images):
         raise MismatchError(
@@ -44,7 +44,7 @@ def check_tokens(extractor: str, block: Block, one: ForwardPass, shape: Sequence
     grid = block_grid(one.tower, block, (height, width))
     if grid is None or (not known.of_attention and _sees_one_token(block)):
         return
-    found = shape[-1] if known.of_attention else shape[1] - block.num_prefix_tokens
+    found = shape[-1] if known.of_attention else shape[1] - known.has_prefix * block.num_prefix_tokens
     if found != grid[0] * grid[1]:
         raise MismatchError(
             f"Expected values of all patches, found {extractor} of {block.name!r} of shape "

@@ -10,10 +10,16 @@ from vitreg.extractors.base import (
     has_query,
     list_extractors,
     register_extractor,
+    rows_of,
 )
 from vitreg.extractors.block_output import block_output
+from vitreg.extractors.class_logits import class_logits
+from vitreg.extractors.cls_output import cls_output
 from vitreg.extractors.features import features
 from vitreg.extractors.msa_output import msa_output
+from vitreg.extractors.patch_output import patch_output
+from vitreg.extractors.pooled_output import pooled_output
+from vitreg.extractors.queries_keys_values import keys, queries, values
 
 __all__ = [
     "Extractor",
@@ -22,10 +28,18 @@ __all__ = [
     "block_output",
     "blocks_read",
     "check_query",
+    "class_logits",
+    "cls_output",
     "extractors",
     "features",
     "has_query",
+    "keys",
     "list_extractors",
     "msa_output",
+    "patch_output",
+    "pooled_output",
+    "queries",
     "register_extractor",
+    "rows_of",
+    "values",
 ]

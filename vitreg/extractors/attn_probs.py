@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vitreg.extractors.base import reading_of, register_extractor
 from vitreg.extractors.resample import resample_share
 from vitreg.types import Block, Probe, Query, Tower
@@ -14,7 +16,5 @@ def attn_probs(tower: Tower, block: Block, query: Query) -> Probe:
     The softmax runs over all tokens, so a row sums to 1 less what the prefix tokens receive. With
     query="mean" it is the softmax of the mean query's logits.
     """
-    reading, row, num_prefix = reading_of(tower, block, query, "attn_probs")
-    return Probe(
-        reading.taps, lambda seen: reading.logits(seen, row).softmax(-1)[..., num_prefix:], reading.copied
-    )
+    probe, num_prefix = reading_of(tower, block, query, "attn_probs")
+    return replace(probe, read=lambda seen: probe.read(seen).softmax(-1)[..., num_prefix:])

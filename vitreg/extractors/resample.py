@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,9 +15,10 @@ from vitreg.types import Block, Grid
 
 
 def resample_row(value: Tensor, block: Block, from_grid: Grid, to_grid: Grid) -> Tensor:
-    """Return one query's values over the patches, [b, h, p], on another grid, in float32."""
+    """Return one query's values over the patches, [b, h, p] or [b, h, m, p], on another grid, in float32."""
     _check(value.shape[-1], from_grid, block)
-    return _interpolate(value.unflatten(-1, from_grid), to_grid).flatten(-2)
+    maps = value.flatten(1, -2).unflatten(-1, from_grid)
+    return _interpolate(maps, to_grid).flatten(-2).unflatten(1, value.shape[1:-1])
 
 
 def resample_share(value: Tensor, block: Block, from_grid: Grid, to_grid: Grid) -> Tensor:
@@ -31,6 +34,11 @@ def resample_tokens(value: Tensor, block: Block, from_grid: Grid, to_grid: Grid)
     maps = rearrange(patches, "b (y x) d -> b d y x", y=from_grid[0], x=from_grid[1])
     resampled = rearrange(_interpolate(maps, to_grid), "b d y x -> b (y x) d")
     return torch.cat([prefix.float(), resampled], dim=1)
+
+
+def resample_patches(value: Tensor, block: Block, from_grid: Grid, to_grid: Grid) -> Tensor:
+    """Return patches [b, p, d] on another grid."""
+    return resample_tokens(value, replace(block, num_prefix_tokens=0), from_grid, to_grid)
 
 
 def _interpolate(maps: Tensor, grid: Grid) -> Tensor:

@@ -17,12 +17,12 @@ from vitreg.families.registries import (
     outermost,
     towers,
 )
-from vitreg.families.structural import structural_reading
 from vitreg.families.structure import (
     checked_parts,
     refusal,
     rotary_reading,
     structural_parts,
+    structural_reading,
     structural_towers,
 )
 from vitreg.functional.eagerly import eagerly

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
+from vitreg.families.qkv import computed, projected_values, qkv_probes, tapped
 from vitreg.families.registries import (
     TowerParts,
     refuse_changed_weights,
@@ -32,7 +34,7 @@ from vitreg.families.timm_parts import (
     pooling,
 )
 from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
-from vitreg.types import AttentionReading, Row, Tap
+from vitreg.types import AttentionReading, Probe, Row, Tap
 
 
 @register_family(Attention)
@@ -45,7 +47,10 @@ def attention(module: Attention) -> AttentionReading:
         return query_key_logits(query, seen["key"], scale=_scale(module, query))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
-    return AttentionReading(module.num_heads, taps, logits)
+    qkv = tapped(
+        module.q_norm, module.k_norm, projected_values(module.qkv, module.num_heads, part=2, parts=3)
+    )
+    return AttentionReading(module.num_heads, taps, logits, qkv=qkv)
 
 
 def _scale(module: Any, query: Tensor) -> float:
@@ -66,21 +71,45 @@ def rotary_attention(module: AttentionRope | EvaAttention) -> AttentionReading:
         half = getattr(module, "rotate_half", False)
         return torch.cat([prefix, apply_rot_embed_cat(patches, rope, half=half)], dim=2).type_as(tokens)
 
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
-        refuse_mask(module, seen["call"], 2)
+    groups = getattr(module, "num_kv_groups", 1)
+
+    def query_key(seen: Mapping[str, Any], *, is_turned: bool = True) -> tuple[Tensor, Tensor]:
         args, kwargs = seen["call"]
         rope = args[1] if len(args) > 1 else kwargs.get("rope")
         key = rotate(seen["key"], rope)
-        groups = getattr(module, "num_kv_groups", 1)
         if groups > 1:
             key = key.repeat_interleave(groups, dim=1)
-        query = seen["query"]
-        if row is not cls_row or module.num_prefix_tokens == 0:  # prefix tokens are not rotated
-            query = rotate(query, rope)
+        return rotate(seen["query"], rope) if is_turned else seen["query"], key
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        refuse_mask(module, seen["call"], 2)
+        # Prefix tokens are not rotated.
+        query, key = query_key(seen, is_turned=row is not cls_row or module.num_prefix_tokens == 0)
         return query_key_logits(row(query, 2), key, scale=_scale(module, query))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
-    return AttentionReading(module.num_heads, taps, logits)
+    qkv = qkv_probes(taps, query_key, _rotary_values(module, groups))
+    return AttentionReading(module.num_heads, taps, logits, qkv=qkv)
+
+
+def _rotary_values(module: Any, groups: int) -> Probe:
+    """Return how v is read, which `EvaAttention` with biases of its own computes from a weight."""
+    if module.qkv is None:
+        own = projected_values(module.v_proj, module.num_heads // groups)
+        return replace(own, read=lambda seen: own.read(seen).repeat_interleave(groups, dim=1))
+    if getattr(module, "q_bias", None) is None:
+        return projected_values(module.qkv, module.num_heads, part=2, parts=3)
+    return _values_of_weight(module)
+
+
+def _values_of_weight(module: Any) -> Probe:
+    """Return how v is computed from the third part of a weight and a bias of its own."""
+
+    def read(seen: Mapping[str, Any]) -> Tensor:
+        refuse_changed_weights(module.qkv)
+        return computed(seen["call"][0][0], module.qkv.weight.chunk(3)[2], module.v_bias, module.num_heads)
+
+    return Probe({"call": Tap(module, "input")}, read)
 
 
 @register_family(BeitAttention)
@@ -107,7 +136,15 @@ def beit_attention(module: BeitAttention) -> AttentionReading:
         content = content + position_row(row)
         return content if shared is None else content + row(shared, -2).float()
 
-    return AttentionReading(module.num_heads, {"call": Tap(module, "input")}, logits)
+    def query_key(seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        parts = zip(module.qkv.weight.chunk(3), (module.q_bias, module.k_bias), strict=False)
+        tokens, num_heads = seen["call"][0][0], module.num_heads
+        query, key = (computed(tokens, weight, bias, num_heads) for weight, bias in parts)
+        return query, key
+
+    taps = {"call": Tap(module, "input")}
+    qkv = qkv_probes(taps, query_key, _values_of_weight(module))
+    return AttentionReading(module.num_heads, taps, logits, qkv=qkv)
 
 
 @register_tower(VisionTransformer)

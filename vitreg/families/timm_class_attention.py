@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from einops import rearrange
@@ -50,12 +51,18 @@ def projected_attention(module: Any) -> AttentionReading:
     """Read q and k where they leave the projection that they share; VOLO's tokens lie in a grid."""
     projection, parts = (module.qk, 2) if hasattr(module, "qk") else (module.qkv, 3)
 
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+    def split(part: int, seen: Mapping[str, Any]) -> Tensor:
         heads = {"part": parts, "h": module.num_heads}
-        query, key, *_ = rearrange(seen["projected"], "b ... (part h d) -> part b h (...) d", **heads)
-        return query_key_logits(row(query, 2), key, scale=module.scale)
+        return rearrange(seen["projected"], "b ... (part h d) -> part b h (...) d", **heads)[part]
 
-    return AttentionReading(module.num_heads, {"projected": Tap(projection)}, logits)
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        return query_key_logits(row(split(0, seen), 2), split(1, seen), scale=module.scale)
+
+    taps = {"projected": Tap(projection)}
+    names = ("queries", "keys", "values")[:parts]
+    return AttentionReading(
+        module.num_heads, taps, logits, qkv={n: Probe(taps, partial(split, i)) for i, n in enumerate(names)}
+    )
 
 
 @register_family(TalkingHeadAttn)

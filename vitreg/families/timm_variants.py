@@ -15,6 +15,7 @@ from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
+from vitreg.families.qkv import projected_values, qkv_probes, tapped
 from vitreg.families.registries import TowerParts, families, refuse_mask, register_family, register_tower
 from vitreg.families.timm_parts import block_parts, existing, pair, parameters_in, pixels_per_patch
 from vitreg.functional import cls_row, query_key_logits
@@ -49,7 +50,10 @@ def relative_position_attention(module: RelPosAttention) -> AttentionReading:
         content = query_key_logits(row(seen["query"], 2), seen["key"], scale=module.scale)
         return content + position_row(seen, row)
 
-    return AttentionReading(module.num_heads, taps, logits)
+    qkv = tapped(
+        module.q_norm, module.k_norm, projected_values(module.qkv, module.num_heads, part=2, parts=3)
+    )
+    return AttentionReading(module.num_heads, taps, logits, qkv=qkv)
 
 
 def _mlp_row(own: RelPosMlp, table: Tensor, row: Row) -> Tensor | float:
@@ -73,7 +77,8 @@ def parallel_scaling_block(block: ParallelScalingBlock) -> AttentionReading:
         return query_key_logits(row(seen["query"], 1), seen["key"].transpose(1, 2), scale=block.scale)
 
     taps = {"call": Tap(block, "input"), "query": Tap(block.q_norm), "key": Tap(block.k_norm)}
-    return AttentionReading(block.num_heads, taps, logits, parallel_output(block))
+    qkv = qkv_probes(taps, lambda seen: (seen["query"].transpose(1, 2), seen["key"].transpose(1, 2)))
+    return AttentionReading(block.num_heads, taps, logits, parallel_output(block), qkv=qkv)
 
 
 def parallel_output(block: nn.Module) -> Probe:
@@ -153,7 +158,8 @@ def differential_attention(module: Any) -> AttentionReading:
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     is_block = hasattr(module, "out_proj")
     output = parallel_output(module) if is_block else None
-    return AttentionReading(2 * module.num_heads, taps, logits, output, maps_per_head=2)
+    qkv = tapped(module.q_norm, module.k_norm)
+    return AttentionReading(2 * module.num_heads, taps, logits, output, maps_per_head=2, qkv=qkv)
 
 
 for cls in (
@@ -167,17 +173,20 @@ def gemma_attention(module: Any) -> AttentionReading:
     """Read q and k at their norms, [b, n, h, d], and rotate them by their place in height and width."""
     rotate = importlib.import_module("timm.models.gemma4_vit").apply_multidimensional_rope
 
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
-        refuse_mask(module, seen["call"], 3)
+    def query_key(seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         args, kwargs = seen["call"]
         cos = args[1] if len(args) > 1 else kwargs["rope_cos"]
         sin = args[2] if len(args) > 2 else kwargs["rope_sin"]
         query, key = rotate(seen["query"], cos, sin), rotate(seen["key"], cos, sin)
-        key = key.repeat_interleave(module.num_kv_groups, dim=2).transpose(1, 2)
-        return query_key_logits(row(query, 1), key, scale=1.0)
+        return query.transpose(1, 2), key.repeat_interleave(module.num_kv_groups, dim=2).transpose(1, 2)
+
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        refuse_mask(module, seen["call"], 3)
+        query, key = query_key(seen)
+        return query_key_logits(row(query, 2), key, scale=1.0)
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
-    return AttentionReading(module.num_heads, taps, logits)
+    return AttentionReading(module.num_heads, taps, logits, qkv=qkv_probes(taps, query_key))
 
 
 for cls in existing("timm.models.gemma4_vit", "Gemma4Attention"):

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
+from vitreg.families.qkv import computed
 from vitreg.families.registries import refuse_changed_weights, register_family
 from vitreg.functional import absorbed_key_logits, project_row
 from vitreg.types import AttentionReading, Probe, Row, Tap
@@ -48,5 +49,18 @@ def multihead_attention(attention: nn.MultiheadAttention) -> AttentionReading:
         returned: Tensor = seen["output"][0]
         return returned if attention.batch_first else returned.transpose(0, 1)
 
+    def part(number: int) -> Probe:
+        def read(seen: Mapping[str, Any]) -> Tensor:
+            args, kwargs = seen["call"]
+            tokens = args[0] if args else kwargs["query"]
+            tokens = tokens if attention.batch_first else tokens.transpose(0, 1)
+            weight, bias = attention.in_proj_weight, attention.in_proj_bias
+            assert weight is not None
+            own_bias = None if bias is None else bias.chunk(3)[number]
+            return computed(tokens, weight.chunk(3)[number], own_bias, num_heads)
+
+        return Probe({"call": Tap(attention, "input")}, read)
+
     probe = Probe({"output": Tap(attention)}, output)
-    return AttentionReading(num_heads, {"call": Tap(attention, "input")}, logits, probe)
+    qkv = {name: part(number) for number, name in enumerate(("queries", "keys", "values"))}
+    return AttentionReading(num_heads, {"call": Tap(attention, "input")}, logits, probe, qkv=qkv)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vitreg.errors import UnsupportedModelError
+from vitreg.families.qkv import projected_values, qkv_probes
 from vitreg.families.registries import refuse_changed_weights
 from vitreg.functional import absorbed_key_logits, cls_row, project_row, query_key_logits
 from vitreg.types import AttentionReading, Row, Tap
@@ -28,11 +30,17 @@ def attention(module: Any) -> AttentionReading:
 def fused_attention(module: Any) -> AttentionReading:
     """Read q and k of BLIP, whose one projection has q, k and v side by side."""
 
-    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+    def query_key(seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         query, key, _ = seen["qkv"].unflatten(-1, (3, module.num_heads, -1)).unbind(2)
-        return query_key_logits(row(query, 1), key.transpose(1, 2), scale=module.scale)
+        return query.transpose(1, 2), key.transpose(1, 2)
 
-    return AttentionReading(module.num_heads, {"qkv": Tap(module.qkv)}, logits)
+    def logits(seen: Mapping[str, Any], row: Row) -> Tensor:
+        query, key = query_key(seen)
+        return query_key_logits(row(query, 2), key, scale=module.scale)
+
+    taps = {"qkv": Tap(module.qkv)}
+    qkv = qkv_probes(taps, query_key, projected_values(module.qkv, module.num_heads, part=2, parts=3))
+    return AttentionReading(module.num_heads, taps, logits, qkv=qkv)
 
 
 def normed_attention(module: Any) -> AttentionReading:
@@ -63,7 +71,10 @@ def data2vec_attention(module: Any) -> AttentionReading:
             content = content if bias is None else content + row(bias, 2).float()
         return content
 
-    return AttentionReading(inner.num_attention_heads, taps, logits)
+    heads = inner.num_attention_heads
+    own = {"query": taps["query"], "key": taps["key"]}
+    qkv = qkv_probes(own, lambda seen: _query_key(module, seen, heads), projected_values(inner.value, heads))
+    return AttentionReading(heads, taps, logits, qkv=qkv)
 
 
 def token_pooling(head: Any) -> AttentionReading:
@@ -103,7 +114,14 @@ def rotary_attention(module: Any) -> AttentionReading:
             query = _rotate(query, cos, sin)
         return query_key_logits(row(query, 2), _rotate(key, cos, sin), scale=_scale(module))
 
-    return _reading(module, logits)
+    def query_key(seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        args, kwargs = seen["call"]
+        cos, sin = args[2] if len(args) > 2 else kwargs["position_embeddings"]
+        query, key = _query_key(module, seen)
+        return _rotate(query, cos, sin), _rotate(key, cos, sin)
+
+    reading = _reading(module, logits)
+    return replace(reading, qkv=qkv_probes(reading.taps, query_key, reading.qkv["values"]))
 
 
 def attention_pooling(head: Any) -> AttentionReading:
@@ -139,7 +157,9 @@ def _reading(
 ) -> AttentionReading:
     _check_implementation(module.config)
     taps = taps or {"query": Tap(module.q_proj), "key": Tap(module.k_proj)}
-    return AttentionReading(module.config.num_attention_heads, {"call": Tap(module, "input"), **taps}, logits)
+    heads = module.config.num_attention_heads
+    qkv = qkv_probes(taps, lambda seen: _query_key(module, seen), projected_values(module.v_proj, heads))
+    return AttentionReading(heads, {"call": Tap(module, "input"), **taps}, logits, qkv=qkv)
 
 
 def _query_key(module: Any, seen: Mapping[str, Any], num_heads: int | None = None) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitreg import functional
 from vitreg.errors import UnsupportedModelError
-from vitreg.extractors import check_query, has_query
+from vitreg.extractors import check_query, has_query, rows_of
 from vitreg.families import find_tower
 from vitreg.functional.precision import autocast_now
 from vitreg.hooks import Hooks
@@ -99,16 +99,7 @@ def _receivers(
     def receive(key: str, delivered: Any) -> None:
         seen[key] = delivered
         if len(seen) == len(reading.taps):
-            keep(_matrix(reading, seen))
+            keep(rows_of(reading, seen).softmax(-1).mean(1))
             seen.clear()
 
     return [(tap, partial(receive, key)) for key, tap in reading.taps.items()]
-
-
-def _matrix(reading: AttentionReading, seen: dict[str, Any]) -> Tensor:
-    def attention_of(token: int) -> Tensor:
-        return reading.logits(seen, lambda tensor, dim: tensor.select(dim, token)).softmax(-1).mean(1)
-
-    first = attention_of(0)
-    others = [attention_of(token) for token in range(1, first.shape[-1])]
-    return torch.stack([first, *others], dim=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
+from vitreg.families.qkv import QueryKey, qkv_probes
 from vitreg.families.registries import TowerParts
 from vitreg.functional import cls_row, mean_row, query_key_logits
 from vitreg.functional.gather import sharded_by
@@ -36,8 +37,6 @@ _SEPARATE = (
     ("q_proj", "kv_proj"),
 )
 _TOLERANCE = 1e-4
-
-QueryKey = Callable[[Mapping[str, Any]], tuple[Tensor, Tensor]]
 
 Outcome = tuple[int, frozenset[str]]
 """Which guess holds, and which of its taps the module writes to after they were read."""
@@ -66,7 +65,9 @@ def structural_reading(module: nn.Module, tower: TowerParts) -> AttentionReading
     if isinstance(outcome, str):
         raise UnsupportedModelError(_remedy(module, outcome))
     index, copied = outcome
-    return replace(guesses[index], copied=copied)
+    guess = guesses[index]
+    qkv = {name: replace(probe, copied=copied & probe.taps.keys()) for name, probe in guess.qkv.items()}
+    return replace(guess, copied=copied, qkv=qkv)
 
 
 def _guesses(module: nn.Module) -> Iterator[AttentionReading]:
@@ -97,7 +98,8 @@ def _guesses(module: nn.Module) -> Iterator[AttentionReading]:
     for taps, query_key in found:
         for scale in scales:
             logits = partial(_logits, module=module, query_key=query_key, scale=scale)
-            yield AttentionReading(heads, {"call": Tap(module, "input"), **taps}, logits)
+            called = {"call": Tap(module, "input"), **taps}
+            yield AttentionReading(heads, called, logits, qkv=qkv_probes(taps, query_key))
 
 
 def _as_they_are(seen: Mapping[str, Any], *, heads_dim: int) -> tuple[Tensor, Tensor]:
