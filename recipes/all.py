@@ -29,6 +29,7 @@ SCRIPTS = (
     "appendix_b",
     "steps",
     "compare",
+    "shift",
 )
 
 

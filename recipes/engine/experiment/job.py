@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from engine.experiment.ray_executor import RayOptions, cluster, execute_on_ray
 from vitreg.train.basics.progress import Progress
+from vitreg.train.data.test_sets import TestSet
 from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, Run
 from vitreg.train.runs.report import Report
@@ -44,7 +45,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Job:
-    """What a command line asks for, checked, and where its runs go; `notes` belong below its results."""
+    """What a command line asks for, checked, and where its runs go; `notes` belong below its results.
+
+    `others` are test sets of other kinds, by data set and name.
+    """
 
     title: str
     design: Design
@@ -55,6 +59,7 @@ class Job:
     ray: RayOptions | None = None
     notes: Sequence[str] = ()
     plugins: Sequence[Path] = ()
+    others: Mapping[str, Mapping[str, TestSet]] = field(default_factory=dict)
 
     def connection(self) -> AbstractContextManager[None]:
         """Return what holds a connection to Ray over several calls of `execute`, if the runs go there."""

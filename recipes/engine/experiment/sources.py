@@ -16,6 +16,7 @@ from vitreg.train.data.folder import read_folder
 from vitreg.train.data.samples import Folder, imbalance
 from vitreg.train.data.samples import describe_folder as in_a_line
 from vitreg.train.data.subset_lists import read_subset_list
+from vitreg.train.data.test_sets import TestSet, read_test_sets
 from vitreg.train.folder_task import Statistics, data_root, folder_task
 from vitreg.train.models.start import Start, photographed_start
 
@@ -64,8 +65,11 @@ def photographed_tasks(
     *,
     cache: Path,
     lists: Mapping[str, Path] | None = None,
-) -> list[Task]:
+    tests: Sequence[str] = (),
+) -> list[tuple[Task, dict[str, TestSet]]]:
     """Return a task for each folder or data set of a hub; all are looked through before one is opened.
+
+    With each come its test sets of other kinds: `tests` are splits of its index, or NAME=DIR.
 
     Data sets of a hub are kept in `cache`. `lists` are files that list a subset of each data set, by its
     name; the tasks know them by the name that `lists_name` returns.
@@ -74,8 +78,11 @@ def photographed_tasks(
         InputError: A data set or a list cannot be used.
     """
     described: dict[str, tuple[Folder, tuple[int, ...]]] = {}
+    others = [test for test in tests if "=" not in test]
+    folders = {name: Path(place) for name, _, place in (test.partition("=") for test in tests) if place}
     for name, place in places.items():
-        folder = read_folder(data_root(place, cache, say=progress.say), name=name, say=progress.say)
+        root = data_root(place, cache, say=progress.say)
+        folder = read_folder(root, name=name, others=others, say=progress.say)
         progress.say(in_a_line(folder, name))
         if uneven := imbalance(folder):
             progress.say(f"{name}: {uneven}")
@@ -90,7 +97,9 @@ def photographed_tasks(
             statistics=statistics,
             progress=progress,
         )
-        tasks.append(replace(task, lists={lists_name(lists): indices}) if lists else task)
+        if lists:
+            task = replace(task, lists={lists_name(lists): indices})
+        tasks.append((task, read_test_sets(folder, folders, size=settings.size)))
     return tasks
 
 

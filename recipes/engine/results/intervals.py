@@ -24,16 +24,16 @@ class Interval(NamedTuple):
 
 
 def picture_interval(
-    first: Mapping[int, Sequence[bool]], second: Mapping[int, Sequence[bool]], *, level: float = 0.95
+    first: Mapping[int, Sequence[float]], second: Mapping[int, Sequence[float]], *, level: float = 0.95
 ) -> Interval | None:
     r"""Return the interval of how far the first method is ahead of the second on the seeds of both.
 
-    With $d_{si} \in \{-1, 0, 1\}$ the difference on picture $i$ at seed $s$, seeds and pictures are drawn
+    With $d_{si} \in [-1, 1]$ the difference on picture $i$ at seed $s$, seeds and pictures are drawn
     with replacement, independently of each other, and the percentiles of $100\,\bar d$ are returned. Of a
     single seed only the pictures are drawn. None without a common seed.
 
     Args:
-        first: for each seed whether each test picture was right, in one order.
+        first: for each seed whether each test picture was right, 1 or 0, in one order.
         second: the same of the other method.
         level: the probability.
 

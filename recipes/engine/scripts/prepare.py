@@ -20,7 +20,9 @@ from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
+from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share
+from vitreg.train.data.test_sets import TestSet
 from vitreg.train.folder_task import input_statistics
 from vitreg.train.runs.plan import Design
 from vitreg.train.runs.tracking import check_trackers
@@ -49,8 +51,10 @@ SETTLED = "the demo's λ = 100 was chosen on its own test pictures, so that the 
 ONLY_PHOTOS = ("weights", "model", "size", "augment", "drop_path", "normalise", "preset")
 
 
-def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
+def prepare(table: Table, options: Namespace, *, progress: Progress, tests: Sequence[str] = ()) -> Job:
     """Return what the options of a table's script ask for, with data and weights in memory.
+
+    `tests` are splits or folders of test pictures of other kinds, see `photographed_tasks`.
 
     Raises:
         InputError: Anything that the options name cannot be used.
@@ -98,7 +102,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     on_main(lambda: prepare_out(out))
     if is_demo:
         task, starts = drawn_sources(out, table.sources, progress, is_quick=options.quick)
-        tasks = [task]
+        read: list[tuple[Task, dict[str, TestSet]]] = [(task, {})]
         title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
         starts = photographed_starts(
@@ -108,7 +112,9 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
             options.normalise, settings.model or "", settings.size, say=progress.say
         )
         cache = out.resolve().parent / "cache"
-        tasks = photographed_tasks(folders, settings, statistics, progress, cache=cache, lists=lists)
+        read = photographed_tasks(
+            folders, settings, statistics, progress, cache=cache, lists=lists, tests=tests
+        )
         length = f"{settings.hyper.steps} steps" if options.epochs is None else f"{options.epochs:g} epochs"
         training = f"{length} of {settings.hyper.batch_size} pictures"
         title = f"{table.name}: {starts[0].name}, {settings.size} px, {training}"
@@ -116,7 +122,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
         title += " (--quick: the figures mean nothing)"
     progress.say(title)
     design = Design(
-        tasks,
+        [task for task, _ in read],
         starts,
         methods=methods,
         lams=lams,
@@ -132,7 +138,9 @@ def prepare(table: Table, options: Namespace, *, progress: Progress) -> Job:
     if workers is None:
         has_gpu = ray.gpus > 0 if ray else accelerator.device.type != "cpu"
         workers = workers_for(has_gpu=has_gpu and not is_demo)
-    return Job(title, design, out, accelerator, workers, options.log_with, ray, notes, options.plugin)
+    others = {task.name: found for task, found in read}
+    where = (options.log_with, ray, notes, options.plugin)
+    return Job(title, design, out, accelerator, workers, *where, others)
 
 
 def ray_options(options: Namespace) -> RayOptions | None:

@@ -16,7 +16,7 @@ it refuses is not tried as another one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vitreg.errors import InputError
@@ -33,6 +33,7 @@ def read_folder(
     name: str = "",
     needs_test: bool = True,
     but_not: Path | None = None,
+    others: Collection[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Folder:
     """Return what lies in `root`, in any layout.
@@ -44,6 +45,7 @@ def read_folder(
         name: what the command line calls the data set.
         needs_test: whether test pictures are wanted; a folder without any is then refused.
         but_not: a folder that is none of the pictures, such as the one where results go.
+        others: splits of an index that are test pictures of another kind.
         say: is told what takes long.
 
     Raises:
@@ -56,7 +58,11 @@ def read_folder(
     except OSError as error:
         raise InputError(f"cannot read the data folder {root}: {error.strerror}") from error
     if "index.csv" in names:
-        folder = read_index(root)
+        folder = read_index(root, others)
+    elif others:
+        raise InputError(
+            f"{root} has no index.csv whose splits could be {listed(others)}; give --test NAME=DIR"
+        )
     else:
         splits = split_folders(root)
         official = None

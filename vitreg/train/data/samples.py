@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Folder:
         train_name: where the training pictures were found, in words.
         test_name: where the test pictures were found.
         left_out: what of the folder is not used, in words.
+        others: pictures of other kinds to measure on, by the names that their splits have in the index.
         is_official: whether the splits are those of a data set's owner, who alone can change them.
     """
 
@@ -43,6 +45,7 @@ class Folder:
     train_name: str = field(default="", compare=False)
     test_name: str = field(default="", compare=False)
     left_out: tuple[str, ...] = field(default=(), compare=False)
+    others: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict, compare=False)
     is_official: bool = field(default=False, compare=False)
 
 
@@ -52,6 +55,7 @@ def describe_folder(folder: Folder, name: str) -> str:
     parts = [classes, _split("training", folder.train, folder.train_name, len(folder.classes))]
     if folder.test:
         parts.append(_split("test", folder.test, folder.test_name, len(folder.classes)))
+    parts += [_split(name, samples, "", len(folder.classes)) for name, samples in folder.others.items()]
     left = f"; left out: {'; '.join(folder.left_out)}" if folder.left_out else ""
     return f"{name}: {', '.join(parts)}{left}"
 

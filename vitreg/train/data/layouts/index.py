@@ -6,11 +6,11 @@ import csv
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vitreg.errors import InputError
-from vitreg.train.data.layouts.names import Role, split_of, twins
+from vitreg.train.data.layouts.names import split_of, twins
 from vitreg.train.data.samples import Box, Folder, Sample
 from vitreg.wording import listed
 
@@ -18,19 +18,21 @@ _NOWHERE = ("unlisted", "none")
 """What the split of a row is that is passed over."""
 
 
-def read_index(root: Path) -> Folder:
+def read_index(root: Path, others: Collection[str] = ()) -> Folder:
     """Return the pictures that `index.csv` in `root` lists, without test pictures where it names none.
+
+    Rows whose split is one of `others` are test pictures of another kind.
 
     Raises:
         InputError: It cannot be read, or a line says what cannot be, or contradicts an earlier one.
     """
-    return _Index(root).folder()
+    return _Index(root, others).folder()
 
 
 class _Index:
-    def __init__(self, root: Path) -> None:
-        self.root, self.file = root, root / "index.csv"
-        self.samples: dict[Role, list[tuple[Path, str, Box | None, Path | None]]] = {}
+    def __init__(self, root: Path, others: Collection[str]) -> None:
+        self.root, self.file, self.others = root, root / "index.csv", others
+        self.samples: dict[str, list[tuple[Path, str, Box | None, Path | None]]] = {}
         self.names: dict[str, tuple[str, str]] = {}  # of a label: its class, and the line that named it first
         self.lines: dict[str, str] = {}  # of a real file: the line that lists it
         self.passed_over = 0
@@ -38,6 +40,8 @@ class _Index:
             self._take(where, row)
         if not self.names:
             raise InputError(f"{self.file} has no rows")
+        if missing := [name for name in others if name not in self.samples]:
+            raise InputError(f"{self.file} has no row whose split is {listed(map(repr, missing))}")
 
     def folder(self) -> Folder:
         """Return what was read."""
@@ -61,6 +65,7 @@ class _Index:
             train_name="index.csv",
             test_name="index.csv",
             left_out=tuple(left_out),
+            others={name: of[name] for name in self.others},
         )
 
     def _rows(self) -> Iterator[tuple[str, dict[str, str]]]:
@@ -103,11 +108,11 @@ class _Index:
         if split.strip().lower() in _NOWHERE:
             self.passed_over += 1
             return
-        role = split_of(split)
+        role = split.strip() if split.strip() in self.others else split_of(split)
         if role is None:
             raise InputError(
                 f"{where}: split is {split!r}, expected one of train, trainval, val, test, or none for a "
-                "picture of no split"
+                "picture of no split, or a name that --test gives"
             )
         if not label.strip() or not path.strip():
             raise InputError(f"{where}: no label or no path")

@@ -1,0 +1,20 @@
+"""Does it hold under shift? Trained models on other pictures: other styles, other places, other backgrounds.
+
+Test sets are splits of index.csv, or folders of the same classes. Where objects are known, each also stands
+on other backgrounds: if accuracy falls there, the model looked at the background.
+
+    python recipes/shift.py
+    python recipes/shift.py --data pets=DIR --weights FILE --shots 5 --epochs 10 --test outdoors=DIR
+    python recipes/shift.py --data pacs=DIR --weights FILE --shots 5 --epochs 10 --test art_painting cartoon
+"""
+
+import sys
+
+from engine.experiment.job import Table
+from engine.scripts.shift import shift_script
+
+TABLE = Table("shift", methods=("linear-probe", "fine-tune", "LP-FT", "LP-FT+GTA"))
+main = shift_script(TABLE, __doc__)
+
+if __name__ == "__main__":
+    sys.exit(main())

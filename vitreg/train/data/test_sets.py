@@ -1,0 +1,73 @@
+"""Test pictures of another kind than the training pictures: to measure what a model is worth under shift."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitreg.errors import InputError
+from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import in_one_line, read_pictures
+from vitreg.train.data.samples import Folder, Sample
+from vitreg.wording import listed
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Labelled pictures as the network sees them: uint8 [n, 3, size, size], and their objects where known.
+
+    `groups` says of each picture which of them belong together, since they show the same object.
+    """
+
+    __test__ = False  # pytest takes it for tests
+
+    name: str
+    pictures: Tensor = field(repr=False)
+    labels: tuple[int, ...] = field(repr=False)
+    masks: Tensor | None = field(default=None, repr=False)
+    groups: tuple[int, ...] = field(default=(), repr=False)
+
+    def task(self, task: Task) -> Task:
+        """Return the task with these pictures as its test pictures."""
+        return replace(
+            task, test=self.pictures, test_labels=self.labels, test_masks=self.masks, test_names=()
+        )
+
+
+def read_test_sets(folder: Folder, places: Mapping[str, Path], *, size: int) -> dict[str, TestSet]:
+    """Return the test sets of a data set by name: those of its own index, and folders of the same classes.
+
+    Args:
+        folder: the data set, with the pictures of other splits in `folder.others`.
+        places: folders by name; their test pictures, or all where they have none.
+        size: side of the network's input in pixels.
+
+    Raises:
+        InputError: A folder has other classes, or a picture cannot be read.
+    """
+    samples = {**folder.others, **{name: _samples(folder, name, place) for name, place in places.items()}}
+    return {name: _read(name, found, size) for name, found in samples.items()}
+
+
+def _samples(folder: Folder, name: str, place: Path) -> tuple[Sample, ...]:
+    other = read_folder(place, needs_test=False)
+    if unknown := sorted(set(other.classes) - set(folder.classes)):
+        raise InputError(
+            f"--test {name}={place}: expected classes of the training pictures ({listed(folder.classes)}), "
+            f"found {listed(unknown)}; rename or leave them out"
+        )
+    number = {label: folder.classes.index(title) for label, title in enumerate(other.classes)}
+    return tuple(replace(sample, label=number[sample.label]) for sample in other.test or other.train)
+
+
+def _read(name: str, samples: Sequence[Sample], size: int) -> TestSet:
+    found = list(read_pictures([sample.path for sample in samples], size))
+    if refused := [str(one) for one in found if isinstance(one, InputError)]:
+        raise InputError(in_one_line(refused))
+    pictures = torch.stack([one for one in found if isinstance(one, Tensor)])
+    return TestSet(name, pictures, tuple(sample.label for sample in samples))
