@@ -13,10 +13,12 @@ from engine.data.backgrounds import background_tests
 from engine.experiment.job import Job, Table
 from engine.results.rows import object_block
 from engine.results.shift_rows import ShiftRow, Tested, notes, shift_rows, text_table
+from engine.results.test_pictures import draw_test_sets
 from engine.scripts.console import Main, describe_machines, describe_runs, measure, show_table
 from engine.scripts.options import parser
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
+from vitreg.files import write_atomically
 from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
@@ -56,8 +58,12 @@ def shift_script(table: Table, description: str | None) -> Main:
             below = [*notes(body), *describe_runs(job, reports, chosen, options.select)]
             stored = [*below, *describe_machines(reports)]
             place, numbers, text = job.out / table.name, csv_of(ShiftRow, body), text_table(body)
+            for name, sets in tests.items():
+                drawn = job.out / f"{table.name}-{name}.png"
+                on_main(lambda drawn=drawn, sets=sets: write_atomically(drawn, draw_test_sets(sets)))
             on_main(lambda: show_table(console, place, job.title, text, below, numbers, stored, argv))
-            console.print(f"written: {place}.md, .csv", markup=False, soft_wrap=True)
+            written = f"written: {place}.md, .csv and what the test sets look like, a .png for each data set"
+            console.print(written, markup=False, soft_wrap=True)
 
         return exit_code(script)
 
