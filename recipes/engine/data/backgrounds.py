@@ -49,7 +49,8 @@ def background_tests(task: Task, *, seed: int = 0) -> list[TestSet]:
 
 def _pairs(labels: Tensor, is_same: bool, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Return which object stands on whose background, each picture's `BACKGROUNDS` times."""
-    own, other = [], []
+    own: list[int] = []
+    other: list[int] = []
     for index, label in enumerate(labels.tolist()):
         candidates = [j for j in ((labels == label) == is_same).nonzero().flatten().tolist() if j != index]
         count = min(BACKGROUNDS, len(candidates))

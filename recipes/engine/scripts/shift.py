@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -20,7 +21,7 @@ from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
 from vitreg.train.basics.console import exit_code
-from vitreg.train.basics.distributed import on_main
+from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
@@ -50,7 +51,7 @@ def shift_script(table: Table, description: str | None) -> Main:
                 with progress.stage("measuring on the test sets") as update:
                     found = []
                     for done, run in enumerate(trained):
-                        found += on_main(lambda run=run: list(_tested(run, tests[run.task.name], job)))
+                        found += _tested(run, tests[run.task.name], job)
                         update(done + 1, len(trained))
             sources = {r.configuration.data: r for r in reports if r.configuration.method == SOURCE}
             blocks = {name: object_block([sources[name]] if name in sources else []) for name in tests}
@@ -60,7 +61,7 @@ def shift_script(table: Table, description: str | None) -> Main:
             place, numbers, text = job.out / table.name, csv_of(ShiftRow, body), text_table(body)
             for name, sets in tests.items():
                 drawn = job.out / f"{table.name}-{name}.png"
-                on_main(lambda drawn=drawn, sets=sets: write_atomically(drawn, draw_test_sets(sets)))
+                on_main(partial(write_atomically, drawn, draw_test_sets(sets)))
             on_main(lambda: show_table(console, place, job.title, text, below, numbers, stored, argv))
             written = f"written: {place}.md, .csv and what the test sets look like, a .png for each data set"
             console.print(written, markup=False, soft_wrap=True)
@@ -97,17 +98,20 @@ def _tests(task: Task, job: Job) -> list[TestSet]:
     return found
 
 
-def _tested(run: Run, tests: Sequence[TestSet], job: Job) -> Iterator[Tested]:
-    """Yield how a run's model does on its own test pictures and on each test set."""
+def _tested(run: Run, tests: Sequence[TestSet], job: Job) -> list[Tested]:
+    """Return how a run's model does on its own test pictures and on each test set."""
     c = run.configuration
     own = stored_right(job.out / c.folder)
-    yield Tested(c, OWN, len(own), own)
+    found = [Tested(c, OWN, len(own), own)]
     model = stored_model(run, job.out)
     for test in tests:
         logits: list[Tensor] = []
         metrics = evaluate(model, test.task(run.task), accelerator=job.accelerator, on_logits=logits.append)
-        right = (torch.cat(logits).argmax(1) == torch.tensor(test.labels)).float()
+        every = torch.cat([part for each in gather(logits) for part in each])  # the processes' in order
+        right = (every.argmax(1) == torch.tensor(test.labels)).float()
         if test.groups:  # pictures of one object are not independent of each other
             groups = torch.tensor(test.groups)
             right = torch.bincount(groups, right) / torch.bincount(groups)
-        yield Tested(c, test.name, len(test.labels), right.tolist(), metrics.get("object_share", ()))
+        shares = metrics.get("object_share", ())
+        found.append(Tested(c, test.name, len(test.labels), right.tolist(), shares))
+    return found
