@@ -6,6 +6,7 @@ from vitreg.functional.logits import absorbed_key_logits, project_row, query_key
 from vitreg.functional.parameter_distance import half_squared_norm
 from vitreg.functional.query import cls_row, mean_row
 from vitreg.functional.rollout import attention_rollout
+from vitreg.functional.similarity import linear_cka, shared_neighbours
 from vitreg.functional.spectrum import smallest_squared_singular_values
 from vitreg.functional.squared_distance import squared_distance
 
@@ -16,11 +17,13 @@ __all__ = [
     "box_on_grid",
     "cls_row",
     "half_squared_norm",
+    "linear_cka",
     "logistic_regression",
     "mean_row",
     "patch_coverage",
     "project_row",
     "query_key_logits",
+    "shared_neighbours",
     "smallest_squared_singular_values",
     "squared_distance",
     "stratified_folds",

@@ -1,9 +1,19 @@
 """Where a model looks, how far that is from where another looks, and how much of it is on the object.
 
+And how much of what the other one saw it still sees.
+
 They run the model themselves, in eval mode and without gradients, and leave it as it was.
 """
 
 from vitreg.measure.attention import attention_drift, attention_maps, object_share
+from vitreg.measure.features import FeatureSimilarity, feature_similarity
 from vitreg.measure.rollout import attention_rollout
 
-__all__ = ["attention_drift", "attention_maps", "attention_rollout", "object_share"]
+__all__ = [
+    "FeatureSimilarity",
+    "attention_drift",
+    "attention_maps",
+    "attention_rollout",
+    "feature_similarity",
+    "object_share",
+]
