@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("vitreg.functional", "vitreg.hooks", "vitreg.files", "vitreg.pictures", "vitreg.weights"),
     ("vitreg.families",),
-    ("vitreg.extractors", "vitreg.penalties", "vitreg.augment", "vitreg.reader"),
+    ("vitreg.extractors", "vitreg.penalties", "vitreg.projections", "vitreg.augment", "vitreg.reader"),
     ("vitreg.tracing", "vitreg.sources", "vitreg.parameters"),
     ("vitreg.attachment",),
     ("vitreg.description", "vitreg.linear_probe", "vitreg.measure", "vitreg.views"),
@@ -58,6 +58,7 @@ NEVER = {
         "vitreg.reader",
         "vitreg.parameters",
     },
+    "vitreg.projections": {"vitreg.families", "vitreg.extractors", "vitreg.penalties", "vitreg.hooks"},
     "vitreg.extractors": {
         "vitreg.penalties",
         "vitreg.augment",
@@ -240,6 +241,7 @@ def test_only_one_file_registers_hooks(file: Path) -> None:
         assert "register_forward_pre_hook" in text
     else:
         assert "register_forward" not in text
+        assert "register_step" not in text
         assert "register_full_backward" not in text
         assert "register_module_" not in text
 
@@ -296,14 +298,16 @@ def test_public_names_are_where_type_checkers_see_them() -> None:
 
 
 def test_every_formula_names_its_source() -> None:
-    for file in (*(PACKAGE / "penalties").glob("*.py"), PACKAGE / "augment" / "transmix.py"):
+    folders = (PACKAGE / "penalties", PACKAGE / "projections")
+    files = [file for folder in folders for file in folder.glob("*.py")]
+    for file in (*files, PACKAGE / "augment" / "transmix.py"):
         if file.stem not in ("__init__", "base"):
             assert "Source:" in file.read_text(encoding="utf-8"), name(file)
 
 
 def test_each_file_has_its_test() -> None:
     tests = {file.relative_to(ROOT / "tests").as_posix() for file in (ROOT / "tests").rglob("test_*.py")}
-    for folder in ("functional", "penalties", "extractors", "augment"):
+    for folder in ("functional", "penalties", "projections", "extractors", "augment"):
         for file in (PACKAGE / folder).glob("*.py"):
             if file.stem not in ("__init__", "base"):
                 assert f"{folder}/test_{file.stem}.py" in tests

@@ -21,6 +21,7 @@ from vitreg.extractors import extractors
 from vitreg.families import families, towers
 from vitreg.families.registries import load
 from vitreg.penalties import penalties
+from vitreg.projections import projections
 
 ROOT = Path(__file__).parent.parent
 API = ROOT / "docs" / "api"
@@ -71,7 +72,13 @@ WARN = {"lightning.md": [pytest.mark.filterwarnings("ignore::FutureWarning")]}
 )
 def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load()  # before the registries are copied, or the page would take the libraries' families with it
-    for registry in (extractors, families, penalties, towers):  # what a page registers stays on the page
+    for registry in (
+        extractors,
+        families,
+        penalties,
+        projections,
+        towers,
+    ):  # what a page registers stays on the page
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look it up

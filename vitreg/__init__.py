@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from vitreg import functional as functional
     from vitreg import measure as measure
     from vitreg.attachment.attach import Attachment, attach
+    from vitreg.attachment.project import Projector, project
     from vitreg.augment import TransMix
     from vitreg.description import Description, describe
     from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError, VitregError
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from vitreg.penalties.feature_guide import FeatureGuide
     from vitreg.penalties.gta import GTA
     from vitreg.penalties.l2sp import L2SP
+    from vitreg.projections import Projection, list_projections, register_projection
+    from vitreg.projections.ftp import FTP
+    from vitreg.projections.l2ball import L2Ball
+    from vitreg.projections.mars import MARS
+    from vitreg.projections.spd import SPD
     from vitreg.sources.adapted import BaseSource
     from vitreg.sources.cached import CachedSource
     from vitreg.sources.frozen import FrozenSource
@@ -40,8 +46,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BSS",
+    "FTP",
     "GTA",
     "L2SP",
+    "MARS",
+    "SPD",
     "ArgumentError",
     "Attachment",
     "AttentionReading",
@@ -53,10 +62,13 @@ __all__ = [
     "FeatureGuide",
     "Freeze",
     "FrozenSource",
+    "L2Ball",
     "LinearProbe",
     "MismatchError",
     "ParameterPenalty",
     "Probe",
+    "Projection",
+    "Projector",
     "ReadingPenalty",
     "StateError",
     "Tap",
@@ -78,11 +90,14 @@ __all__ = [
     "list_extractors",
     "list_families",
     "list_penalties",
+    "list_projections",
     "list_towers",
     "param_groups",
+    "project",
     "register_extractor",
     "register_family",
     "register_penalty",
+    "register_projection",
     "register_tower",
     "trace",
     "uniform_soup",
@@ -90,6 +105,7 @@ __all__ = [
 
 _PLACES = {
     "vitreg.attachment.attach": ("Attachment", "attach"),
+    "vitreg.attachment.project": ("Projector", "project"),
     "vitreg.augment": ("TransMix",),
     "vitreg.description": ("Description", "describe"),
     "vitreg.errors": ("ArgumentError", "MismatchError", "StateError", "UnsupportedModelError", "VitregError"),
@@ -106,6 +122,11 @@ _PLACES = {
     "vitreg.penalties.feature_guide": ("FeatureGuide",),
     "vitreg.penalties.gta": ("GTA",),
     "vitreg.penalties.l2sp": ("L2SP",),
+    "vitreg.projections": ("Projection", "list_projections", "register_projection"),
+    "vitreg.projections.ftp": ("FTP",),
+    "vitreg.projections.l2ball": ("L2Ball",),
+    "vitreg.projections.mars": ("MARS",),
+    "vitreg.projections.spd": ("SPD",),
     "vitreg.sources.adapted": ("BaseSource",),
     "vitreg.sources.cached": ("CachedSource",),
     "vitreg.sources.frozen": ("FrozenSource",),

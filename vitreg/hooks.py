@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from vitreg.errors import StateError
@@ -122,3 +122,66 @@ class Hooks:
         while self._handles:
             self._handles.pop().remove()
         self._places.clear()
+
+
+class StepHooks:
+    """Hooks around each step of an optimiser; a copy of the optimiser has none.
+
+    Args:
+        optimizer: the optimiser itself, not what wraps it.
+        before: called when the gradients are there, before the weights move: as the step begins, or, with a
+            closure, when that has returned for the first time. It receives what `GradScaler` has multiplied
+            the gradients by, or None.
+        after: called after the step; not where `GradScaler` lets a fused optimiser skip it, as a gradient was
+            not finite. Other optimisers are not called at all then.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        before: Callable[[Tensor | None], None],
+        after: Callable[[], None],
+    ) -> None:
+        self._before, self._after = before, after
+        self._has_begun = False
+        self._handles = [
+            optimizer.register_step_pre_hook(self._enter),
+            optimizer.register_step_post_hook(self._leave),
+        ]
+
+    def remove(self) -> None:
+        """Remove the hooks; calling it again does nothing."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _enter(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        self._has_begun = False  # an earlier step may have ended in an exception
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            self._begin(optimizer)
+            return None
+
+        def noting(*given: Any, **more: Any) -> Any:
+            returned = closure(*given, **more)
+            if not self._has_begun:
+                self._begin(optimizer)
+            return returned
+
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": noting}
+        return (args[0], noting, *args[2:]), kwargs
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _begin(self, optimizer: torch.optim.Optimizer) -> None:
+        self._before(getattr(optimizer, "grad_scale", None))
+        self._has_begun = True
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _leave(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        # A step that calls that of its base class, which has the hooks as well, comes here twice.
+        has_begun, self._has_begun = self._has_begun, False
+        found_inf = getattr(optimizer, "found_inf", None)
+        if has_begun and not (isinstance(found_inf, Tensor) and found_inf.item()):
+            self._after()

@@ -7,10 +7,12 @@ from vitreg.functional.parameter_distance import half_squared_norm
 from vitreg.functional.query import cls_row, mean_row
 from vitreg.functional.rollout import attention_rollout
 from vitreg.functional.similarity import linear_cka, shared_neighbours
+from vitreg.functional.shifts import Shifts, shrinkage
 from vitreg.functional.spectrum import smallest_squared_singular_values
 from vitreg.functional.squared_distance import squared_distance
 
 __all__ = [
+    "Shifts",
     "absorbed_key_logits",
     "attention_rollout",
     "attention_share",
@@ -24,6 +26,7 @@ __all__ = [
     "project_row",
     "query_key_logits",
     "shared_neighbours",
+    "shrinkage",
     "smallest_squared_singular_values",
     "squared_distance",
     "stratified_folds",
