@@ -72,13 +72,8 @@ WARN = {"lightning.md": [pytest.mark.filterwarnings("ignore::FutureWarning")]}
 )
 def test_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load()  # before the registries are copied, or the page would take the libraries' families with it
-    for registry in (
-        extractors,
-        families,
-        penalties,
-        projections,
-        towers,
-    ):  # what a page registers stays on the page
+    # What a page registers stays on the page.
+    for registry in (extractors, families, penalties, projections, towers):
         monkeypatch.setattr(registry, "_entries", dict(registry._entries))
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # dataclasses look it up
