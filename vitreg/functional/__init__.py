@@ -2,12 +2,11 @@
 
 from vitreg.functional.attention_share import attention_share, box_on_grid, patch_coverage
 from vitreg.functional.logistic_regression import logistic_regression, stratified_folds
-from vitreg.functional.logits import absorbed_key_logits, project_row, query_key_logits
+from vitreg.functional.logits import absorbed_key_logits, cls_row, mean_row, project_row, query_key_logits
 from vitreg.functional.parameter_distance import half_squared_norm
-from vitreg.functional.query import cls_row, mean_row
 from vitreg.functional.rollout import attention_rollout
-from vitreg.functional.similarity import linear_cka, shared_neighbours
 from vitreg.functional.shifts import Shifts, shrinkage
+from vitreg.functional.similarity import linear_cka, shared_neighbours
 from vitreg.functional.spectrum import smallest_squared_singular_values
 from vitreg.functional.squared_distance import squared_distance
 
