@@ -4,9 +4,8 @@ The loss, the penalty and their gradient are computed on a small fixed model and
 formula changes the numbers; another way to write it, another version of torch or another processor changes
 their last digits at most, which do not count. How the linear probe of a `head` is fitted is not looked at.
 
-`formulas.json` holds the numbers of each method, the oldest formula first. The first one adds nothing to a
-run's identity, so that runs that were stored before it was looked at keep theirs. After a formula was changed
-on purpose, or a method was added, `python -m vitreg.train.training.formulas` adds the new numbers.
+`formulas.json` holds what the methods computed when runs began to be told apart by it: these numbers add
+nothing to a run's identity, so that the runs from before keep theirs. Nothing is ever added to it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitreg.files import write_atomically
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.methods import METHODS, Method
 from vitreg.views import random_numbers
@@ -41,9 +39,9 @@ PARTS = ("attn", "mlp", "norm", "embed", "head")
 
 
 def formula(method: str) -> str:
-    """Return what tells the method's formula from its earlier ones and others: nothing for the first known.
+    """Return what tells the method's formula from earlier ones and others: nothing for one of `formulas.json`.
 
-    For a row that a plugin brings it is the hash of the plugin's file, whatever it computes.
+    It is a hash of the numbers' first three digits, for a row that a plugin brings that of the plugin's file.
     """
     row = METHODS[method]
     return f"plugin {row.plugin}" if row.plugin else _formula(method, row)
@@ -51,10 +49,9 @@ def formula(method: str) -> str:
 
 @cache
 def _formula(method: str, row: Method) -> str:
-    found = compute(method)
-    for version, known in enumerate(_known().get(method, [])):
-        if are_same(found, known):
-            return f"formula {version}" if version else ""
+    found, first = compute(method), _first_formulas().get(method)
+    if first is not None and are_same(found, first):
+        return ""
     rough = {name: [f"{value:.2e}" for value in values] for name, values in found["numbers"].items()}
     return hashlib.sha256(repr((rough, found["settings"])).encode()).hexdigest()[:10]
 
@@ -90,7 +87,7 @@ def compute(method: str) -> dict[str, Any]:
 
 
 def are_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Return whether two results of `computed` are those of one formula."""
+    """Return whether two results of `compute` are those of one formula."""
 
     def flat(numbers: dict[str, Sequence[float]]) -> list[float]:
         return [value for values in numbers.values() for value in values]
@@ -116,22 +113,6 @@ def _model() -> nn.Module:
 
 
 @cache
-def _known() -> dict[str, list[dict[str, Any]]]:
-    known: dict[str, list[dict[str, Any]]] = json.loads(FILE.read_text(encoding="utf-8"))
-    return known
-
-
-def main() -> None:
-    """Add to `formulas.json` what is not known yet, and say what that is."""
-    known = _known() if FILE.exists() else {}
-    for method in METHODS:
-        found = compute(method)
-        if not any(are_same(found, one) for one in known.setdefault(method, [])):
-            known[method].append(found)
-            print(f"{method}: formula {len(known[method]) - 1}")
-    lines = (f" {json.dumps(method)}: {json.dumps(versions)}" for method, versions in sorted(known.items()))
-    write_atomically(FILE, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-if __name__ == "__main__":
-    main()
+def _first_formulas() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = json.loads(FILE.read_text(encoding="utf-8"))
+    return found
