@@ -13,12 +13,13 @@ import pytest
 
 from _macros import paper
 from _macros.results import RESULTS, TABLES, rows_of
+from engine.presets import PAPER
 from engine.results import rows as table
 from engine.results.paper import DATA_SETS
 from engine.results.segmentation import table as segmentation_table
-from engine.scripts.options import parser
-from engine.scripts.presets import PAPER
+from engine.scripts.options import read_options
 from engine.scripts.run_all import SOURCES
+from engine.scripts.segmentation import SegmentationOptions
 from vitreg.train.training.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,9 +159,7 @@ def test_commands_can_be_called() -> None:
     for script, *arguments in found:
         assert (ROOT / script).is_file()
         if script != "recipes/table1.py":  # has options of its own
-            options = parser(importlib.import_module(Path(script).stem).TABLE, "")
-            options.add_argument("--voc")  # of table 4 and figure 3
-            options.parse_args(arguments)
+            read_options(SegmentationOptions, Path(script).stem, "", arguments)  # which has those of all
 
 
 def test_the_page_says_how_the_protocol_would_be_run() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from engine.settings import PHOTOS
+from engine.presets import PHOTOS
 from gpu_steps.claims import FAILED, FINISHED, UNKNOWN, Claims
 from gpu_steps.rows import (
     BATCH_SIZE,
@@ -36,6 +36,7 @@ from vitreg.train.folder_task import folder_task, input_statistics
 from vitreg.train.models.start import Start, photographed_start
 from vitreg.train.runs.plan import Design, Run, plan
 from vitreg.train.runs.run import complete
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.device import make_accelerator
 from vitreg.train.training.methods import METHODS
 
@@ -147,9 +148,7 @@ def train_rows(rows: Sequence[Row], options: argparse.Namespace, progress: Progr
             run = pictures.run(row, start)
             began = time.monotonic()
             (own / run.configuration.folder).mkdir()
-            report = complete(
-                run, own, accelerator=accelerator, workers=0, progress=progress, checkpoint_seconds=0
-            )
+            report = complete(run, Workplace(own, accelerator, 0, progress, checkpoint_seconds=0))
             (own / run.configuration.folder).rename(options.out / run.configuration.folder)
         except Exception as error:
             traceback.print_exc()

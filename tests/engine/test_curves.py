@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import csv
+import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
 
+from engine.results.course import course_csv, course_table
 from engine.results.curves import draw_lams, draw_steps
 from engine.results.paper import PaperTable
 from engine.results.rows import rows
@@ -14,6 +18,7 @@ from vitreg.train.training.hyperparameters import Hyperparameters
 
 HYPER = Hyperparameters(steps=20, batch_size=4, lr=1e-3, weight_decay=0.05)
 NO_PAPER = PaperTable({})
+MACHINE = {"device": "cpu", "threads": 1, "versions": {"torch": "2", "timm": "1"}}
 
 
 def report(method: str, lam: float | None, top1: float | None, *, seed: int = 0, **more: Any) -> Report:
@@ -21,7 +26,11 @@ def report(method: str, lam: float | None, top1: float | None, *, seed: int = 0,
     configuration = Configuration("birds", "f", "m", "w", 32, "crop", method, lam, share, seed, HYPER)
     base = 0.4 if top1 is None else top1 / 100
     metrics = {"object_share": [0.1, base], "jaccard": [0.1, base]}
-    log = [{"step": s, "loss": 1.0, "top1": (top1 or 0) * s / 19, "object_share/1": base} for s in (9, 19)]
+    log = [{"step": s, "loss": 1.0, "object_share/1": base} for s in (9, 19)]
+    if top1 is None:
+        log = []
+    for entry in log:
+        entry["top1"] = (top1 or 0.0) * entry["step"] / 19
     return Report(configuration, metrics | ({} if top1 is None else {"top1": top1}), log, 1.0, {}, **more)
 
 
@@ -85,3 +94,22 @@ def test_without_objects_there_is_one_panel(drawn: dict[str, Any]) -> None:
     assert len(drawn["GTA, 15 %"]) == 1
     draw_steps(rows(bare, NO_PAPER), bare, "title")
     assert len(drawn["GTA (λ = 10), 15 %"]) == 1
+
+
+def test_course_as_a_table() -> None:
+    table = course_table(REPORTS, {})
+    assert table.columns["steps"] == ["10"] * 4 + ["20"] * 4
+    assert table.columns["method"][:4] == ["fine-tune", "GTA", "GTA", "GTA"]
+    assert table.columns["top-1"][4] == "41.0 ± 1.4"
+    assert table.columns["on object"][:2] == ["41.0 ± 1.4", "60.5 ± 0.7"]
+    assert set(table.columns["seeds"]) == {"2"}
+    assert list(table.ends) == [7]
+
+
+def test_course_as_csv() -> None:
+    lines = list(csv.DictReader(io.StringIO(course_csv([replace(one, machine=MACHINE) for one in REPORTS]))))
+    assert len(lines) == 2 * (len(REPORTS) - 1)
+    first = lines[0]
+    assert (first["method"], first["seed"], first["share"], first["step"]) == ("fine-tune", "0", "15 %", "10")
+    assert float(first["top1"]) == pytest.approx(40 * 9 / 19, abs=1e-5)
+    assert first["object_share"] == "40.00"

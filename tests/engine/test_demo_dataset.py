@@ -10,8 +10,8 @@ from engine.demo import supervised as demo
 from engine.demo import world
 from engine.demo.dataset import SETTINGS, Drawn, drawn_start, drawn_task
 from engine.experiment.job import Table
+from engine.presets import GUIDED
 from engine.scripts.console import table_script
-from engine.settings import GUIDED
 from vitreg.weights import read_weights
 
 

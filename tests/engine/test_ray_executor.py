@@ -32,6 +32,7 @@ from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, Run, plan
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import MODEL_FILE
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.checkpoint import NAME
 from vitreg.train.training.device import make_accelerator
 from vitreg.train.training.hyperparameters import Hyperparameters
@@ -47,7 +48,7 @@ HYPER = Hyperparameters(steps=6, batch_size=4, lr=1e-3, weight_decay=0.05, smoot
     ("given", "message"),
     [
         ("--address ray://head:10001", "--address ray://head:10001: expected HOST:PORT or auto"),
-        ("--cpus-per-run 0", "invalid number above 0 value: '0'"),
+        ("--cpus-per-run 0", "--cpus-per-run 0: expected a number above 0"),
         ("--gpus-per-run 1.5", "expected 0, a share below 1 or a whole number"),
         ("--gpus-per-run 1 --device cpu", "--device cpu does not go with 1 GPUs a run"),
         ("--device cuda", "--device cuda does not go with 0 GPUs a run"),
@@ -72,7 +73,7 @@ def test_task_on_a_node(indexed: Path, weights: Path, tmp_path: Path) -> None:
     [expected] = locally([run], out)
     folder = out / run.configuration.folder
     (folder / NAME).write_bytes(b"of a kill after DONE")
-    given = (out, token, RayOptions(), torch.get_num_threads(), {"workers": 0})
+    given = (workplace(out), token, RayOptions(), torch.get_num_threads())
 
     def report() -> Report | None:
         return _run(given, run.configuration, run.task, run.start, wait=False)
@@ -128,14 +129,16 @@ def planned(
     return plan(design)
 
 
+def workplace(out: Path, **how: Any) -> Workplace:
+    return Workplace(out, make_accelerator("cpu"), 0, Progress(Console(quiet=True)), **how)
+
+
 def on_ray(runs: Sequence[Run], out: Path, options: RayOptions, **how: Any) -> list[Report]:
-    quiet = Progress(Console(quiet=True))
-    return execute_on_ray(runs, out, options=options, progress=quiet, workers=0, **how)
+    return execute_on_ray(runs, workplace(out, **how), options)
 
 
 def locally(runs: Sequence[Run], out: Path, **how: Any) -> list[Report]:
-    quiet, accelerator = Progress(Console(quiet=True)), make_accelerator("cpu")
-    return execute(runs, out, accelerator=accelerator, workers=0, progress=quiet, **how)
+    return execute(runs, workplace(out, **how))
 
 
 def figures(reports: Sequence[Report]) -> list[Any]:

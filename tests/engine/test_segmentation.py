@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +92,21 @@ def slow_jaccard(rows: Tensor, scenes: Scenes, mass: float) -> dict[str, float]:
 @pytest.mark.parametrize("mass", [0.6, 0.9])
 def test_counts_of_patches_are_as_good_as_pixels(mass: float) -> None:
     model, scenes = small_vit(), drawn_scenes(BATCH_SIZE + 5)
-    found = segmentation_jaccard(model, scenes, accelerator=CPU, mass=mass, layers="all")
     with torch.no_grad(), vitreg.trace(model, "attn_probs") as trace:
         model(scenes.normalise(scenes.pictures))
     rows = trace["attn_probs"]
     assert len(rows) == DEPTH
-    for block, row in enumerate(rows):
-        slow = slow_jaccard(row, scenes, mass)
-        assert found["whole_picture"] == pytest.approx(slow.pop("whole_picture"), abs=1e-6)
-        assert {name: found[name][block] for name in slow} == pytest.approx(slow, abs=1e-6)
     empty = int((~scenes.masks.flatten(1).any(1)).sum())
     assert empty >= 1
-    assert (found["num_pictures"], found["num_left_out"]) == (BATCH_SIZE + 5 - empty, empty)
-    assert (found["blocks"], found["mass"]) == ([0, 1, 2], mass)
+    all_found = []
+    for block, row in enumerate(rows):
+        found = segmentation_jaccard(model, scenes, block, accelerator=CPU, mass=mass)
+        slow = slow_jaccard(row, scenes, mass)
+        assert {name: getattr(found, name) for name in slow} == pytest.approx(slow, abs=1e-6)
+        assert (found.num_pictures, found.num_left_out) == (BATCH_SIZE + 5 - empty, empty)
+        all_found.append(found)
+    assert len(set(all_found)) == DEPTH
+    assert segmentation_jaccard(model, scenes, -1, accelerator=CPU, mass=mass) == all_found[-1]
 
 
 def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,22 +119,18 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = Scenes("hand", "f", torch.zeros(3, 3, 4, 4, dtype=torch.uint8), objects)
     first, second, last = [0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.1, 0.1, 0.1, 0.7]
     rows = torch.tensor([[first, last], [first, last], [second, first]])
-    monkeypatch.setattr(engine.results.segmentation.jaccard, "_attention", lambda *given: [rows])
-    batches: list[int] = []
-    found = segmentation_jaccard(small_vit(), scenes, accelerator=CPU, on_batch=batches.append)
-    assert found == {
-        "blocks": [DEPTH - 1],
-        "jaccard": [pytest.approx(((1 + 1) / 2 + 1 / 4) / 2)],  # each class of the first has its own head
-        "mean_attention": [pytest.approx(((4 / 6 + 2 / 6) / 2 + 1 / 8) / 2)],  # two patches
-        "foreground": [pytest.approx((4 / 6 + 1 / 4) / 2)],  # one head for both classes of the first
+    monkeypatch.setattr(engine.results.segmentation.jaccard, "_attention", lambda *given: rows)
+    found = segmentation_jaccard(small_vit(), scenes, -1, accelerator=CPU)
+    assert asdict(found) == {
+        "jaccard": pytest.approx(((1 + 1) / 2 + 1 / 4) / 2),  # each class of the first has its own head
+        "mean_attention": pytest.approx(((4 / 6 + 2 / 6) / 2 + 1 / 8) / 2),  # two patches
+        "foreground": pytest.approx((4 / 6 + 1 / 4) / 2),  # one head for both classes of the first
         "whole_picture": pytest.approx(((4 / 14 + 2 / 14) / 2 + 1 / 16) / 2),
         "num_pictures": 2,
         "num_left_out": 1,
-        "mass": 0.6,
     }
-    assert batches == [3]
     places = [2, 0]
-    monkeypatch.setattr(engine.results.segmentation.jaccard, "_attention", lambda *given: [rows[places]])
+    monkeypatch.setattr(engine.results.segmentation.jaccard, "_attention", lambda *given: rows[places])
     masks = masks_of(small_vit(), scenes, places, -1, accelerator=CPU)
     expected = torch.zeros(2, 4, 4, dtype=torch.bool)
     expected[0, :2, 2:] = expected[1, :2, :2] = True
@@ -143,21 +142,9 @@ def test_undecided_pixels_change_nothing() -> None:
     """An attended patch that is undecided throughout costs nothing; as background it would."""
     model, scenes = small_vit(), drawn_scenes(6)
     counted = Scenes("drawn", "f", scenes.pictures, scenes.objects.where(scenes.decided, 0))
-    found, other = (segmentation_jaccard(model, each, accelerator=CPU) for each in (scenes, counted))
-    assert found["jaccard"][0] > other["jaccard"][0]
-    assert found["whole_picture"] > other["whole_picture"]
-
-
-def test_chosen_blocks_are_named_and_in_order() -> None:
-    model, scenes = small_vit(), drawn_scenes(4)
-    every = segmentation_jaccard(model, scenes, accelerator=CPU, layers="all")
-    assert len(set(every["jaccard"])) == DEPTH
-    some = segmentation_jaccard(model, scenes, accelerator=CPU, layers=[-1, 0])
-    assert some["blocks"] == [0, 2]
-    for name in ("jaccard", "mean_attention", "foreground"):
-        assert some[name] == [every[name][0], every[name][2]]
-    last = segmentation_jaccard(model, scenes, accelerator=CPU)
-    assert (last["blocks"], last["jaccard"]) == ([2], every["jaccard"][2:])
+    found, other = (segmentation_jaccard(model, each, -1, accelerator=CPU) for each in (scenes, counted))
+    assert found.jaccard > other.jaccard
+    assert found.whole_picture > other.whole_picture
 
 
 @pytest.mark.parametrize("block", [0, -1])
@@ -169,8 +156,8 @@ def test_figure_s_masks_have_the_table_s_scores(block: int) -> None:
     assert masks.dtype == torch.bool
     scores = mask_jaccard(masks, scenes, indices)
     assert len(set(scores)) > 1
-    found = segmentation_jaccard(model, scenes, accelerator=CPU, layers=block)
-    assert sum(scores) / len(scores) == pytest.approx(found["foreground"][0], abs=1e-6)
+    found = segmentation_jaccard(model, scenes, block, accelerator=CPU)
+    assert sum(scores) / len(scores) == pytest.approx(found.foreground, abs=1e-6)
     backwards = masks_of(model, scenes, indices[::-1], block, accelerator=CPU)
     assert torch.equal(backwards.flip(0), masks)
 
@@ -180,10 +167,10 @@ def test_voc_s_layout(tmp_path: Path) -> None:
     model = small_vit()
     for block in model.blocks:
         nn.init.zeros_(block.attn.qkv.weight)  # the same attention on all patches
-    found = segmentation_jaccard(model, scenes, accelerator=CPU, mass=1.0)
-    assert found["num_pictures"] == 3
-    assert found["jaccard"] == [pytest.approx(found["whole_picture"])]
-    assert 0.2 < found["whole_picture"] < 0.3
+    found = segmentation_jaccard(model, scenes, -1, accelerator=CPU, mass=1.0)
+    assert found.num_pictures == 3
+    assert found.jaccard == pytest.approx(found.whole_picture)
+    assert 0.2 < found.whole_picture < 0.3
 
 
 def test_patch_pixels() -> None:
@@ -200,44 +187,23 @@ def broken() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("make", "scenes", "mass", "said"),
+    ("make", "scenes", "said"),
     [
-        (small_vit, drawn_scenes(3), 0.0, "above 0 and up to 1, found 0"),
-        (small_vit, drawn_scenes(3), 60, "above 0 and up to 1, found 60"),
-        (small_vit, drawn_scenes(2).at([1]), 0.6, "none of the 1 pictures of drawn shows an object"),
-        (lambda: small_vit(img_size=48), drawn_scenes(3), 0.6, "does not take pictures of 32 px"),
+        (small_vit, drawn_scenes(2).at([1]), "none of the 1 pictures of drawn shows an object"),
+        (lambda: small_vit(img_size=48), drawn_scenes(3), "does not take pictures of 32 px"),
         (
             lambda: small_vit(patch_size=12, dynamic_img_size=True, dynamic_img_pad=True),
             drawn_scenes(3),
-            0.6,
             "square patches that fill 32 × 32 px, found 9",
         ),
-        (broken, drawn_scenes(3), 0.6, "attention on drawn is not finite"),
+        (broken, drawn_scenes(3), "attention on drawn is not finite"),
     ],
 )
-def test_what_cannot_be_measured(
-    make: Callable[[], nn.Module], scenes: Scenes, mass: float, said: str
-) -> None:
+def test_what_cannot_be_measured(make: Callable[[], nn.Module], scenes: Scenes, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        segmentation_jaccard(make(), scenes, accelerator=CPU, mass=mass)
-
-
-@pytest.mark.parametrize(
-    ("indices", "mass", "said"),
-    [
-        ([0, 3], 0.6, r"expected pictures between 0 and 2, found \[0, 3\]"),
-        ([-1], 0.6, r"expected pictures between 0 and 2, found \[-1\]"),
-        ([], 0.6, r"expected pictures between 0 and 2, found \[\]"),
-        ([0, 1], 0.6, r"no object; leave out the pictures \[1\]"),
-        ([0], 1.5, "found 1.5"),
-    ],
-)
-def test_masks_that_cannot_be_drawn(indices: list[int], mass: float, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        masks_of(small_vit(), drawn_scenes(3), indices, 0, accelerator=CPU, mass=mass)
+        segmentation_jaccard(make(), scenes, -1, accelerator=CPU)
 
 
 def test_unknown_blocks_are_refused_in_a_line() -> None:
-    for layers in (DEPTH, [0, 0], []):
-        with pytest.raises(vitreg.ArgumentError):
-            segmentation_jaccard(small_vit(), drawn_scenes(2), accelerator=CPU, layers=layers)
+    with pytest.raises(vitreg.ArgumentError):
+        segmentation_jaccard(small_vit(), drawn_scenes(2), DEPTH, accelerator=CPU)

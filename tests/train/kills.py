@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from small_data import MODEL, SIZE, write_picture
 from vitreg.cli import main
 from vitreg.train import finetuning
-from vitreg.train.runs.execution import execute
+from vitreg.train.runs.workplace import Workplace
 
 MOST = 60_000_000
 """Bytes that a child may write into one file, where its disk is not full."""
@@ -96,8 +96,8 @@ def run_all(root: Path, num_kills: int) -> Counter[str]:
             write_picture(root / "data" / name / f"{number}.png", seed=100 * label + number)
     torch.manual_seed(0)
     save_file(timm.create_model(MODEL, num_classes=0, img_size=SIZE).state_dict(), root / "w.safetensors")
-    often: Callable[..., object] = functools.partial(execute, checkpoint_seconds=0.05)
-    finetuning.execute = often  # type: ignore[assignment]
+    often: Callable[..., object] = functools.partial(Workplace, checkpoint_seconds=0.05)
+    finetuning.Workplace = often  # type: ignore[assignment]
     given = ["finetune", str(root / "data"), "--weights", str(root / "w.safetensors"), "--model", MODEL]
     given += ["--size", str(SIZE), "--steps", "12", "--batch-size", "4", "--device", "cpu", "--views", "2"]
     given += ["--method", "GTA"]

@@ -22,23 +22,22 @@ _EXAMPLE = """For example
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's options to its parser."""
+    from vitreg.train import PredictOptions
+    from vitreg.train.basics.command_line import add_fields
+
     add = parser.add_argument
     given = "the model, then picture files or folders of them; without the model where --model names it"
     add("places", nargs="+", type=Path, metavar="RESULT PICTURES", help=given)
     add("--model", type=Path, metavar="RESULT", help="the model, by name")
     out = "where results go (predicted)"
     add("--out", type=Path, default=Path("predicted"), metavar="DIR", help=out)
-    add("--attention", action="store_true", help="show where the model looks")
-    add("--block", type=int, help="of --attention, from 0 (the last)")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="where it is computed")
-    add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision (no)")
-    own = "file that registers a model of your own"
-    add("--plugin", action="append", default=[], type=Path, dest="plugins", metavar="FILE", help=own)
+    add_fields(add, PredictOptions, metavars={"plugins": "FILE"})
 
 
 def run(options: Namespace) -> int:
     """Predict, write the results and return the exit code."""
     from vitreg.train import PredictOptions, predict
+    from vitreg.train.basics.command_line import given_options
     from vitreg.train.basics.console import exit_code
     from vitreg.train.basics.distributed import on_main
     from vitreg.train.data.photographs import in_one_line
@@ -48,9 +47,7 @@ def run(options: Namespace) -> int:
         model = pictures.pop(0)
     if not pictures:
         raise ArgumentError(f"Expected pictures behind the model {model}, found none.")
-    chosen = PredictOptions(
-        options.attention, options.block, options.device, options.precision, options.plugins
-    )
+    chosen = given_options(PredictOptions, options)
 
     def command(console: Any) -> None:
         def work() -> None:

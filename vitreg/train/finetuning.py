@@ -22,6 +22,7 @@ from vitreg.train.predictions import probabilities
 from vitreg.train.result import WRITTEN, Outcome, summary, write_result
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import stored_model
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.search import (
     budget,
     fixed_budget,
@@ -100,7 +101,7 @@ def finetune(
         on_main(lambda: prepare_out(out))
         pictures = read_labelled(data, str(weights), options, progress, but_not=out)
         check_block(pictures, options.block)
-        trials = Trials(pictures, options, out, accelerator, workers, progress)
+        trials = Trials(pictures, options, Workplace(out, accelerator, workers, progress))
         searched = _search(trials) if options.search and trials.folds else []
         trial = searched[0].trial if searched else trial_of(options)
         is_chosen = options.select == "folds" and trial != PROBE
@@ -120,13 +121,13 @@ def finetune(
 
 def _search(trials: Trials) -> list[Standing]:
     """Return how the trials of the search did, the best first."""
-    options, progress = trials.options, trials.progress
+    options, progress = trials.options, trials.place.progress
     listed, num_folds = planned_trials(options), len(trials.folds)
     if options.minutes is not None:
         minutes, first = options.minutes, listed[0]
         found = fixed_budget(
             listed,
-            trials.out,
+            trials.place.out,
             {"options": repr(options), "data": trials.pictures.task.fingerprint},
             lambda: budget(listed, num_folds, minutes=minutes, seconds=trials.seconds_per_fold(first)),
         )
@@ -149,7 +150,7 @@ def _choice(trials: Trials, trial: Trial) -> Choice | None:
     """Return the choice between the probe and a trial, or None where a class has a single picture."""
     folds = trials.folds
     if not folds:
-        trials.progress.say(
+        trials.place.progress.say(
             "a class has a single training picture, so that none can be held out to choose by: "
             "the fine-tuned model is delivered"
         )

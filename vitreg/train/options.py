@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -35,41 +35,36 @@ _IS_IN: dict[str, Callable[[float], bool]] = {
     "a number above 0": lambda value: value > 0,
     "a number of at least 0": lambda value: value >= 0,
     "a share above 0 and at most 1": lambda value: 0 < value <= 1,
+    "a share above 0 and below 1": lambda value: 0 < value < 1,
     "a share of at least 0 and below 1": lambda value: 0 <= value < 1,
 }
 
 _RANGES = {
-    "size": "a whole number above 0",
-    "lam": "a number of at least 0",
-    "lams": "a number of at least 0",
-    "lrs": "a number above 0",
-    "minutes": "a number above 0",
-    "folds": "a whole number above 1",
-    "hold_out": "a share above 0 and at most 1",
-    "epochs": "a number above 0",
-    "steps": "a whole number above 0",
-    "batch_size": "a whole number above 0",
-    "lr": "a number above 0",
-    "layer_decay": "a share above 0 and at most 1",
-    "weight_decay": "a number of at least 0",
-    "warmup_epochs": "a number of at least 0",
-    "smoothing": "a share of at least 0 and below 1",
-    "drop_path": "a share of at least 0 and below 1",
-    "views": "a whole number of at least 0",
-    "every": "a whole number above 0",
-    "seed": "a whole number of at least 0",
-    "workers": "a whole number of at least 0",
+    "a whole number above 0": ("size", "steps", "batch_size", "every", "shots"),
+    "a whole number above 1": ("folds",),
+    "a whole number of at least 0": ("views", "seed", "seeds", "workers", "retries", "measure_every"),
+    "a number above 0": ("lrs", "minutes", "epochs", "lr", "cpus_per_run"),
+    "a number of at least 0": (
+        *("lam", "lams", "weight_decay", "warmup_epochs", "mixup", "cutmix", "gpus_per_run"),
+    ),
+    "a share above 0 and at most 1": ("layer_decay", "rates", "mass"),
+    "a share above 0 and below 1": ("hold_out",),
+    "a share of at least 0 and below 1": ("smoothing", "drop_path"),
 }
-"""What each number has to be."""
+"""What each number has to be, of a fine-tuning and of a table."""
 
 
-def _check_numbers(options: FinetuneOptions) -> None:
-    for name, expected in _RANGES.items():
-        given = getattr(options, name)
-        values = given if isinstance(given, Sequence) else [] if given is None else [given]
-        for value in values:
-            if not math.isfinite(value) or not _IS_IN[expected](value):
-                raise InputError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
+def check_numbers(options: object) -> None:
+    """Raise `InputError` if an option is not such a number as is expected of its name."""
+    for expected, names in _RANGES.items():
+        for name in names:
+            given = getattr(options, name, None)
+            values = given if isinstance(given, Sequence) else [] if given is None else [given]
+            for value in values:
+                if isinstance(value, str):  # of several forms, which are told apart elsewhere
+                    continue
+                if not math.isfinite(value) or not _IS_IN[expected](value):
+                    raise InputError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -79,14 +74,14 @@ class FinetuneOptions:
     Attributes:
         model: name of a timm model with a class token.
         size: side of the network's input in pixels.
-        normalise: mean and deviation of the input: ImageNet's, or those that timm notes for the model;
-            None for ImageNet's, and a word where timm notes others.
+        normalise: mean and deviation of the input, ImageNet's or those that timm notes for the model; None
+            for ImageNet's, and a word where timm notes others.
         method: a row of the tables, such as "GTA", "fine-tune" or "msa-output+TransMix"; None for GTA.
         head: where the head starts: at the linear probe, or at random.
         lam: λ, how strongly a guide holds; None for 10.
         select: how it is chosen whether the linear probe or the fine-tuned model is delivered: by training
             pictures that are held out in folds, or not at all: then it is the fine-tuned one.
-        folds: how many there are; fewer where a class has fewer pictures.
+        folds: how many folds; fewer where a class has fewer pictures.
         search: whether learning rate, method and λ are searched first, in the same folds.
         methods: the guides that the search tries; None for GTA.
         lams: the λ that the search tries; None for 1 and 10.
@@ -106,12 +101,12 @@ class FinetuneOptions:
         views: in how many ways each picture is augmented; 0 for anew each time.
         every: the penalty is taken on every so many steps, and as much stronger.
         seed: of everything random.
-        device: where the model is trained.
+        device: where it is computed.
         precision: automatic mixed precision.
         workers: processes that read pictures; the figures do not depend on it; None for a number that fits.
         block: whose attention is drawn, from 0; None for the one that looks at the objects, where they are
             known, else the last.
-        plugins: files with penalties, rows or models of one's own, see `vitreg.train.training.plugins`.
+        plugins: files that register penalties, extractors, families, models or rows.
 
     Raises:
         InputError: One of them cannot be meant.
@@ -152,7 +147,7 @@ class FinetuneOptions:
 
     def __post_init__(self) -> None:
         load_plugins(self.plugins)
-        _check_numbers(self)
+        check_numbers(self)
         if self.search and (self.method is not None or self.lam is not None):
             raise InputError(
                 "--search chooses method and λ itself; narrow it by --methods and --lams instead"
@@ -192,18 +187,8 @@ class FinetuneOptions:
     def hyper(self, num_pictures: int, *, share: float = 1.0) -> Hyperparameters:
         """Return how a run on a `share` of `num_pictures` is optimised, with the same passes for any."""
         steps = self.epochs * num_pictures / self.batch_size if self.steps is None else self.steps
-        return Hyperparameters(
-            steps=max(1, round(share * steps)),
-            batch_size=self.batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            warmup_epochs=self.warmup_epochs,
-            smoothing=self.smoothing,
-            drop_path=self.drop_path,
-            views=self.views,
-            every=self.every,
-            layer_decay=self.layer_decay,
-        )
+        given = {f.name: getattr(self, f.name) for f in fields(Hyperparameters) if hasattr(self, f.name)}
+        return Hyperparameters(**{**given, "steps": max(1, round(share * steps))})
 
     def _with_head(self, name: str) -> str:
         """Return a method, started from the probe's head where the options want that and it can be."""
@@ -220,9 +205,9 @@ class PredictOptions:
     Attributes:
         attention: whether it is drawn where the model looks, in up to eight of the pictures.
         block: of the attention, from 0; None for the last.
-        device: where the model runs.
+        device: where it is computed.
         precision: automatic mixed precision.
-        plugins: files with models of one's own.
+        plugins: files that register models of one's own.
     """
 
     attention: bool = False

@@ -9,13 +9,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple
-
-from accelerate import Accelerator
+from typing import NamedTuple
 
 from vitreg.train.basics.distributed import gather
-from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share
 from vitreg.train.folds import fold_tasks, num_possible_folds
@@ -26,6 +22,7 @@ from vitreg.train.runs.plan import Design, Run, plan
 from vitreg.train.runs.predictions import stored_right
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import trained_model
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.methods import METHODS, SOURCE, is_guided
 from vitreg.train.training.state import DivergenceError
 
@@ -64,14 +61,11 @@ class OnFold(NamedTuple):
 
 @dataclass(frozen=True)
 class Trials:
-    """The runs of trials on one folder of pictures, stored in `out`; what is finished is not run again."""
+    """The runs of trials on one folder of pictures; what is finished is not run again."""
 
     pictures: Pictures
     options: FinetuneOptions
-    out: Path
-    accelerator: Accelerator
-    workers: int
-    progress: Progress
+    place: Workplace
 
     @cached_property
     def folds(self) -> list[Task]:
@@ -82,7 +76,7 @@ class Trials:
     def trained_on_all(self, trials: Sequence[Trial]) -> list[tuple[Run, Report]]:
         """Return the runs on all training pictures, whose models are kept, and their reports."""
         runs = [self._run(trial, self.pictures.task, Share(rate=1.0)) for trial in trials]
-        reports = execute(runs, self.out, **self._how, keeps_models=True)
+        reports = execute(runs, replace(self.place, keeps_models=True))
         return list(zip(runs, reports, strict=True))
 
     def on_folds(self, trials: Sequence[Trial], folds: Sequence[int]) -> list[list[OnFold]]:
@@ -92,9 +86,9 @@ class Trials:
             DivergenceError: A training diverged.
         """
         runs = [self._fold_run(trial, fold) for trial in trials for fold in folds]
-        reports = execute(runs, self.out, **self._how)
+        reports = execute(runs, self.place)
         found = [
-            OnFold(stored_right(self.out / report.configuration.folder), report.metrics["loss"])
+            OnFold(stored_right(self.place.out / report.configuration.folder), report.metrics["loss"])
             for report in reports
         ]
         return [found[start : start + len(folds)] for start in range(0, len(runs), len(folds))]
@@ -106,7 +100,7 @@ class Trials:
         except DivergenceError as error:
             if len(trials) > 1:  # those that are finished are not run again
                 return [found for trial in trials for found in self.on_fold([trial], fold)]
-            self.progress.say(f"{trials[0]}: {error}")
+            self.place.progress.say(f"{trials[0]}: {error}")
             return [OnFold((False,) * len(self.folds[fold].test_labels), math.inf)]
 
     def seconds_per_fold(self, trial: Trial) -> float:
@@ -119,16 +113,12 @@ class Trials:
         moments: list[float] = []
         trained_model(
             replace(run, configuration=short),
-            accelerator=self.accelerator,
-            workers=self.workers,
+            accelerator=self.place.accelerator,
+            workers=self.place.workers,
             on_step=lambda: moments.append(time.monotonic()),
         )
         between = [after - before for before, after in itertools.pairwise(moments)]
         return gather(statistics.median(between) * hyper.steps)[0]
-
-    @property
-    def _how(self) -> dict[str, Any]:
-        return {"accelerator": self.accelerator, "workers": self.workers, "progress": self.progress}
 
     def _fold_run(self, trial: Trial, fold: int) -> Run:
         task = self.folds[fold]

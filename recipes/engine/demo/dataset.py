@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.demo import supervised as demo
 from engine.demo import world
-from engine.settings import GUIDED, Settings
+from engine.presets import GUIDED, Settings
 from vitreg.files import lock
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.data.dataset import Task

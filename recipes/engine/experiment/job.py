@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-from accelerate import Accelerator
+from dataclasses import dataclass, field, replace
 
 from engine.experiment.ray_executor import RayOptions, cluster, execute_on_ray
-from vitreg.train.basics.progress import Progress
 from vitreg.train.data.test_sets import TestSet
 from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, Run
 from vitreg.train.runs.report import Report
+from vitreg.train.runs.workplace import Workplace
 
 
 @dataclass(frozen=True)
@@ -45,31 +41,31 @@ class Table:
 
 @dataclass(frozen=True)
 class Job:
-    """What a command line asks for, checked, and where its runs go; `notes` belong below its results.
+    """What a command line asks for, checked, and where its runs go.
 
-    `others` are test sets of other kinds, by data set and name.
+    Attributes:
+        select: how the best λ is found, see `--select`.
+        hold_out: the share of each class's training pictures that is held out to choose by.
+        ray: where the runs go, if not here.
+        notes: what belongs below the results.
+        others: test sets of other kinds, by data set and name.
     """
 
+    table: Table
     title: str
     design: Design
-    out: Path
-    accelerator: Accelerator
-    workers: int
-    trackers: Sequence[str] = ()
+    place: Workplace
+    select: str
+    hold_out: float
     ray: RayOptions | None = None
     notes: Sequence[str] = ()
-    plugins: Sequence[Path] = ()
     others: Mapping[str, Mapping[str, TestSet]] = field(default_factory=dict)
 
     def connection(self) -> AbstractContextManager[None]:
         """Return what holds a connection to Ray over several calls of `execute`, if the runs go there."""
         return nullcontext() if self.ray is None else cluster(self.ray)
 
-    def execute(self, runs: Sequence[Run], progress: Progress, *, keeps_models: bool = False) -> list[Report]:
+    def execute(self, runs: Sequence[Run], *, keeps_models: bool = False) -> list[Report]:
         """Return the reports of `runs`, after running those that are not finished."""
-        how: dict[str, Any] = {"workers": self.workers, "trackers": self.trackers}
-        how["keeps_models"] = keeps_models
-        if self.ray is not None:
-            how["plugins"] = [path.resolve() for path in self.plugins]
-            return execute_on_ray(runs, self.out, options=self.ray, progress=progress, **how)
-        return execute(runs, self.out, accelerator=self.accelerator, progress=progress, **how)
+        place = replace(self.place, keeps_models=keeps_models)
+        return execute(runs, place) if self.ray is None else execute_on_ray(runs, place, self.ray)

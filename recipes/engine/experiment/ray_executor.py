@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.runs.execution import complete_once, find_unfinished
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Report
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.device import make_accelerator
+from vitreg.train.training.plugins import load_plugins
 from vitreg.wording import first_line
 
 
@@ -42,24 +44,23 @@ class RayOptions:
     gpus: float = 0.0
     retries: int = 3
     precision: str = "no"
+    plugins: Sequence[Path] = ()
 
 
-def execute_on_ray(
-    runs: Sequence[Run], out: Path, *, options: RayOptions, progress: Progress, **how: Any
-) -> list[Report]:
+def execute_on_ray(runs: Sequence[Run], place: Workplace, options: RayOptions) -> list[Report]:
     """Return the reports of all runs, after running those that are not finished, several at once.
 
-    As `execute`, with its options `how`, and to the same figures. A run's folder in `out` is its state: all
-    nodes see `out` at the same place, with locks that hold, and have vitreg's packages in the same versions.
+    As `execute`, and to the same figures. A run's folder in `place.out` is its state: all nodes see it at the
+    same place, with locks that hold, and have vitreg's packages in the same versions.
 
     Raises:
         InputError: Ray is not installed or not reached, no node has what a run takes, a node does not see
-            `out`, or a run fails. The other runs are then stopped, and go on with the next call.
+            the folder, or a run fails. The other runs are then stopped, and go on with the next call.
     """
     if world_size() > 1:
         raise InputError(f"one process gives a table to Ray, found {world_size()}; use no launcher")
-    prepare_out(out := Path(os.path.abspath(out)))
-    reports, pending = find_unfinished(runs, out, progress, keeps_models=how.get("keeps_models", False))
+    prepare_out(out := Path(os.path.abspath(place.out)))
+    reports, pending = find_unfinished(runs, place)
     if not pending:
         return [reports[run.configuration.folder] for run in runs]
     with cluster(options) as ray, tempfile.TemporaryDirectory(dir=out, prefix=".ray.") as token:
@@ -69,7 +70,9 @@ def execute_on_ray(
                 f"no node has {options.cpus:g} CPU and {options.gpus:g} GPU for a run; ask for less"
             )
         sent = {id(thing): ray.put(thing) for run in pending for thing in (run.task, run.start)}
-        given = (out, Path(token), options, torch.get_num_threads(), how)
+        nothing: Any = None  # neither a device nor a terminal can be sent
+        bare = replace(place, out=out, accelerator=nothing, progress=nothing)
+        given = (bare, Path(token), options, torch.get_num_threads())
         task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries)(_run)
         with lock(Path(token), wait=True):
             for wait in (False, True):  # what another command is at comes last
@@ -81,24 +84,29 @@ def execute_on_ray(
                     if report is not None:
                         pending.remove(run)
                         reports[run.configuration.folder] = report
-                        progress.start_run(run.title)
-                        progress.advance(run.cost)
-                        progress.finish_run(run.title, report.metrics, report.seconds)
+                        place.progress.start_run(run.title)
+                        place.progress.advance(run.cost)
+                        place.progress.finish_run(run.title, report.metrics, report.seconds)
     return [reports[run.configuration.folder] for run in runs]
 
 
 def _run(given: tuple[Any, ...], configuration: Any, task: Any, start: Any, *, wait: bool) -> Report | None:
     """Return the report of a run, on whichever node this is, or None if another process is at it."""
-    out, token, options, threads, how = given
+    place, token, options, threads = given
     if not token.is_dir():
-        raise InputError(f"{platform.node()} does not see --out {out}; give a folder that all nodes share")
+        raise InputError(
+            f"{platform.node()} does not see --out {place.out}; give a folder that all nodes share"
+        )
     with lock(token, wait=False) as is_held:
         if is_held:
-            raise InputError(f"locks in --out {out} do not hold on {platform.node()}; mount it with locks")
+            raise InputError(
+                f"locks in --out {place.out} do not hold on {platform.node()}; mount it with locks"
+            )
+    load_plugins(options.plugins)  # this process has only just begun
     torch.set_num_threads(threads)  # Ray's own number is that of the task's CPUs
     accelerator = make_accelerator("cuda" if options.gpus else "cpu", options.precision)
-    how = {"accelerator": accelerator, "progress": Progress(Console(quiet=True)), **how}
-    return complete_once(Run(configuration, task, start), out, wait=wait, **how)
+    here = replace(place, accelerator=accelerator, progress=Progress(Console(quiet=True)))
+    return complete_once(Run(configuration, task, start), here, wait=wait)
 
 
 def _collect(ray: Any, flying: dict[Any, Run], retries: int) -> Iterator[tuple[Run, Report | None]]:

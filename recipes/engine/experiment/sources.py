@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.settings import Settings
+from engine.presets import Settings
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
@@ -46,7 +46,7 @@ def photographed_starts(
         InputError: As `photographed_start`, or two labels have the same weights.
     """
     starts = [
-        photographed_start(place, settings.model or "", size=settings.size, label=label, say=say)
+        photographed_start(place, settings.model, size=settings.size, label=label, say=say)
         for label, place in weights.items()
     ]
     seen: dict[str, str] = {}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean, stdev
 
 from engine.results.intervals import Interval, picture_interval, seed_interval
 from engine.results.paper import PaperTable
-from vitreg.train.basics.tables import TextTable, number, signed
+from vitreg.train.basics.tables import TextTable, ends_of, number, signed
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
@@ -100,18 +99,18 @@ def _row(
     key: _Key, group: list[Report], groups: dict[_Key, list[Report]], paper: PaperTable, right: Right
 ) -> Row:
     data, source, share, method, lam = key
-    mean, std = _mean_std([report.metrics.get("top1") for report in group])
+    mean, std = mean_std([report.metrics.get("top1") for report in group])
     compared = groups.get((data, source, share, BASELINE, None), [])
-    baseline, _ = _mean_std([report.metrics.get("top1") for report in compared])
+    baseline, _ = mean_std([report.metrics.get("top1") for report in compared])
     probed = groups.get((data, source, share, PROBE, None), []) if method != PROBE else []
-    probe, _ = _mean_std([report.metrics.get("top1") for report in probed])
+    probe, _ = mean_std([report.metrics.get("top1") for report in probed])
     ahead = _interval(group, compared, right) if method != BASELINE else None
     of_probe = _interval(group, probed, right)
     printed = None if share is None else paper.number(data, method, share, source)
     printed_baseline = None if share is None else paper.number(data, BASELINE, share, source)
     block = object_block(groups.get((data, source, None, SOURCE, None), []))
-    looked = _mean_std(_at(block, group, "object_share"))
-    matched = _mean_std(_at(block, group, "jaccard"))
+    looked = mean_std(_at(block, group, "object_share"))
+    matched = mean_std(_at(block, group, "jaccard"))
     return Row(
         data=data,
         source=source,
@@ -121,11 +120,11 @@ def _row(
         num_seeds=len(group),
         top1=mean,
         std=std,
-        class_mean=_mean_std([report.metrics.get("class_mean") for report in group])[0],
-        gain=_minus(mean, baseline),
+        class_mean=mean_std([report.metrics.get("class_mean") for report in group])[0],
+        gain=minus(mean, baseline),
         paper=printed,
-        paper_gain=_minus(printed, printed_baseline),
-        difference=_minus(mean, printed) if paper.same_data(data) else None,
+        paper_gain=minus(printed, printed_baseline),
+        difference=minus(mean, printed) if paper.same_data(data) else None,
         is_paper_data=paper.same_data(data) is not None,
         block=block,
         object_share=looked[0],
@@ -134,7 +133,7 @@ def _row(
         jaccard_std=matched[1],
         gain_low=ahead and ahead.low,
         gain_high=ahead and ahead.high,
-        probe_gain=_minus(mean, probe),
+        probe_gain=minus(mean, probe),
         probe_gain_low=of_probe and of_probe.low,
         probe_gain_high=of_probe and of_probe.high,
         interval_over=next((interval.over for interval in (ahead, of_probe) if interval), ""),
@@ -164,7 +163,7 @@ def _at(block: int | None, group: Sequence[Report], metric: str) -> list[float |
     ]
 
 
-def _mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+def mean_std(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Return mean and sample standard deviation; no deviation of a single value."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
@@ -172,7 +171,8 @@ def _mean_std(values: Sequence[float | None]) -> tuple[float | None, float | Non
     return fmean(known), stdev(known) if len(known) > 1 else None
 
 
-def _minus(a: float | None, b: float | None) -> float | None:
+def minus(a: float | None, b: float | None) -> float | None:
+    """Return a difference, None where one of the two is."""
     return None if a is None or b is None else a - b
 
 
@@ -240,5 +240,4 @@ def text_table(table: Sequence[Row]) -> TextTable:
     }
     hidden = [name for name in ("data", "seeds") if len(set(filter(None, columns[name]))) == 1]
     groups = [(row.data, row.share, row.source) for row in table]
-    ends = [place for place, (one, next_one) in enumerate(pairwise(groups)) if one != next_one]
-    return TextTable(columns, _WORDS, hidden, [*ends, len(groups) - 1])
+    return TextTable(columns, _WORDS, hidden, ends_of(groups))

@@ -13,18 +13,22 @@ from vitreg.wording import cell
 
 def runs_csv(reports: Sequence[Report]) -> str:
     """Return a line for each run: what it was, what came out in percent, and what computed it."""
+    return csv_lines([line_of(report) for report in reports])
+
+
+def csv_lines(lines: Sequence[dict[str, Any]]) -> str:
+    """Return lines that have the same columns as CSV, with these as its head."""
     text = io.StringIO()
-    lines = [_line(report) for report in reports]
     writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
     writer.writeheader()
     for line in lines:
-        writer.writerow(
-            {key: cell(value) if isinstance(value, str) else value for key, value in line.items()}
-        )
+        harmless = {name: cell(value) for name, value in line.items() if isinstance(value, str)}
+        writer.writerow(line | harmless)
     return text.getvalue()
 
 
-def _line(report: Report) -> dict[str, Any]:
+def line_of(report: Report) -> dict[str, Any]:
+    """Return what is to be known of a run, by column."""
     c, hyper, machine = report.configuration, report.configuration.hyper, report.machine
     return {
         "data": c.data,
@@ -42,8 +46,8 @@ def _line(report: Report) -> dict[str, Any]:
         "every": hyper.every if hyper else "",
         "precision": c.precision,
         "top1": _round(report.metrics.get("top1")),
-        "object_share": _blocks(report.metrics.get("object_share", ())),
-        "jaccard": _blocks(report.metrics.get("jaccard", ())),
+        "object_share": percentages(report.metrics.get("object_share", ())),
+        "jaccard": percentages(report.metrics.get("jaccard", ())),
         "seconds": round(report.seconds),
         "device": machine["device"],
         "threads": machine["threads"],
@@ -57,6 +61,6 @@ def _round(value: float | None) -> float | str:
     return "" if value is None else float(f"{value:.7g}")
 
 
-def _blocks(shares: Sequence[float]) -> str:
-    """Return the attention on the object of each block, in percent."""
+def percentages(shares: Sequence[float]) -> str:
+    """Return the figure of each block, in percent."""
     return " ".join(f"{100 * share:.2f}" for share in shares)

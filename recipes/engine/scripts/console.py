@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from engine.experiment.job import Job, Table
 from engine.experiment.search import Choice, choices, describe_choices, keep_chosen, lams_of
+from engine.results.course import course_csv, course_table
 from engine.results.paper import read_paper_table
 from engine.results.points import draw as draw_points
 from engine.results.rows import Row, machine_differences, notes, rows, text_table
 from engine.results.run_lines import runs_csv
-from engine.scripts.options import parser
+from engine.scripts.options import TableOptions, read_options
 from engine.scripts.prepare import prepare
 from vitreg.files import write_atomically
 from vitreg.train.basics.console import exit_code
@@ -29,6 +30,8 @@ from vitreg.train.runs.plan import Design, Run, plan, plan_search
 from vitreg.train.runs.predictions import kept_right
 from vitreg.train.runs.report import Report
 
+T = TypeVar("T")
+
 Main = Callable[..., int]
 """A script's `main`: of a command line, or of that of the process without one, to the exit code."""
 
@@ -36,43 +39,56 @@ Drawing = Callable[[Sequence[Row], Sequence[Report], str], bytes]
 """From a table's rows, the reports behind them and its title to a PNG file."""
 
 
-def table_script(table: Table, description: str | None, *, draw: Drawing = draw_points) -> Main:
-    """Return the `main` of a table's script, with its picture by `draw`."""
+def script(
+    kind: type[T], name: str, description: str | None, work: Callable[[Console, T, str], None]
+) -> Main:
+    """Return the `main` of the script `name`: `work` gets the console, the options, and the command."""
 
     def main(argv: Sequence[str] | None = None) -> int:
         """Run the script on the command line's options, or `argv`, and return its exit code."""
 
-        def script(console: Console) -> None:
-            options = parser(table, description).parse_args(argv)
-            with Progress(console) as progress:
-                job = prepare(table, options, progress=progress)
-                _, reports, found = measure(job, job.design, options, progress)
-            on_main(lambda: _show(console, table.name, job, reports, found, options.select, draw, argv))
+        def run(console: Console) -> None:
+            work(console, read_options(kind, name, description, argv), command(name, argv))
 
-        return exit_code(script)
+        return exit_code(run)
 
     return main
 
 
+def table_script(table: Table, description: str | None, *, draw: Drawing = draw_points) -> Main:
+    """Return the `main` of a table's script, with its picture by `draw`."""
+
+    def work(console: Console, options: TableOptions, command: str) -> None:
+        with Progress(console) as progress:
+            job = prepare(table, options, progress)
+            _, reports, found = measure(job, job.design)
+        on_main(lambda: _show(console, job, reports, found, draw, command))
+
+    return script(TableOptions, table.name, description, work)
+
+
 def _show(
     console: Console,
-    name: str,
     job: Job,
     reports: Sequence[Report],
     found: Sequence[Choice],
-    select: str,
     draw: Drawing,
-    argv: Sequence[str] | None,
+    command: str,
 ) -> None:
     """Print the table and write it beside its runs."""
-    labels = {start.fingerprint: start.label for start in job.design.starts}
-    body = rows(reports, read_paper_table(name), labels, partial(kept_right, job.out))
-    below = [*notes(body), *describe_runs(job, reports, found, select)]
+    name, labels = job.table.name, {start.fingerprint: start.label for start in job.design.starts}
+    body = rows(reports, read_paper_table(name), labels, partial(kept_right, job.place.out))
+    below = [*notes(body), *describe_runs(job, reports, found)]
     stored = [*below, *describe_machines(reports)]
-    write_atomically(job.out / f"{name}-runs.csv", runs_csv(reports))
-    write_atomically(job.out / f"{name}.png", draw(body, reports, job.title))
-    show_table(console, job.out / name, job.title, text_table(body), below, csv_of(Row, body), stored, argv)
-    written = f"written: {job.out / name}.md, .csv, .png, -runs.csv and a folder for each run"
+    place, kinds = job.place.out / name, ".md, .csv, .png, -runs.csv"
+    write_atomically(place.with_name(f"{name}-runs.csv"), runs_csv(reports))
+    write_atomically(place.with_name(f"{name}.png"), draw(body, reports, job.title))
+    text = text_table(body)
+    if job.table.measures:
+        text, kinds = course_table(reports, labels), f"{kinds}, -course.csv"
+        write_atomically(place.with_name(f"{name}-course.csv"), course_csv(reports))
+    show_table(console, place, job.title, text, below, csv_of(Row, body), command, stored=stored)
+    written = f"written: {place}{kinds} and a folder for each run"
     console.print(written, markup=False, soft_wrap=True)
 
 
@@ -83,11 +99,15 @@ def show_table(
     table: TextTable,
     below: Sequence[str],
     numbers: str,
-    stored: Sequence[str],
-    argv: Sequence[str] | None,
+    command: str,
+    *,
+    stored: Sequence[str] | None = None,
 ) -> None:
-    """Write a table to `place`.md, with its command, and .csv, and print it with what is said `below` it."""
-    text = f"{table.markdown(title, stored)}\n{command(place.name, argv)}"
+    """Write a table to `place`.md, with its command, and .csv, and print it with what is said `below` it.
+
+    In the file `stored` is said in its place, where that is more.
+    """
+    text = f"{table.markdown(title, below if stored is None else stored)}\n{command}"
     write_atomically(place.with_name(f"{place.name}.md"), text)
     write_atomically(place.with_name(f"{place.name}.csv"), numbers)
     # Nothing that may go wrong on a terminal comes before the files.
@@ -118,21 +138,15 @@ def describe_machines(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-def describe_runs(job: Job, reports: Sequence[Report], found: Sequence[Choice], select: str) -> list[str]:
+def describe_runs(job: Job, reports: Sequence[Report], found: Sequence[Choice]) -> list[str]:
     """Return what has to be said of the runs: how λ was found, and whether they were computed alike."""
     labels = {start.fingerprint: start.label for start in job.design.starts}
-    by = "held-out training pictures" if select == "validation" else "the test pictures"
+    by = "held-out training pictures" if job.select == "validation" else "the test pictures"
     return [*job.notes, *describe_choices(found, labels, by), *machine_differences(reports)]
 
 
 def measure(
-    job: Job,
-    design: Design,
-    options: Namespace,
-    progress: Progress,
-    *,
-    seeds: Sequence[int] | None = None,
-    keeps_models: bool = False,
+    job: Job, design: Design, *, seeds: Sequence[int] | None = None, keeps_models: bool = False
 ) -> tuple[list[Run], list[Report], list[Choice]]:
     """Return the runs of `design` and their reports, each cell at its best λ, and how that was found.
 
@@ -142,12 +156,12 @@ def measure(
     plan(wanted)  # so that what cannot be used is found before the search
     found: list[Choice] = []
     with job.connection():
-        if options.select == "validation":
-            search = plan_search(design, options.hold_out)
-            found = choices(job.execute(search, progress)) if search else []
+        if job.select == "validation":
+            search = plan_search(design, job.hold_out)
+            found = choices(job.execute(search)) if search else []
         runs = plan(wanted, lams_of(found))
-        reports = job.execute(runs, progress, keeps_models=keeps_models)
-    if options.select == "test":
+        reports = job.execute(runs, keeps_models=keeps_models)
+    if job.select == "test":
         found = choices(reports)
         kept = keep_chosen(reports, found)
         runs = [run for run, report in zip(runs, reports, strict=True) if report in kept]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from engine.results.dataset_counts import Counts, count, notes, text_table
-from engine.scripts.console import Main, show_table
+from engine.scripts.console import Main, script, show_table
 from engine.scripts.options import named_places
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
-from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.archives import is_archive
@@ -25,27 +24,31 @@ from vitreg.train.folder_task import data_root
 from vitreg.wording import listed
 
 
+@dataclass(frozen=True)
+class CountingOptions:
+    """What the script that counts data sets is told.
+
+    Attributes:
+        data: folders or archives.
+        download: first fetch what is missing into its DIR.
+        out: folder of the table (runs/table1).
+    """
+
+    data: Sequence[str] = ()
+    download: bool = False
+    out: Path = Path("runs/table1")
+
+
 def counting_script(name: str, description: str | None) -> Main:
     """Return the `main` of a script that counts what `--data` names and writes the table into `--out`."""
 
-    def main(argv: Sequence[str] | None = None) -> int:
-        """Run the script on the command line's options, or `argv`, and return its exit code."""
-        chosen = _parser(name, description).parse_args(argv)
-        return exit_code(lambda console: on_main(lambda: _count(console, name, chosen, argv)))
+    def work(console: Console, options: CountingOptions, command: str) -> None:
+        on_main(lambda: _count(console, name, options, command))
 
-    return main
+    return script(CountingOptions, name, description, work)
 
 
-def _parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    options = argparse.ArgumentParser(name, description=description, formatter_class=formatter)
-    options.add_argument("--data", nargs="+", metavar="NAME=DIR", default=[], help="folders or archives")
-    options.add_argument("--download", action="store_true", help="first fetch what is missing into its DIR")
-    options.add_argument("--out", type=Path, default=Path("runs/table1"), help="folder of the table")
-    return options
-
-
-def _count(console: Console, name: str, chosen: argparse.Namespace, argv: Sequence[str] | None) -> None:
+def _count(console: Console, name: str, chosen: CountingOptions, command: str) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
@@ -71,7 +74,7 @@ def _count(console: Console, name: str, chosen: argparse.Namespace, argv: Sequen
         prepare_out(chosen.out)
         place, table, numbers = chosen.out / name, text_table(rows), csv_of(Counts, rows)
         title = f"{name}: the data sets as found, beside the paper's counts"
-        show_table(console, place, title, table, below, numbers, below, argv)
+        show_table(console, place, title, table, below, numbers, command)
         say(f"written: {place}.md, .csv")
     else:
         for text in below:

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import itertools
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from rich.console import Console
 
 import vitreg
 from engine.experiment.job import Job, Table
-from engine.scripts.console import Main, describe_runs, measure
-from engine.scripts.options import parser
+from engine.scripts.console import Main, describe_runs, measure, script
+from engine.scripts.options import TableOptions
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
-from vitreg.train.basics.console import exit_code
+from vitreg.files import write_atomically
+from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.models.start import Start
+from vitreg.train.predictions import evenly
 from vitreg.train.runs.plan import Run
 from vitreg.train.training.methods import SOURCE
 
 TITLES = {SOURCE: "before training", "fine-tune": "fine-tuned", "GTA": "fine-tuned with GTA"}
+
+
+@dataclass(frozen=True)
+class FigureOptions(TableOptions):
+    """What the script of a figure is told.
+
+    Attributes:
+        pictures: by their place, from 0.
+        block: whose attention is looked at, from 0.
+    """
+
+    pictures: Sequence[int] | None = None
+    block: int | None = None
+
+
+F = TypeVar("F", bound=FigureOptions)
 
 
 @dataclass(frozen=True)
@@ -35,44 +53,42 @@ class Models:
     runs: tuple[Run, ...]
 
 
-def figure_parser(table: Table, description: str | None) -> ArgumentParser:
-    """Return the table scripts' parser with the options of a figure."""
-    options = parser(table, description)
-    options.add_argument("--pictures", nargs="+", type=int, metavar="INDEX", help="by their place, from 0")
-    options.add_argument("--block", type=int, help="whose attention is looked at, from 0")
-    return options
-
-
 def figure_script(
+    kind: type[F],
     table: Table,
-    make_parser: Callable[[], ArgumentParser],
-    draw: Callable[[Namespace, Progress], tuple[Job, list[str]]],
+    description: str | None,
+    begin: Callable[[F, Progress], tuple[Callable[[Task], object], Callable[[Models, Job], bytes]]],
 ) -> Main:
-    """Return the `main` of a figure's script: `draw` returns the job and the files that it has written."""
+    """Return the `main` of a figure's script.
 
-    def main(argv: Sequence[str] | None = None) -> int:
-        """Run the script on the command line's options, or `argv`, and return its exit code."""
+    `begin` returns what checks the pictures of a data set, before any training, and what draws its models.
+    """
 
-        def script(console: Console) -> None:
-            options = make_parser().parse_args(argv)
-            with Progress(console) as progress:
-                job, written = draw(options, progress)
-            for note in job.notes:
-                console.print(note, markup=False, highlight=False)
-            console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
+    def work(console: Console, options: F, command: str) -> None:
+        with Progress(console) as progress:
+            check, draw = begin(options, progress)
+            job, found = train_models(table, options, progress, check=check)
 
-        return exit_code(script)
+            def write(models: Models) -> str:
+                path = job.place.out / f"{models.name}.png"
+                write_atomically(path, draw(models, job))
+                return str(path)
 
-    return main
+            written = on_main(lambda: list(map(write, found)))
+        for note in job.notes:
+            console.print(note, markup=False, highlight=False)
+        console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
+
+    return script(kind, table.name, description, work)
 
 
 def train_models(
     table: Table,
-    options: Namespace,
+    options: FigureOptions,
     progress: Progress,
     *,
+    check: Callable[[Task], object],
     all_seeds: bool = False,
-    check: Callable[[Task], object] = lambda task: None,
 ) -> tuple[Job, list[Models]]:
     """Return the models of the first share, and of the first seed or all, trained, by data set and source.
 
@@ -82,7 +98,7 @@ def train_models(
         InputError: As `prepare`, there is no such picture or block, or `check` of a data set raises it; all
             of it before any training.
     """
-    job = prepare(table, options, progress=progress)
+    job = prepare(table, options, progress)
     for start in job.design.starts:
         depth = vitreg.describe(start.create(2, 0.0)).num_blocks
         if options.block is not None and not 0 <= options.block < depth:
@@ -91,7 +107,7 @@ def train_models(
         check(task)
     seeds = job.design.seeds if all_seeds else job.design.seeds[:1]
     design = replace(job.design, shares=job.design.shares[:1])
-    runs, reports, chosen = measure(job, design, options, progress, seeds=seeds, keeps_models=True)
+    runs, reports, chosen = measure(job, design, seeds=seeds, keeps_models=True)
     found = []
     for task, start in itertools.product(design.tasks, design.starts):
         own = [run for run in runs if run.task is task and run.start is start]
@@ -99,7 +115,7 @@ def train_models(
         parts = [table.name, task.name if len(design.tasks) > 1 else "", start.label]
         name = "-".join(filter(None, parts))
         found.append(Models(name, task, start, (source_of(fitted[0]), *fitted)))
-    return replace(job, notes=describe_runs(job, reports, chosen, options.select)), found
+    return replace(job, notes=describe_runs(job, reports, chosen)), found
 
 
 def source_of(run: Run) -> Run:
@@ -117,13 +133,12 @@ def title(run: Run, runs: Sequence[Run], names: Mapping[str, str] = TITLES) -> s
 
 
 def pick_pictures(total: int, wanted: Sequence[int] | None, count: int) -> list[int]:
-    """Return the indices of `wanted` pictures out of `total`, or of `count` taken evenly.
+    """Return the indices of `wanted` pictures out of `total`, or of up to `count` taken evenly.
 
     Raises:
         InputError: There is no such picture.
     """
-    count = min(count, total)
-    indices = list(wanted or [int((place + 0.5) * total / count) for place in range(count)])
+    indices = list(wanted or evenly(total, at_most=count))
     if not all(0 <= index < total for index in indices):
         raise InputError(f"--pictures lie between 0 and {total - 1}, found {indices}")
     return indices

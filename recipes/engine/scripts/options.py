@@ -2,125 +2,132 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Callable, Sequence
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, TypeVar
 
-from engine.experiment.job import Table
+from vitreg.cli.parser import Parser
 from vitreg.errors import InputError
-from vitreg.train.data.subset import Share
+from vitreg.train.basics.command_line import add_fields, attribute_texts, given_options
 from vitreg.train.models.pretrained import FORMS
-from vitreg.train.runs.tracking import TRACKERS
+from vitreg.train.options import DeviceName, FinetuneOptions, Precision, check_numbers
 from vitreg.train.training.methods import check_methods, is_guided
 
+T = TypeVar("T")
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are the recipes' own."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise `InputError` with the parser's message."""
-        raise InputError(f"{message} (see --help)")
-
-
-def parser(table: Table, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of a table's script; options that are not given are None."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    options = Parser(table.name, description=description, formatter_class=formatter)
-    add = options.add_argument
-    data = (
-        "pictures in train/CLASS beside test/CLASS, with index.csv, in an official layout or archive, or "
-        "hf:OWNER/DATASET; also NAME=DIR; without: the demo"
-    )
-    add("--data", nargs="+", metavar="DIR", help=data)
-    weights = f"of the pre-trained model: {FORMS}; LABEL=… for each source of a table of several"
-    add("--weights", nargs="+", metavar="FILE", help=weights)
-    add("--model", help="name of a timm model with a class token")
-    add("--size", type=whole, help="side of the network's input in pixels")
-    share = options.add_mutually_exclusive_group()
-    share.add_argument("--rates", nargs="+", type=rate, metavar="RATE", help="shares of each class, 0.15 1.0")
-    share.add_argument("--shots", nargs="+", type=whole, metavar="N", help="pictures of each class instead")
-    subset = "file that lists the training pictures, PATH LABEL in each line; NAME=FILE for several data sets"
-    share.add_argument("--subset", nargs="+", metavar="FILE", help=subset)
-    length = options.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=whole, help="training steps of a run")
-    passes = "passes over a run's training pictures in place of --steps"
-    length.add_argument("--epochs", type=positive, metavar="N", help=passes)
-    add("--batch-size", type=whole, help="pictures of a step")
-    add("--lr", type=positive, help="highest learning rate")
-    add("--weight-decay", type=not_negative)
-    add("--warmup-epochs", type=not_negative, help="passes over the subset with a rising learning rate")
-    add("--smoothing", type=below_one, help="label smoothing")
-    add("--drop-path", type=below_one, help="stochastic depth")
-    add("--mixup", type=not_negative, metavar="ALPHA", help="mix pictures in all methods; DeiT: 0.8 (0)")
-    add("--cutmix", type=not_negative, metavar="ALPHA", help="the same by boxes; DeiT: 1.0 (0)")
-    add("--augment", help="timm's augmentation string, `crop` for crop and flip alone, or `none`")
-    views = "augment each picture in K ways only, each computed and read once (0: anew each time)"
-    add("--views", type=at_least_0, metavar="K", help=views)
-    add("--every", type=whole, metavar="K", help="take the penalty on every K-th step, K times as strong (1)")
-    add("--methods", nargs="+", metavar="METHOD", help="rows of the table")
-    own = "Python file that registers penalties, extractors, families, models or rows; may be given again"
-    add("--plugin", action="append", default=[], type=Path, metavar="FILE", help=own)
-    add(
-        "--lam",
-        nargs="+",
-        metavar="[METHOD=]LAM",
-        help="λ of all penalties or of one; of several the best is taken",
-    )
-    selects = (
-        "how the best λ is found: on a part of the training pictures that is held out, on the test pictures, "
-        "as the paper may have done, or not at all: then each is a row"
-    )
-    add("--select", choices=("validation", "test", "none"), default=table.select, help=selects)
-    held = "share of each class's training pictures that is held out to choose by (0.2)"
-    add("--hold-out", type=part, default=0.2, metavar="RATE", help=held)
-    measured = "measure accuracy and attention every N steps too, for the curves in each report"
-    add("--measure-every", type=at_least_0, metavar="N", help=measured)
-    add("--seeds", nargs="+", type=at_least_0, metavar="SEED", help="one run each: 0 1 2")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    add("--precision", choices=("no", "bf16"), default="no", help="automatic mixed precision")
-    add("--workers", type=at_least_0, help="processes that read pictures; the figures do not depend on it")
-    add(
-        "--normalise",
-        choices=("imagenet", "model"),
-        help="mean and deviation of the input",
-    )
-    spread = options.add_argument_group("several runs at once, on Ray")
-    executor = "where runs are computed: one after the other here, or several at once on GPUs or machines"
-    spread.add_argument("--executor", choices=("local", "ray"), default="local", help=executor)
-    cluster = "HOST:PORT of a cluster, or auto; without: this machine alone"
-    spread.add_argument("--address", help=cluster)
-    spread.add_argument("--cpus-per-run", type=positive, metavar="N", help="below 1, several share one (1)")
-    spread.add_argument("--gpus-per-run", type=not_negative, metavar="N", help="as the CPUs (0)")
-    spread.add_argument("--retries", type=at_least_0, help="of a run that lost its process (3)")
-    told = "also tell the log of each run to tensorboard, wandb or another of accelerate's trackers"
-    add("--log-with", nargs="+", choices=TRACKERS, default=(), metavar="TRACKER", help=told)
-    add("--out", type=Path, help="folder of runs and tables; tables with one folder share their runs")
-    add("--preset", choices=("paper",), help="the paper's protocol")
-    add("--quick", action="store_true", help="a few steps of everything, to see that it works")
-    return options
+METAVARS = {"data": "DIR", "weights": "FILE", "subset": "FILE", "plugins": "FILE", "lam": "[METHOD=]LAM"}
+METAVARS |= {
+    "log_with": "TRACKER",
+    "views": "K",
+    "every": "K",
+    "measure_every": "N",
+    "pictures": "INDEX",
+    "test": "NAME[=DIR]",
+}
 
 
-def labelled_weights(texts: Sequence[str], labels: Sequence[str]) -> dict[str, str]:
-    """Return the weights of each of the sources `labels`, from LABEL=FILE, or FILE for the only one.
+@dataclass(frozen=True)
+class TableOptions:
+    """What a table's script is told; for what is None the demo, photographs or the preset have a value.
+
+    What is not said here of an option is said in `FinetuneOptions`, which has it too.
+
+    Attributes:
+        data: pictures in train/CLASS beside test/CLASS, with index.csv, in an official layout or archive, or
+            hf:OWNER/DATASET; also NAME=DIR; None for the demo.
+        rates: shares of each class; None for 0.15 and 1.
+        shots: pictures of each class instead.
+        subset: file that lists the training pictures, PATH LABEL in each line; NAME=FILE for several data
+            sets.
+        epochs: passes over a run's training pictures in place of `steps`.
+        mixup: mix pictures in all methods; DeiT: 0.8.
+        cutmix: the same by boxes; DeiT: 1.
+        methods: rows of the table.
+        lam: λ of all penalties or of one; of several the best is taken.
+        select: how the best λ is found: on a part of the training pictures that is held out, on the test
+            pictures, as the paper may have done, or not at all: then each is a row.
+        hold_out: share of each class's training pictures that is held out to choose by.
+        measure_every: measure accuracy and attention every N steps too, for the curves in each report.
+        seeds: one run each; None for 0, 1 and 2.
+        executor: where runs are computed: one after the other here, or several at once on GPUs or machines.
+        address: of Ray's cluster, HOST:PORT or auto; None for this machine alone.
+        cpus_per_run: on Ray; below 1, several share one; None for 1.
+        gpus_per_run: on Ray, as the CPUs; None for 0.
+        retries: on Ray, of a run that lost its process; None for 3.
+        log_with: also tell the log of each run to tensorboard, wandb or another of accelerate's trackers.
+        out: folder of runs and tables; tables with one folder share their runs.
+        preset: the paper's protocol.
+        quick: a few steps of everything, to see that it works.
+    """
+
+    data: Sequence[str] | None = None
+    weights: Sequence[str] | None = None
+    model: str | None = None
+    size: int | None = None
+    normalise: Literal["imagenet", "model"] | None = None
+    rates: Sequence[float] | None = None
+    shots: Sequence[int] | None = None
+    subset: Sequence[str] | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float | None = None
+    smoothing: float | None = None
+    drop_path: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    augment: str | None = None
+    views: int | None = None
+    every: int | None = None
+    methods: Sequence[str] | None = None
+    lam: Sequence[str] = ()
+    select: Literal["validation", "test", "none"] | None = None
+    hold_out: float = 0.2
+    measure_every: int | None = None
+    seeds: Sequence[int] | None = None
+    device: DeviceName = "auto"
+    precision: Precision = "no"
+    workers: int | None = None
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+    cpus_per_run: float | None = None
+    gpus_per_run: float | None = None
+    retries: int | None = None
+    log_with: Sequence[str] = ()
+    plugins: Sequence[Path] = ()
+    out: Path | None = None
+    preset: Literal["paper"] | None = None
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        for names in (("rates", "shots", "subset"), ("steps", "epochs")):
+            if len([name for name in names if getattr(self, name) is not None]) > 1:
+                raise InputError(f"expected one of --{', --'.join(names)}, found several")
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the table is of the drawn world."""
+        return self.data is None and self.preset is None
+
+
+def read_options(kind: type[T], name: str, description: str | None, argv: Sequence[str] | None) -> T:
+    """Return the options of the script `name` on the command line, or in `argv`, as the dataclass `kind`.
 
     Raises:
-        InputError: A source has none, or there are others.
+        VitregError: One is unknown, or cannot be meant.
     """
-    if len(labels) == 1 and len(texts) == 1:
-        return {labels[0]: texts[0]}
-    known = {label.lower(): label for label in labels}
-    found: dict[str, str] = {}
-    for text in texts:
-        label, equals, place = text.partition("=")
-        if not equals or not place or label.lower() not in known or known[label.lower()] in found:
-            break
-        found[known[label.lower()]] = place
-    if len(found) != len(texts) or len(found) != len(labels):
-        expected = " ".join(f"{label}=FILE" for label in labels) if len(labels) > 1 else "one FILE"
-        raise InputError(f"--weights {' '.join(texts)}: expected {expected}")
-    return {label: found[label] for label in labels}
+    parser = Parser(f"python recipes/{name}.py", description=description)
+    parser.formatter_class = RawDescriptionHelpFormatter
+    weights = f"of the pre-trained model: {FORMS}; LABEL=… for each source of a table of several"
+    texts = attribute_texts(FinetuneOptions) | {"weights": weights} | attribute_texts(kind)
+    add_fields(parser.add_argument, kind, texts=texts, metavars=METAVARS)
+    return given_options(kind, parser.parse_args(argv))
 
 
 def named_places(texts: Sequence[str]) -> dict[str, str]:
@@ -140,19 +147,21 @@ def named_places(texts: Sequence[str]) -> dict[str, str]:
     return places
 
 
-def named_lists(texts: Sequence[str], names: Sequence[str]) -> dict[str, Path]:
-    """Return a file for each of the data sets `names`, from NAME=FILE, or FILE for the only one.
+def one_for_each(option: str, texts: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Return a file for each of `names`, from NAME=FILE, whatever the case, or from FILE for the only one.
 
     Raises:
-        InputError: A data set has none, or there are others.
+        InputError: A name has none or several, or there are others.
     """
-    if len(names) == 1 and len(texts) == 1:
-        return {names[0]: Path(texts[0].removeprefix(f"{names[0]}="))}
-    found = {name: Path(place) for name, _, place in (text.partition("=") for text in texts) if place}
+    if len(names) == len(texts) == 1:
+        return {names[0]: texts[0].removeprefix(f"{names[0]}=" if names[0] else "")}
+    known = {name.lower(): name for name in names} | {name: name for name in names}
+    parts = [text.partition("=") for text in texts]
+    found = {known.get(name, known.get(name.lower(), name)): file for name, _, file in parts if file}
     if sorted(found) != sorted(names) or len(found) != len(texts):
-        expected = " ".join(f"{name}=FILE" for name in names) or "none, as the demo has no files"
-        raise InputError(f"--subset {' '.join(texts)}: expected {expected}")
-    return found
+        expected = " ".join(f"{name}=FILE" for name in names) if len(names) > 1 else "one FILE"
+        raise InputError(f"{option} {' '.join(texts)}: expected {expected}")
+    return {name: found[name] for name in names}
 
 
 def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -168,40 +177,11 @@ def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[
         if equals and not is_guided(chosen[0]):
             raise InputError(f"--lam {text}: {chosen[0]} has no λ")
         try:
-            lam = not_negative(number)
-        except ValueError as error:
-            raise InputError(f"--lam {text}: λ is a finite number of at least 0") from error
+            lam = float(number)
+        except ValueError:
+            lam = math.nan
+        if not 0 <= lam < math.inf:
+            raise InputError(f"--lam {text}: λ is a finite number of at least 0")
         for method in chosen:
             lams[method] = tuple(dict.fromkeys((*lams.get(method, ()), lam)))
     return lams
-
-
-def parse_shares(
-    rates: Sequence[float] | None, shots: Sequence[int] | None, default: Sequence[float]
-) -> list[Share]:
-    """Return each share once, from whichever of the two was given."""
-    if shots is not None:
-        return [Share(shots=number) for number in dict.fromkeys(shots)]
-    return [Share(rate=rate) for rate in dict.fromkeys(default if rates is None else rates)]
-
-
-def _make_check(
-    name: str, kind: Callable[[str], float], is_good: Callable[[float], bool]
-) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not math.isfinite(value) or not is_good(value):
-            raise ValueError(text)
-        return value
-
-    convert.__name__ = name  # argparse says "invalid NAME value"
-    return convert
-
-
-whole = _make_check("whole number above 0", int, lambda value: value > 0)
-at_least_0 = _make_check("whole number", int, lambda value: value >= 0)
-rate = _make_check("rate (above 0, at most 1)", float, lambda value: 0 < value <= 1)
-positive = _make_check("number above 0", float, lambda value: value > 0)
-not_negative = _make_check("number of at least 0", float, lambda value: value >= 0)
-part = _make_check("share (above 0, below 1)", float, lambda value: 0 < value < 1)
-below_one = _make_check("share (at least 0, below 1)", float, lambda value: 0 <= value < 1)

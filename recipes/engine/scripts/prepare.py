@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from engine.experiment.job import Job, Table
 from engine.experiment.ray_executor import RayOptions
 from engine.experiment.sources import drawn_sources, lists_name, photographed_starts, photographed_tasks
+from engine.presets import PAPER, PHOTOS, Settings, quick
 from engine.results.paper import DATA_SETS
-from engine.scripts.options import labelled_weights, named_lists, named_places, parse_lams, parse_shares
-from engine.scripts.presets import PAPER, quick
-from engine.settings import PHOTOS, Settings
+from engine.scripts.options import TableOptions, named_places, one_for_each, parse_lams
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.distributed import on_main
@@ -26,32 +24,19 @@ from vitreg.train.data.test_sets import TestSet
 from vitreg.train.folder_task import input_statistics
 from vitreg.train.runs.plan import Design
 from vitreg.train.runs.tracking import check_trackers
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.device import check_batch, make_accelerator, workers_for
-from vitreg.train.training.hyperparameters import Mixing
+from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
 from vitreg.train.training.methods import METHODS, check_methods, guide_of, is_guided
 from vitreg.train.training.plugins import load_plugins
 from vitreg.wording import listed
 
-CHOSEN = (
-    "steps",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "warmup_epochs",
-    "smoothing",
-    "drop_path",
-    "views",
-    "every",
-)
-"""The options that are a run's hyper-parameters."""
-
-OTHER = ("size", "model", "augment")
 SETTLED = "the demo's λ = 100 was chosen on its own test pictures, so that the gains are a little too high."
 
-ONLY_PHOTOS = ("weights", "model", "size", "augment", "drop_path", "normalise", "preset")
+ONLY_PHOTOS = ("weights", "model", "size", "augment", "drop_path", "normalise", "subset")
 
 
-def prepare(table: Table, options: Namespace, *, progress: Progress, tests: Sequence[str] = ()) -> Job:
+def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: Sequence[str] = ()) -> Job:
     """Return what the options of a table's script ask for, with data and weights in memory.
 
     `tests` are splits or folders of test pictures of other kinds, see `photographed_tasks`.
@@ -59,33 +44,15 @@ def prepare(table: Table, options: Namespace, *, progress: Progress, tests: Sequ
     Raises:
         InputError: Anything that the options name cannot be used.
     """
-    load_plugins(options.plugin)
-    is_demo = options.data is None and options.preset is None
-    settings = settings_of(options, is_demo=is_demo)
-    if options.preset == "paper" and not options.quick:
-        settings = replace(settings, rates=table.rates)
-    if is_demo and not options.quick:
-        settings = replace(settings, seeds=table.demo_seeds)
+    load_plugins(options.plugins)
+    settings = settings_of(table, options)
     methods = check_methods(options.methods or table.methods)
-    guided = list(filter(is_guided, methods))
-    lams = {method: METHODS[method].grid for method in guided}
-    known: dict[str, tuple[float, ...] | None] = {}
-    if not table.searches:
-        known = {method: settings.lams.get(guide_of(method)) for method in guided}
-        lams |= {method: tried for method, tried in known.items() if tried}
-    if options.quick:
-        lams = {method: tried[:2] for method, tried in lams.items()}
-    given = parse_lams(options.lam or [], methods)
-    notes = [SETTLED] if is_demo and any(known.get(m) and m not in given for m in guided) else []
-    unused = [method for method in given if method not in guided]
-    if unused:
-        progress.say(f"--lam of {listed(unused)} is not used: {table.name} has no such row here")
-    lams |= given
-    shares = parse_shares(options.rates, options.shots, settings.rates)
-    folders = named_places(options.data or [])
-    lists = named_lists(options.subset, list(folders)) if options.subset else {}
-    if lists:
-        shares = [Share(files=lists_name(lists))]
+    lams, notes = _lams(table, options, settings, methods, progress)
+    folders = named_places(options.data or ())
+    lists = {}
+    if options.subset:
+        files = one_for_each("--subset", options.subset, list(folders))
+        lists = {name: Path(file) for name, file in files.items()}
     measured = options.measure_every
     if measured is None:
         measured = math.ceil(settings.hyper.steps / table.measures) if table.measures else 0
@@ -96,21 +63,18 @@ def prepare(table: Table, options: Namespace, *, progress: Progress, tests: Sequ
     # With Ray it is the nodes that need the device.
     accelerator = make_accelerator("auto" if ray else options.device, options.precision)
     check_batch(settings.hyper, methods)
-    say_what_is_missing(options, folders, progress, sources=table.sources)
-    kind = "demo" if is_demo else options.preset or "-".join(folders)
-    out: Path = options.out or Path("runs") / (f"{kind}-quick" if options.quick else kind)
+    _say_what_is_missing(table, options, folders, progress)
+    kind = "demo" if options.is_demo else options.preset or "-".join(folders)
+    out = options.out or Path("runs") / (f"{kind}-quick" if options.quick else kind)
     on_main(lambda: prepare_out(out))
-    if is_demo:
+    if options.is_demo:
         task, starts = drawn_sources(out, table.sources, progress, is_quick=options.quick)
         read: list[tuple[Task, dict[str, TestSet]]] = [(task, {})]
         title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
-        starts = photographed_starts(
-            labelled_weights(options.weights, table.sources), settings, say=progress.say
-        )
-        statistics = input_statistics(
-            options.normalise, settings.model or "", settings.size, say=progress.say
-        )
+        weights = one_for_each("--weights", options.weights or (), table.sources)
+        starts = photographed_starts(weights, settings, say=progress.say)
+        statistics = input_statistics(options.normalise, settings.model, settings.size, say=progress.say)
         cache = out.resolve().parent / "cache"
         read = photographed_tasks(
             folders, settings, statistics, progress, cache=cache, lists=lists, tests=tests
@@ -126,7 +90,7 @@ def prepare(table: Table, options: Namespace, *, progress: Progress, tests: Sequ
         starts,
         methods=methods,
         lams=lams,
-        shares=shares,
+        shares=_shares(options, settings, lists),
         seeds=tuple(dict.fromkeys(options.seeds or settings.seeds)),
         hyper=settings.hyper,
         augment=settings.augment,
@@ -137,22 +101,72 @@ def prepare(table: Table, options: Namespace, *, progress: Progress, tests: Sequ
     workers = options.workers
     if workers is None:
         has_gpu = ray.gpus > 0 if ray else accelerator.device.type != "cpu"
-        workers = workers_for(has_gpu=has_gpu and not is_demo)
+        workers = workers_for(has_gpu=has_gpu and not options.is_demo)
+    place = Workplace(out, accelerator, workers, progress, trackers=options.log_with)
     others = {task.name: found for task, found in read}
-    where = (options.log_with, ray, notes, options.plugin)
-    return Job(title, design, out, accelerator, workers, *where, others)
+    select = options.select or table.select
+    return Job(table, title, design, place, select, options.hold_out, ray, notes, others)
 
 
-def ray_options(options: Namespace) -> RayOptions | None:
+def settings_of(table: Table, options: TableOptions) -> Settings:
+    """Return the defaults of the demo, of photographs or of the paper, with what the options change."""
+    if options.is_demo:
+        given = [f"--{o.replace('_', '-')}" for o in ONLY_PHOTOS if getattr(options, o) is not None]
+        if given:
+            raise InputError(f"{listed(given)} only with --data: the demo has its own model and pictures")
+        from engine.demo.dataset import SETTINGS  # only the demo needs the drawn world
+
+        settings = replace(SETTINGS, seeds=table.demo_seeds)
+    else:
+        settings = replace(PAPER, rates=table.rates) if options.preset == "paper" else PHOTOS
+    if options.quick:
+        settings = quick(settings)
+    hyper, other = (
+        {name: value for name in names if (value := getattr(options, name, None)) is not None}
+        for names in ([field.name for field in fields(Hyperparameters)], ("size", "model", "augment"))
+    )
+    mixing = Mixing(options.mixup, options.cutmix)
+    return replace(settings, hyper=replace(settings.hyper, **hyper, mixing=mixing), **other)
+
+
+def _shares(options: TableOptions, settings: Settings, lists: Mapping[str, Path]) -> list[Share]:
+    """Return what of the training pictures is trained on, each share once."""
+    if lists:
+        return [Share(files=lists_name(lists))]
+    if options.shots is not None:
+        return [Share(shots=number) for number in dict.fromkeys(options.shots)]
+    return [Share(rate=rate) for rate in dict.fromkeys(options.rates or settings.rates)]
+
+
+def _lams(
+    table: Table, options: TableOptions, settings: Settings, methods: Sequence[str], progress: Progress
+) -> tuple[dict[str, tuple[float, ...]], list[str]]:
+    """Return the λ that are tried of each guided method, and what has to be said of them below the table."""
+    guided = list(filter(is_guided, methods))
+    settled = {} if table.searches else settings.lams
+    known = {method: settled[guide_of(method)] for method in guided if guide_of(method) in settled}
+    lams = {method: known.get(method, METHODS[method].grid) for method in guided}
+    if options.quick:
+        lams = {method: tried[:2] for method, tried in lams.items()}
+    given = parse_lams(options.lam, methods)
+    if unused := [method for method in given if method not in guided]:
+        progress.say(f"--lam of {listed(unused)} is not used: {table.name} has no such row here")
+    is_settled = options.is_demo and any(method not in given for method in known)
+    return lams | given, [SETTLED] if is_settled else []
+
+
+def ray_options(options: TableOptions) -> RayOptions | None:
     """Return what the options say of Ray, or None where runs are computed here.
 
     Raises:
         InputError: They speak of Ray, and do not choose it, or they cannot be meant.
     """
     names = {"address": "address", "cpus_per_run": "cpus", "gpus_per_run": "gpus", "retries": "retries"}
-    given = {names[name]: value for name in names if (value := getattr(options, name)) is not None}
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.executor == "ray":
-        ray = RayOptions(precision=options.precision, **given)
+        plugins = [path.resolve() for path in options.plugins]
+        used = {names[name]: value for name, value in given.items()}
+        ray = RayOptions(precision=options.precision, plugins=plugins, **used)
         if options.device not in ("auto", "cuda" if ray.gpus else "cpu"):
             raise InputError(f"--device {options.device} does not go with {ray.gpus:g} GPUs a run")
         if ray.gpus > 1 and ray.gpus % 1:
@@ -161,40 +175,19 @@ def ray_options(options: Namespace) -> RayOptions | None:
             raise InputError(f"--address {ray.address}: expected HOST:PORT or auto")
         return ray
     if given:
-        told = listed(f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None)
+        told = listed(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(f"{told} only with --executor ray")
     return None
 
 
-def settings_of(options: Namespace, *, is_demo: bool) -> Settings:
-    """Return the defaults of the demo, of photographs or of the paper, with what the options change."""
-    if is_demo:
-        given = [
-            f"--{option.replace('_', '-')}" for option in ONLY_PHOTOS if getattr(options, option) is not None
-        ]
-        if given:
-            raise InputError(f"{listed(given)} only with --data: the demo has its own model and pictures")
-        from engine.demo.dataset import SETTINGS  # only the demo needs the drawn world
-
-        settings = SETTINGS
-    else:
-        settings = PAPER if options.preset == "paper" else PHOTOS
-    if options.quick:
-        settings = quick(settings)
-    hyper = {key: value for key in CHOSEN if (value := getattr(options, key)) is not None}
-    mixing = Mixing(options.mixup or 0.0, options.cutmix or 0.0)
-    other = {key: value for key in OTHER if (value := getattr(options, key)) is not None}
-    return replace(settings, hyper=replace(settings.hyper, **hyper, mixing=mixing), **other)
-
-
-def say_what_is_missing(
-    options: Namespace, folders: Mapping[str, object], progress: Progress, *, sources: Sequence[str] = ("",)
+def _say_what_is_missing(
+    table: Table, options: TableOptions, folders: Mapping[str, str], progress: Progress
 ) -> None:
     """Raise `InputError` with all that the options leave out, at once."""
     missing = []
-    if options.weights is None and (folders or options.preset):
-        paper = ": iBOT ViT-S/16 in the paper" if options.preset and len(sources) == 1 else ""
-        wanted = "FILE" if len(sources) == 1 else " ".join(f"{source}=FILE" for source in sources)
+    if options.weights is None and not options.is_demo:
+        paper = ": iBOT ViT-S/16 in the paper" if options.preset and len(table.sources) == 1 else ""
+        wanted = " ".join(f"{source}=FILE" if source else "FILE" for source in table.sources)
         missing.append(f"the pre-trained weights (--weights {wanted}{paper})")
     if options.preset == "paper":
         absent = [data for data in DATA_SETS if data.lower() not in map(str.lower, folders)]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -13,22 +12,24 @@ from rich.console import Console
 import vitreg
 from engine.data.scenes import Scenes, task_scenes, voc_scenes
 from engine.experiment.job import Job, Table
-from engine.results.segmentation.jaccard import mask_jaccard, masks_of, segmentation_jaccard
+from engine.results.segmentation.jaccard import (
+    Segmentation,
+    mask_jaccard,
+    masks_of,
+    segmentation_jaccard,
+)
 from engine.results.segmentation.picture import draw_segmentation
 from engine.results.segmentation.table import SegmentationRow, notes, segmentation_rows, text_table
-from engine.scripts.console import Main, show_table
+from engine.scripts.console import Main, script, show_table
 from engine.scripts.models import (
+    FigureOptions,
     Models,
-    figure_parser,
     figure_script,
     pick_pictures,
     title,
     train_models,
 )
-from engine.scripts.options import rate
 from vitreg.errors import InputError
-from vitreg.files import write_atomically
-from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import csv_of
@@ -39,83 +40,76 @@ from vitreg.train.runs.run import stored_model
 from vitreg.train.training.attention_metrics import MASS
 
 
+@dataclass(frozen=True)
+class SegmentationOptions(FigureOptions):
+    """What the scripts of table 4 and figure 3 are told.
+
+    Attributes:
+        voc: PASCAL VOC 2012, or its archive, to measure on; None for each data set's own test pictures.
+        mass: of the attention that the patches hold which count as attended.
+    """
+
+    voc: Path | None = None
+    mass: float = MASS
+
+
 def segmentation_table_script(table: Table, description: str | None) -> Main:
     """Return the `main` of table 4: the models' attention against the objects, in the first share."""
 
-    def main(argv: Sequence[str] | None = None) -> int:
-        """Run the script on the command line's options, or `argv`, and return its exit code."""
+    def work(console: Console, options: SegmentationOptions, command: str) -> None:
+        with Progress(console) as progress:
+            scenes_of = _open_scenes(options, progress)
+            job, found = train_models(table, options, progress, check=scenes_of, all_seeds=True)
+            body = on_main(
+                lambda: [
+                    row for models in found for row in _rows(models, scenes_of(models.task), job, options)
+                ]
+            )
+        title, below = f"{job.title}, trained on {job.design.shares[0]}", [*notes(body), *job.notes]
+        place, numbers = job.place.out / table.name, csv_of(SegmentationRow, body)
+        text = text_table(body)
+        on_main(lambda: show_table(console, place, title, text, below, numbers, command))
+        console.print(f"written: {place}.md, .csv", markup=False, soft_wrap=True)
 
-        def script(console: Console) -> None:
-            options = _parser(table, description).parse_args(argv)
-            with Progress(console) as progress:
-                job, found, scenes = _prepare(table, options, progress, all_seeds=True)
-                rows = partial(_rows, known=scenes, job=job, options=options, progress=progress)
-                body = on_main(lambda: [row for models in found for row in rows(models)])
-            title, below = f"{job.title}, trained on {job.design.shares[0]}", [*notes(body), *job.notes]
-            place, numbers = job.out / table.name, csv_of(SegmentationRow, body)
-            text = text_table(body)
-            on_main(lambda: show_table(console, place, title, text, below, numbers, below, argv))
-            console.print(f"written: {place}.md, .csv", markup=False, soft_wrap=True)
-
-        return exit_code(script)
-
-    return main
+    return script(SegmentationOptions, table.name, description, work)
 
 
 def segmentation_figure_script(table: Table, description: str | None, *, num_pictures: int) -> Main:
     """Return the `main` of figure 3: what the models' attention covers, a file for each data set."""
 
-    def draw(options: Namespace, progress: Progress) -> tuple[Job, list[str]]:
-        job, found, scenes = _prepare(table, options, progress, num_pictures=num_pictures)
-        one = partial(_draw, scenes=scenes, job=job, options=options, num_pictures=num_pictures)
-        return job, on_main(lambda: [one(models) for models in found])
+    def begin(
+        options: SegmentationOptions, progress: Progress
+    ) -> tuple[Callable[[Task], object], Callable[[Models, Job], bytes]]:
+        scenes_of = _open_scenes(options, progress)
 
-    return figure_script(table, lambda: _parser(table, description), draw)
+        def pick(task: Task) -> list[int]:
+            return _pick_scenes(scenes_of(task), options, num_pictures)
 
+        def draw(models: Models, job: Job) -> bytes:
+            return _draw(models, scenes_of(models.task), pick(models.task), job, options)
 
-def _parser(table: Table, description: str | None) -> ArgumentParser:
-    options = figure_parser(table, description)
-    voc = "PASCAL VOC 2012, or its archive, to measure on; without: each data set's own test pictures"
-    options.add_argument("--voc", type=Path, metavar="DIR", help=voc)
-    mass = f"of the attention that the patches hold which count as attended ({MASS:g})"
-    options.add_argument("--mass", type=rate, default=MASS, metavar="SHARE", help=mass)
-    return options
+        return pick, draw
 
-
-def _prepare(
-    table: Table,
-    options: Namespace,
-    progress: Progress,
-    *,
-    all_seeds: bool = False,
-    num_pictures: int = 0,
-) -> tuple[Job, list[Models], dict[str, Scenes]]:
-    """Return the trained models, and for each data set what they are measured on, which is opened first."""
-    if options.voc is None and options.preset == "paper":
-        raise InputError(f"missing: PASCAL VOC 2012 to measure on (--voc DIR). {VOC.advice}")
-    pictures = (
-        [] if options.voc is None else read_voc(unpack_official(options.voc, VOC.name, say=progress.say))
-    )
-    scenes: dict[str, Scenes] = {}
-
-    def check(task: Task) -> None:
-        same = [known for known in scenes.values() if known.name == VOC.name]
-        if options.voc is None:
-            scenes[task.name] = task_scenes(task)
-        elif same:  # all tasks of a table have one size and normalisation
-            scenes[task.name] = same[0]
-        else:
-            with progress.stage("reading the pictures of VOC") as update:
-                scenes[task.name] = voc_scenes(
-                    pictures, size=task.size, mean=task.mean, std=task.std, on_picture=update
-                )
-        if num_pictures:
-            _pick_scenes(scenes[task.name], options, num_pictures)
-
-    return *train_models(table, options, progress, all_seeds=all_seeds, check=check), scenes
+    return figure_script(SegmentationOptions, table, description, begin)
 
 
-def _pick_scenes(scenes: Scenes, options: Namespace, count: int) -> list[int]:
+def _open_scenes(options: SegmentationOptions, progress: Progress) -> Callable[[Task], Scenes]:
+    """Return what gives the pictures that a task's models are measured on; those of VOC are opened once."""
+    if options.voc is None:
+        if options.preset == "paper":
+            raise InputError(f"missing: PASCAL VOC 2012 to measure on (--voc DIR). {VOC.advice}")
+        return task_scenes
+    pictures = read_voc(unpack_official(options.voc, VOC.name, say=progress.say))
+
+    @cache
+    def opened(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Scenes:
+        with progress.stage("reading the pictures of VOC") as update:
+            return voc_scenes(pictures, size=size, mean=mean, std=std, on_picture=update)
+
+    return lambda task: opened(task.size, task.mean, task.std)
+
+
+def _pick_scenes(scenes: Scenes, options: SegmentationOptions, count: int) -> list[int]:
     """Return the pictures of a figure: those that are asked for, or some, taken evenly, that show an object.
 
     Raises:
@@ -134,50 +128,38 @@ def _pick_scenes(scenes: Scenes, options: Namespace, count: int) -> list[int]:
     return [known[place] for place in pick_pictures(len(known), None, count)]
 
 
-def _block(models: Models, options: Namespace) -> int:
+def _block(models: Models, options: SegmentationOptions) -> int:
     """Return the block that is looked at: the last, as in DINO, unless the options say otherwise."""
     if options.block is not None:
-        return int(options.block)
-    return int(vitreg.describe(models.start.create(2, 0.0)).num_blocks) - 1
+        return options.block
+    return vitreg.describe(models.start.create(2, 0.0)).num_blocks - 1
 
 
-def _rows(
-    models: Models, *, known: Mapping[str, Scenes], job: Job, options: Namespace, progress: Progress
-) -> list[SegmentationRow]:
-    block, scenes = _block(models, options), known[models.task.name]
-    found: dict[str, list[dict[str, object]]] = {}
-    with progress.stage(f"measuring on {scenes.name}") as update:
+def _rows(models: Models, scenes: Scenes, job: Job, options: SegmentationOptions) -> list[SegmentationRow]:
+    block, accelerator = _block(models, options), job.place.accelerator
+    found: dict[str, list[Segmentation]] = {}
+    with job.place.progress.stage(f"measuring on {scenes.name}") as update:
         for number, run in enumerate(models.runs):
-            result = segmentation_jaccard(
-                stored_model(run, job.out),
-                scenes,
-                accelerator=job.accelerator,
-                mass=options.mass,
-                layers=block,
-            )
-            found.setdefault(title(run, models.runs, {}), []).append(result)
+            model = stored_model(run, job.place.out)
+            measured = segmentation_jaccard(model, scenes, block, accelerator=accelerator, mass=options.mass)
+            found.setdefault(title(run, models.runs, {}), []).append(measured)
             update(number + 1, len(models.runs))
-    rows = segmentation_rows(scenes.name, found, block=block)
+    rows = segmentation_rows(scenes.name, found, block=block, mass=options.mass)
     if scenes.name == VOC.name:
         rows = [replace(row, data=f"{VOC.name}, after {models.task.name}") for row in rows]
     return rows
 
 
 def _draw(
-    models: Models, *, scenes: Mapping[str, Scenes], job: Job, options: Namespace, num_pictures: int
-) -> str:
-    block, own = _block(models, options), scenes[models.task.name]
-    indices = _pick_scenes(own, options, num_pictures)
-    masks, scores = {}, {}
+    models: Models, scenes: Scenes, indices: list[int], job: Job, options: SegmentationOptions
+) -> bytes:
+    block, accelerator, masks, scores = _block(models, options), job.place.accelerator, {}, {}
     for run in models.runs:
-        model, name = stored_model(run, job.out), title(run, models.runs)
-        masks[name] = masks_of(model, own, indices, block, accelerator=job.accelerator, mass=options.mass)
-        scores[name] = mask_jaccard(masks[name], own, indices)
+        model, name = stored_model(run, job.place.out), title(run, models.runs)
+        masks[name] = masks_of(model, scenes, indices, block, accelerator=accelerator, mass=options.mass)
+        scores[name] = mask_jaccard(masks[name], scenes, indices)
     caption = (
         f"patches that hold {100 * options.mass:g} % of the class token's attention, best head of block "
         f"{block}, and their Jaccard index with the outlined object"
     )
-    path = job.out / f"{models.name}.png"
-    drawn = draw_segmentation(own.pictures[indices], own.masks[indices], masks, scores, caption=caption)
-    write_atomically(path, drawn)
-    return str(path)
+    return draw_segmentation(scenes.pictures[indices], scenes.masks[indices], masks, scores, caption=caption)

@@ -22,6 +22,7 @@ from vitreg.train.models.start import Start
 from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, plan, plan_search
 from vitreg.train.runs.run import measured_task, stored_model, training_indices
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
 from vitreg.train.training.methods import SOURCE
 
@@ -136,14 +137,8 @@ def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> 
     def executed(*, keeps_models: bool) -> tuple[str, Any]:
         console = Console(record=True, file=io.StringIO())
         with Progress(console) as progress:
-            reports = execute(
-                runs,
-                tmp_path,
-                accelerator=Accelerator(cpu=True),
-                workers=0,
-                progress=progress,
-                keeps_models=keeps_models,
-            )
+            place = Workplace(tmp_path, Accelerator(cpu=True), 0, progress, keeps_models=keeps_models)
+            reports = execute(runs, place)
         return console.export_text(), reports
 
     _, reports = executed(keeps_models=False)

@@ -47,6 +47,7 @@ from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, Run, plan
 from vitreg.train.runs.report import load_report
 from vitreg.train.runs.run import trained_model
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training import checkpoint
 from vitreg.train.training import evaluation as evaluate
 from vitreg.train.training.checkpoint import NAME, Checkpoints
@@ -256,14 +257,8 @@ def executed(data: Path, out: Path, hyper: Hyperparameters, death: int) -> int:
     setattr(Checkpoints, "save", counted)  # noqa: B010
 
     def script(console: Console) -> None:
-        reports = execute(
-            planned(data, ("fine-tune", "GTA"), hyper),
-            out,
-            accelerator=accelerator,
-            workers=0,
-            progress=Progress(console),
-            checkpoint_seconds=2,
-        )
+        place = Workplace(out, accelerator, 0, Progress(console), checkpoint_seconds=2)
+        reports = execute(planned(data, ("fine-tune", "GTA"), hyper), place)
         torch.save([(r.metrics, r.log, r.continued) for r in reports], out / f"{rank()}.pt")
 
     return exit_code(script)
@@ -292,13 +287,8 @@ def test_killed_processes_go_on_to_the_figures_of_unbroken_ones(boxed: Path, tmp
     alone.mkdir(parents=True)
     (alone / NAME).write_bytes(path.read_bytes())
     out = io.StringIO()
-    [report] = execute(
-        [second],
-        tmp_path / "alone",
-        accelerator=make_accelerator("cpu"),
-        workers=0,
-        progress=Progress(Console(file=out, width=500)),
-    )
+    progress = Progress(Console(file=out, width=500))
+    [report] = execute([second], Workplace(tmp_path / "alone", make_accelerator("cpu"), 0, progress))
     assert f"{alone / NAME} is not used, the run starts anew (processes was 2, is 1" in out.getvalue()
 
     resumed = together(executed, boxed, broken, hyper, 0, folder=tmp_path / "3")
@@ -393,7 +383,11 @@ def failing(data: Path, weights: Path, out: Path, words: list[str], where: int |
 
 
 FAILURES: dict[str, tuple[list[str], int | None, str]] = {
-    "unknown": (["--stepz", "4"], None, "error: unrecognized arguments: --stepz 4 (see --help)"),
+    "unknown": (
+        ["--stepz", "4"],
+        None,
+        "error: unrecognized arguments: --stepz 4 (see `python recipes/table3.py --help`)",
+    ),
     "batch": (["--batch-size", "5"], None, "error: --batch-size 5 has to be divisible by the number of"),
     "pairs": (["--mixup", "0.8", "--batch-size", "2"], None, "error: fine-tune mixes pictures in pairs, and"),
     "out": (["--out", "{weights}"], None, "error: cannot write to --out"),

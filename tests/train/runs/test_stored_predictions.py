@@ -20,6 +20,7 @@ from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.predictions import PREDICTIONS
 from vitreg.train.runs.run import stored_model
+from vitreg.train.runs.workplace import Workplace
 
 NAMES = ("a, b.png", "c.png", "d.png", "e.png")
 
@@ -33,7 +34,7 @@ def runs(tmp_path: Path) -> list[Run]:
 def executed(runs: list[Run], out: Path) -> None:
     with Progress(Console(quiet=True)) as progress:
         accelerator = Accelerator(cpu=True)
-        execute(runs, out, accelerator=accelerator, workers=0, progress=progress, keeps_models=True)
+        execute(runs, Workplace(out, accelerator, 0, progress, keeps_models=True))
 
 
 def rows_of(run: Run, out: Path) -> list[dict[str, str]]:

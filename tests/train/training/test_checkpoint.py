@@ -31,6 +31,7 @@ from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Report, load_report
 from vitreg.train.runs.run import checkpoints_of, trained_model
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training import checkpoint
 from vitreg.train.training.checkpoint import NAME, Checkpoints
 
@@ -52,7 +53,8 @@ def trained(
     checkpoints = None
     if out is not None:
         (out / run.configuration.folder).mkdir(parents=True, exist_ok=True)
-        checkpoints = checkpoints_of(run, out, accelerator, quiet(), every=EVERY)
+        place = Workplace(out, accelerator, workers, quiet(), checkpoint_seconds=EVERY)
+        checkpoints = checkpoints_of(run, place)
         checkpoints.say = said.append
     steps = itertools.count(1)
 
@@ -134,12 +136,13 @@ def test_told_steps_are_those_of_the_whole_run(
     stopped_run(pair["fine-tune"], tmp_path)
     told: list[None] = []
     accelerator = Accelerator(cpu=True)
+    place = Workplace(tmp_path, accelerator, 0, quiet(), checkpoint_seconds=EVERY)
     trained_model(
         pair["fine-tune"],
         accelerator=accelerator,
         workers=0,
         on_step=lambda: told.append(None),
-        checkpoints=checkpoints_of(pair["fine-tune"], tmp_path, accelerator, quiet(), every=EVERY),
+        checkpoints=checkpoints_of(pair["fine-tune"], place),
     )
     assert len(told) == HYPER.steps
 
@@ -321,14 +324,8 @@ def test_report_that_cannot_be_written_is_an_error_and_goes_on_later(
 
 
 def executed(some: list[Run], out: Path, *, workers: int = 0, every: float = EVERY) -> list[Report]:
-    return execute(
-        some,
-        out,
-        accelerator=Accelerator(cpu=True),
-        workers=workers,
-        progress=quiet(),
-        checkpoint_seconds=every,
-    )
+    place = Workplace(out, Accelerator(cpu=True), workers, quiet(), checkpoint_seconds=every)
+    return execute(some, place)
 
 
 def test_none_is_written_or_read_at_zero(

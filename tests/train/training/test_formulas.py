@@ -17,6 +17,7 @@ import vitreg
 from small_runs import planned
 from vitreg.train.basics.progress import Progress
 from vitreg.train.runs.execution import execute
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training import formulas, guided_model, methods
 from vitreg.train.training.formulas import are_same, compute, formula
 from vitreg.train.training.methods import METHODS
@@ -128,7 +129,7 @@ def test_a_run_whose_formula_has_changed_is_done_again(
     def top1_of() -> tuple[list[str], list[object]]:
         runs = planned(data)
         quiet = Progress(Console(quiet=True))
-        reports = execute(runs, tmp_path, accelerator=Accelerator(cpu=True), workers=0, progress=quiet)
+        reports = execute(runs, Workplace(tmp_path, Accelerator(cpu=True), 0, quiet))
         return [run.configuration.folder for run in runs], [report.log for report in reports]
 
     folders, logs = top1_of()

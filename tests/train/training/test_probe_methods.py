@@ -21,6 +21,7 @@ from vitreg.errors import InputError
 from vitreg.train.runs import run as run_module
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.run import checkpoints_of, complete, trained_model, training_indices
+from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.adapters import Adapters
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.loop import _optimizer
@@ -149,7 +150,7 @@ def test_a_report_says_what_the_probe_was(runs: dict[str, Run], tmp_path: Path) 
     for method in ("linear-probe", "LP-FT", "fine-tune"):
         out = tmp_path / method
         (out / runs[method].configuration.folder).mkdir(parents=True)
-        report = complete(runs[method], out, accelerator=accelerator, workers=0, progress=quiet())
+        report = complete(runs[method], Workplace(out, accelerator, 0, quiet()))
         assert 0 <= report.metrics["top1"] <= 100
         found[method] = run_module.load_report(out, runs[method].configuration).metrics.get("probe")
     assert found["fine-tune"] is None
@@ -180,7 +181,9 @@ def test_a_run_that_is_stopped_ends_as_one_that_was_not(
             raise KeyboardInterrupt
 
     for on_step in (stop, lambda: None):
-        checkpoints = checkpoints_of(run, tmp_path, Accelerator(cpu=True), quiet(), every=2)
+        checkpoints = checkpoints_of(
+            run, Workplace(tmp_path, Accelerator(cpu=True), 0, quiet(), checkpoint_seconds=2)
+        )
         checkpoints.say = said.append
         if on_step is stop:
             with pytest.raises(KeyboardInterrupt):

@@ -75,6 +75,11 @@ def _cell(value: Any) -> Any:
     return "" if value is None else cell(value) if isinstance(value, str) else value
 
 
+def ends_of(groups: list[Any]) -> list[int]:
+    """Return the last row of each group, from that which the rows of a group have in common."""
+    return [row for row, group in enumerate(groups) if groups[row + 1 : row + 2] != [group]]
+
+
 def number(value: float | None, *, digits: int = 1, std: float | None = None) -> str:
     """Return a number as a cell, with its deviation where there is one; nothing for None."""
     text = "" if value is None else f"{value:.{digits}f}"

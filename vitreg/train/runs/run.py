@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ import vitreg
 from vitreg.errors import InputError
 from vitreg.files import check_sums, write_atomically
 from vitreg.train.basics.distributed import gather, on_main
-from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import split, subset
 from vitreg.train.data.subset_lists import write_subset_list
@@ -28,7 +27,8 @@ from vitreg.train.runs.plan import TRAINING_COST, Run
 from vitreg.train.runs.predictions import PREDICTIONS, task_predictions
 from vitreg.train.runs.report import DONE, Report, load_report, store_report
 from vitreg.train.runs.tracking import track
-from vitreg.train.training.checkpoint import SECONDS, Checkpoints, discard
+from vitreg.train.runs.workplace import Workplace
+from vitreg.train.training.checkpoint import Checkpoints, discard
 from vitreg.train.training.evaluation import evaluate
 from vitreg.train.training.loop import train
 from vitreg.train.training.methods import METHODS, SOURCE
@@ -49,35 +49,25 @@ def load_finished(run: Run, out: Path, *, keeps_model: bool = False) -> Report |
     return report if (out / run.configuration.folder / MODEL_FILE).is_file() else None
 
 
-def complete(
-    run: Run,
-    out: Path,
-    *,
-    accelerator: Accelerator,
-    workers: int,
-    progress: Progress,
-    checkpoint_seconds: float = SECONDS,
-    keeps_model: bool = False,
-    trackers: Sequence[str] = (),
-) -> Report:
-    """Train and measure `run`, store its report in `out` and return it.
+def complete(run: Run, place: Workplace) -> Report:
+    """Train and measure `run`, store its report and return it.
 
-    The caller holds the lock of the run's folder. An interrupted run continues from its checkpoint, and
-    `trackers` are told its log as it comes. Several processes do it together, and return one report.
+    The caller holds the lock of the run's folder. An interrupted run continues from its checkpoint. Several
+    processes do it together, and return one report.
     """
-    c, folder = run.configuration, out / run.configuration.folder
-    checkpoints = checkpoints_of(run, out, accelerator, progress, every=checkpoint_seconds)
+    c, folder = run.configuration, place.out / run.configuration.folder
+    checkpoints = checkpoints_of(run, place)
     pictures = 0 if c.hyper is None else TRAINING_COST * c.hyper.batch_size
     probes: list[vitreg.LinearProbe] = []
-    with track(trackers, c, folder) as tell:
+    with track(place.trackers, c, folder) as tell:
         model, log = trained_model(
             run,
-            accelerator=accelerator,
-            workers=workers,
-            on_step=lambda: progress.advance(pictures),
+            accelerator=place.accelerator,
+            workers=place.workers,
+            on_step=lambda: place.progress.advance(pictures),
             on_entry=tell,
             checkpoints=checkpoints,
-            readings=readings_in(out, run),
+            readings=readings_in(place.out, run),
             on_probe=probes.append,
         )
     task = measured_task(run)
@@ -85,21 +75,21 @@ def complete(
     metrics = evaluate(
         model,
         task,
-        accelerator=accelerator,
+        accelerator=place.accelerator,
         has_head=c.method != SOURCE,
-        on_batch=progress.advance,
+        on_batch=place.progress.advance,
         on_logits=own_logits.append,
     )
     if probes:
         metrics["probe"] = probe_metrics(probes[0])
     logits = torch.cat([part for each in gather(own_logits) for part in each])  # the processes' in order
-    where = machine(accelerator)
+
+    report = Report(c, metrics, log, checkpoints.seconds, machine(place.accelerator), checkpoints.continued)
 
     def stored() -> Report:
         (folder / DONE).unlink(missing_ok=True)  # of a run without its model: it vouches for what is replaced
         beside = []
-        report = Report(c, metrics, log, checkpoints.seconds, where, checkpoints.continued)
-        if keeps_model and c.method != SOURCE:
+        if place.keeps_models and c.method != SOURCE:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
             write_atomically(folder / MODEL_FILE, save(tensors))
             beside.append(MODEL_FILE)
@@ -112,7 +102,7 @@ def complete(
         if c.method != SOURCE:
             write_atomically(folder / PREDICTIONS, task_predictions(task, logits))
             beside.append(PREDICTIONS)
-        store_report(out, report, beside=beside)
+        store_report(place.out, report, beside=beside)
         discard(folder)
         return report
 
@@ -137,13 +127,15 @@ def stored_model(run: Run, out: Path) -> nn.Module:
     return model
 
 
-def checkpoints_of(
-    run: Run, out: Path, accelerator: Accelerator, progress: Progress, *, every: float = SECONDS
-) -> Checkpoints:
-    """Return the checkpoint of `run` in `out`, for a caller that holds the lock of the run's folder."""
-    folder = out / run.configuration.folder
-    owner = {"configuration": run.configuration.identity, "machine": machine(accelerator)}
-    return Checkpoints(folder, owner, say=lambda text: progress.say(f"{run.title}: {text}"), every=every)
+def checkpoints_of(run: Run, place: Workplace) -> Checkpoints:
+    """Return the checkpoint of `run`, for a caller that holds the lock of the run's folder."""
+    owner = {"configuration": run.configuration.identity, "machine": machine(place.accelerator)}
+    return Checkpoints(
+        place.out / run.configuration.folder,
+        owner,
+        say=lambda text: place.progress.say(f"{run.title}: {text}"),
+        every=place.checkpoint_seconds,
+    )
 
 
 def readings_in(out: Path, run: Run) -> Path:

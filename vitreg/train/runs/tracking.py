@@ -29,6 +29,8 @@ def check_trackers(names: Sequence[str]) -> None:
     """
     available = {tracker.value for tracker in get_available_trackers()}
     for name in names:
+        if name not in TRACKERS:
+            raise InputError(f"--log-with {name}: expected one of {', '.join(TRACKERS)}")
         if name not in available:
             raise InputError(f"--log-with {name}: its library is not installed; pip install {name}")
 

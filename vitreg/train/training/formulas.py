@@ -39,9 +39,10 @@ PARTS = ("attn", "mlp", "norm", "embed", "head")
 
 
 def formula(method: str) -> str:
-    """Return what tells the method's formula from earlier ones and others: nothing for one of `formulas.json`.
+    """Return what tells the method's formula from earlier ones and others.
 
-    It is a hash of the numbers' first three digits, for a row that a plugin brings that of the plugin's file.
+    Nothing for a formula of `formulas.json`, else a hash of the numbers' first three digits. For a row that a
+    plugin brings it is the hash of the plugin's file, whatever it computes.
     """
     row = METHODS[method]
     return f"plugin {row.plugin}" if row.plugin else _formula(method, row)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
-from typing import Any
+from statistics import fmean
 
 from engine.results.paper import PAPER
-from vitreg.errors import InputError
+from engine.results.rows import mean_std, minus
+from engine.results.segmentation.jaccard import Segmentation
 from vitreg.train.basics.tables import TextTable, number, signed
 from vitreg.train.data.official.voc import VOC
 from vitreg.train.training.methods import SOURCE
-from vitreg.wording import listed
 
 PRE_TRAINED = "pre-trained (SSL)"
 """What the paper calls the model before any training."""
@@ -53,61 +52,37 @@ def read_paper_jaccard() -> dict[str, float]:
 
 
 def segmentation_rows(
-    data: str, found: Mapping[str, Sequence[Mapping[str, Any]]], *, block: int
+    data: str, found: Mapping[str, Sequence[Segmentation]], *, block: int, mass: float
 ) -> list[SegmentationRow]:
     """Return a row for each method of `found`: what `segmentation_jaccard` returned for each of its seeds.
 
     `block` is counted from 0. The pre-trained model, measured once, is `SOURCE`.
-
-    Raises:
-        InputError: A method was never measured, not in this block, or with other pictures or another mass.
     """
-    printed = read_paper_jaccard()
-    first = next((one for results in found.values() for one in results), None)
-    table = []
+    printed, table = read_paper_jaccard(), []
+    before = fmean(one.jaccard for one in found[SOURCE])
     for method, results in found.items():
-        if first is None or not results:
-            raise InputError(f"expected at least one measurement of {method}, found none; run it first")
-        for one in results:
-            if block not in one["blocks"]:
-                blocks = listed(map(str, one["blocks"]), at_most=30)
-                raise InputError(f"{method} was not measured in block {block}, only in {blocks}")
-            for name in ("mass", "num_pictures", "num_left_out"):
-                if one[name] != first[name]:
-                    raise InputError(
-                        f"all rows have to be measured alike: {name} is {first[name]} in one and {one[name]} "
-                        f"in {method}; measure it again"
-                    )
-        jaccard, before = _at(block, results), found.get(SOURCE, ())
+        mean, std = mean_std([one.jaccard for one in results])
         table.append(
             SegmentationRow(
                 data=data,
                 model=method,
                 num_seeds=len(results),
                 block=block,
-                mass=first["mass"],
-                jaccard=fmean(jaccard),
-                std=stdev(jaccard) if len(jaccard) > 1 else None,
-                gain=fmean(jaccard) - fmean(_at(block, before)) if before and method != SOURCE else None,
-                mean_attention=fmean(_at(block, results, "mean_attention")),
-                foreground=fmean(_at(block, results, "foreground")),
-                whole_picture=first["whole_picture"],
+                mass=mass,
+                jaccard=fmean(one.jaccard for one in results),
+                std=std,
+                gain=None if method == SOURCE else minus(mean, before),
+                mean_attention=fmean(one.mean_attention for one in results),
+                foreground=fmean(one.foreground for one in results),
+                whole_picture=results[0].whole_picture,
                 paper=printed.get(method),
-                paper_gain=None if method == SOURCE else _minus(printed.get(method), printed[SOURCE]),
+                paper_gain=None if method == SOURCE else minus(printed.get(method), printed[SOURCE]),
                 is_paper_data=data == VOC.name,
-                num_pictures=first["num_pictures"],
-                num_left_out=first["num_left_out"],
+                num_pictures=results[0].num_pictures,
+                num_left_out=results[0].num_left_out,
             )
         )
     return table
-
-
-def _at(block: int, results: Sequence[Mapping[str, Any]], name: str = "jaccard") -> list[float]:
-    return [one[name][one["blocks"].index(block)] for one in results]
-
-
-def _minus(a: float | None, b: float) -> float | None:
-    return None if a is None else a - b
 
 
 def notes(table: Sequence[SegmentationRow]) -> list[str]:
