@@ -63,8 +63,8 @@ PREPARED = {"finetune.md": make_result}
 """What has to lie in the folder in which a page's code runs; the weights of these pages are local files."""
 
 
-WARN = {"lightning.md": [pytest.mark.filterwarnings("ignore::FutureWarning")]}
-"""Pages about a library that torch warns of."""
+WARN = {"frameworks.md": [pytest.mark.filterwarnings("ignore::FutureWarning")]}
+"""Pages that use a library that torch warns of (Lightning)."""
 
 
 @pytest.mark.parametrize(
@@ -138,8 +138,8 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
         assert f"run '{command}'" in ci
 
 
-def test_design_draws_every_file() -> None:
-    drawing = (ROOT / "docs" / "design.md").read_text().split("```")[1]
+def test_the_house_has_every_file() -> None:
+    drawing = (ROOT / "docs" / "how-it-works.md").read_text().partition("## The house")[2].split("```")[1]
     package = Path(vitreg.__file__).parent
     units = {file.relative_to(package).parts[0] for file in package.rglob("*.py")}
     assert {unit for unit in units if not re.search(rf"\b{re.escape(unit)}", drawing)} == set()

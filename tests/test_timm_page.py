@@ -13,7 +13,7 @@ import torch
 
 import vitreg
 
-PAGE = Path(__file__).parent.parent / "docs" / "howto" / "timm-script.md"
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "frameworks.md"
 
 SCRIPT = """
 import timm, torch
@@ -40,7 +40,7 @@ def train_one_epoch(epoch, model, task, model_ema=None):
 
 def lines_of_the_page() -> dict[str, str]:
     """Return the code of each numbered point."""
-    section = PAGE.read_text().partition("## In timm's own train.py")[2].partition("## What to know")[0]
+    section = PAGE.read_text().partition("### In timm's own train.py")[2].partition("\nWhat to know:")[0]
     assert section.strip().startswith("Five lines")
     points = re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]
     codes = [re.findall(r"`([^`]+)`", point) for point in points]
