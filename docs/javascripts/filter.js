@@ -1,12 +1,10 @@
-// Shows only the rows that hold what is typed into the field with the class "filter", and counts them.
-document.addEventListener("input", (event) => {
-  const field = event.target;
-  if (!field.matches("input.filter")) return;
+// Shows only the rows that hold what is typed into the field with the class "filter", none before that, and counts them.
+const filter = (field) => {
   const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
   const rows = [...document.querySelectorAll("article tbody tr:has(code)")];
   for (const row of rows) {
     const text = row.textContent.toLowerCase();
-    row.hidden = !words.every((word) => text.includes(word));
+    row.hidden = !words.length || !words.every((word) => text.includes(word));
   }
   for (const table of new Set(rows.map((row) => row.closest("table")))) {
     table.hidden = !table.querySelector("tbody tr:not([hidden])");
@@ -25,5 +23,10 @@ document.addEventListener("input", (event) => {
     count = field.nextElementSibling;
   }
   const shown = rows.filter((row) => !row.hidden).length;
-  count.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
+  count.textContent = words.length ? `${shown} of ${rows.length} rows` : `${rows.length} rows: type a part of a name`;
+};
+document.addEventListener("input", ({ target }) => target.matches("input.filter") && filter(target));
+document.querySelectorAll("input.filter").forEach((field) => {
+  field.value = new URLSearchParams(location.search).get("h") ?? ""; // what was typed into the site's search
+  filter(field);
 });
