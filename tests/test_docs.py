@@ -139,7 +139,7 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
 
 
 def test_the_house_has_every_file() -> None:
-    drawing = (ROOT / "docs" / "how-it-works.md").read_text().partition("## The house")[2].split("```")[1]
+    drawing = (ROOT / "CONTRIBUTING.md").read_text().partition("## The house")[2].split("```")[1]
     package = Path(vitreg.__file__).parent
     units = {file.relative_to(package).parts[0] for file in package.rglob("*.py")}
     assert {unit for unit in units if not re.search(rf"\b{re.escape(unit)}", drawing)} == set()
