@@ -40,6 +40,10 @@ SEARCHES = {
     "freeze": {"methods/freeze.html", "api/train.html"},
     "feature guide": {"methods/feature-guide.html"},
     "attach": {"api/attach.html"},
+    "early stopping": {"howto/result.html"},
+    "imbalance": {"howto/result.html"},
+    "linear probe": {"howto/linear-probe.html"},
+    "citation": {"index.html"},
 }
 """What is typed into the search field, and the pages that must all be among the first three found."""
 
