@@ -138,8 +138,8 @@ class TransMix(InertCopies):
         self._reader.clear("the model has not run since the batch was mixed")
         return images, mixup_target(labels, self.num_classes, own_share, self.smoothing)
 
-    def labels(self) -> Tensor:
-        """Return the soft labels [b, num_classes] of the batch that the model has just seen.
+    def labels(self, part: slice | None = None) -> Tensor:
+        """Return the soft labels [b, num_classes] of what the model has just seen, `part` of the batch.
 
         Raises:
             StateError: nothing was mixed, or the model has not run on it in training mode.
@@ -154,24 +154,24 @@ class TransMix(InertCopies):
                 f"{self._reader.skipped or 'it was cut short'}."
             )
         attention = self._reader.of(("attn_probs", "cls"), (self._last,))[0].detach().mean(1)
-        mix, self._mix = self._mix, None
+        mix, self._mix, seen = self._mix, None if part is None else self._mix, part or slice(None)
         self._reader.clear("its loss was taken already; mix and run the model again")
-        if attention.shape[0] != mix.labels.shape[0]:
+        if attention.shape[0] != (rows := len(mix.labels[seen])):
             raise StateError(
-                f"The model saw {attention.shape[0]} images, but {mix.labels.shape[0]} were mixed. "
-                "Run it on what `mix(x, y)` returned."
+                f"The model saw {attention.shape[0]} images, but {rows} were mixed. "
+                "Run it on what `mix(x, y)` returned, or say which part of it that was: loss(logits, part)."
             )
         own_share: Tensor | float = mix.own_share
         if mix.box is not None:
             grid = self._grid(attention.shape[-1], mix.size)
             mask = box_on_grid(*mix.size, mix.box, grid).to(attention.device)
-            own_share = 1 - ((1 - mix.own_share) + attention_share(attention, mask)) / 2
-            own_share = own_share[:, None]
-        return mixup_target(mix.labels, self.num_classes, own_share, self.smoothing)
+            own_share = attention.new_zeros(len(mix.labels), 1, dtype=torch.float32)
+            own_share[seen, 0] = 1 - ((1 - mix.own_share) + attention_share(attention, mask)) / 2
+        return mixup_target(mix.labels, self.num_classes, own_share, self.smoothing)[seen]
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """Return the cross entropy of `logits` [b, num_classes] with `labels()`, a float32 scalar."""
-        return F.cross_entropy(logits.float(), self.labels())
+    def loss(self, logits: Tensor, part: slice | None = None) -> Tensor:
+        """Return the cross entropy of `logits` [b, num_classes] with `labels(part)`, a float32 scalar."""
+        return F.cross_entropy(logits.float(), self.labels(part))
 
     def remove(self) -> None:
         """Take the hooks off the model; calling it again does nothing."""

@@ -98,6 +98,9 @@ class ReadingPenalty(Penalty, ABC):
         heads: "mean" compares the mean over attention heads, for a source with another number of heads.
     """
 
+    is_mean: ClassVar[bool] = True
+    """Whether the value is a mean over pictures, so that parts of a batch can stand for all of it."""
+
     layers: Layers | LayerMap = "all"
     query: Query = "cls"
     align: Align = "exact"

@@ -40,6 +40,7 @@ class BSS(ReadingPenalty):
     """
 
     needs_source: ClassVar[bool] = False
+    is_mean: ClassVar[bool] = False
 
     lam: Lam = 1e-3
     k: int = 1

@@ -26,12 +26,12 @@ def replay(state: RandomState | None, device: torch.device) -> Iterator[None]:
     """Draw the random numbers of `state` inside, and afterwards go on as if nothing had been drawn."""
     before = random_state(device)
     if state is not None:
-        _set(state, device)
+        set_random_state(state, device)
     try:
         yield
     finally:
         if before is not None:
-            _set(before, device)
+            set_random_state(before, device)
 
 
 def are_equal(one: RandomState | None, other: RandomState | None) -> bool:
@@ -42,7 +42,8 @@ def are_equal(one: RandomState | None, other: RandomState | None) -> bool:
     return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 
-def _set(state: RandomState, device: torch.device) -> None:
+def set_random_state(state: RandomState, device: torch.device) -> None:
+    """Let the random numbers of `state` be the next."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)

@@ -78,6 +78,9 @@ def _identity(values: dict[str, Any]) -> dict[str, Any]:
     hyper = values["hyper"] and {"augment_on": "cpu", **values["hyper"]}
     if hyper and hyper.get("layer_decay") == 1:  # it came later
         hyper = {name: value for name, value in hyper.items() if name != "layer_decay"}
+    # How a batch is computed changes nothing but the rounding, and the numbers that LoRA's dropout draws.
+    if hyper and (hyper.get("micro_batch") is None or "LoRA" not in values["method"].split("+")):
+        hyper.pop("micro_batch", None)
     # Before formulas were looked at, a run said nothing of them.
     return {name: value for name, value in values.items() if (name, value) != ("formula", "")} | {
         "hyper": hyper

@@ -86,7 +86,7 @@ class Checkpoints:
             training.model.load_state_dict(stored["model"])
             training.optimizer.load_state_dict(stored["optimizer"])
             training.log[:] = stored["log"]
-            training.step = stored["step"]
+            training.step, training.micro_batch = stored["step"], stored.get("micro_batch", 0)
             self.continued, self._earlier = stored["continued"] + 1, stored["seconds"]
             _set_random_states(stored["random"][rank()], training.model)
         except Exception as error:
@@ -130,6 +130,7 @@ class Checkpoints:
                 "optimizer": training.optimizer.state_dict(),
                 "log": training.log,
                 "step": training.step,
+                "micro_batch": training.micro_batch,
                 "continued": self.continued,
                 "seconds": self.seconds,
                 "random": list(states),

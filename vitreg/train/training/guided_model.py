@@ -101,10 +101,13 @@ class Applied:
             return self._mixup(pictures.clone(), labels)
         return pictures, labels
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the cross-entropy of the logits [b, classes] with the labels that `mixed` returned."""
+    def loss(self, logits: Tensor, labels: Tensor, part: slice | None = None) -> Tensor:
+        """Return the cross-entropy of the logits [b, classes] with the labels that `mix` returned.
+
+        `part` says which pictures of the mixed batch these are; None for all.
+        """
         if self._transmix is not None:
-            return self._transmix.loss(logits)
+            return self._transmix.loss(logits, part)
         smoothing = 0.0 if self._mixup is not None else self.smoothing  # it has smoothed them itself
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 

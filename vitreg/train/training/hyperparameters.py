@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vitreg.errors import InputError
+
 
 @dataclass(frozen=True)
 class Mixing:
@@ -25,6 +27,19 @@ class Mixing:
 TRANSMIX = Mixing(mixup=0.8, cutmix=1.0, switch=0.8)
 
 
+def parse_micro_batch(given: str | int | None) -> int | None:
+    """Return how many pictures `--micro-batch` says, 0 for auto, None where it is not given.
+
+    Raises:
+        InputError: It is neither a whole number above 0 nor auto.
+    """
+    if given is None or given == "auto":
+        return 0 if given else None
+    if not str(given).isdecimal() or int(given) < 1:
+        raise InputError(f"--micro-batch {given}: expected a whole number above 0, or auto")
+    return int(given)
+
+
 @dataclass(frozen=True)
 class Hyperparameters:
     """How a run is optimised; the same for every method.
@@ -35,6 +50,8 @@ class Hyperparameters:
         every: the penalty is taken on every so many steps, and as much stronger.
         layer_decay: by what the learning rate falls from each layer to the one before it, in every method; 1
             for what the method itself says.
+        micro_batch: how many pictures of a batch a process computes at once, to the same gradients up to
+            rounding; 0 for as many as its device's memory holds, None for all.
     """
 
     steps: int
@@ -48,3 +65,4 @@ class Hyperparameters:
     views: int = 0
     every: int = 1
     layer_decay: float = 1.0
+    micro_batch: int | None = None

@@ -24,6 +24,7 @@ from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
 from vitreg.train.training.state import DivergenceError, Entry, Measurement, Training
+from vitreg.train.training.step import Step, check_parts
 
 if TYPE_CHECKING:
     from vitreg.train.training.checkpoint import Checkpoints
@@ -69,6 +70,7 @@ def train(
         DivergenceError: The loss is no longer finite.
         InputError: The batch cannot be divided among the processes.
     """
+    check_parts(hyper, [method])
     model.to(accelerator.device).train()
     on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
     with Applied(
@@ -103,24 +105,19 @@ def train(
             views=hyper.views,
         )
         with parallel(model, accelerator) as replica:
+            passes = Step(model, replica, applied, accelerator, hyper, training.micro_batch)
             for drawn in loader(task, batches, hyper, accelerator=accelerator, workers=workers):
                 step, is_first = training.step, training.step == batches.first
                 schedule.step_update(step)
                 pictures, labels = map(on_device, drawn[:2])
                 pictures, labels = applied.mix(task.normalise(pictures), labels)
-                with accelerator.autocast():
-                    logits = replica(pictures)
-                loss = applied.loss(logits, labels)
-                objective = loss + applied.penalty(drawn[2])
-                optimizer.zero_grad()
-                accelerator.backward(objective)
+                values = passes.gradients(optimizer, pictures, labels, drawn[2], step=step)
                 if applied.adapters is not None and is_first:
                     applied.adapters.check_gradients()
                 optimizer.step()
                 is_last = step == hyper.steps - 1
                 entry = {}
                 if step % max(1, hyper.steps // LOGGED_STEPS) == 0 or is_last:
-                    values = {"objective": objective.detach(), "loss": loss.detach(), **applied.terms}
                     noted = mean_over_ranks({name: float(value) for name, value in values.items()})
                     is_finite = math.isfinite(noted.pop("objective"))
                     entry = {"lr": max(group["lr"] for group in optimizer.param_groups), **noted}
@@ -134,7 +131,7 @@ def train(
                 if entry:
                     training.log.append({"step": step, **entry})
                     on_entry(training.log[-1])
-                training.step += 1
+                training.step, training.micro_batch = step + 1, passes.size
                 if checkpoints is not None:
                     checkpoints.save(training, is_last=is_last)
                 on_step()

@@ -28,9 +28,13 @@ class DivergenceError(InputError):
 
 @dataclass
 class Training:
-    """What changes while a model is trained, apart from the random states; `step` steps are done."""
+    """What changes while a model is trained, apart from the random states; `step` steps are done.
+
+    `micro_batch` is how many pictures were computed at once in the last one.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
+    micro_batch: int = 0
     log: list[Entry] = field(default_factory=list)

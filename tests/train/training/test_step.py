@@ -1,0 +1,164 @@
+"""A step computed in parts has the gradients of the whole batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import small_runs
+from small_models import make_vit, shake
+from small_runs import HYPER, planned, quiet, with_hyper, write_pictures
+from vitreg.errors import InputError
+from vitreg.train.runs.run import checkpoints_of, trained_model
+from vitreg.train.runs.workplace import Workplace
+from vitreg.train.training.device import check_batch
+from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
+from vitreg.train.training.methods import METHODS, is_guided, target_of
+from vitreg.train.training.step import Step
+
+BATCH = 6
+
+PLAIN = [
+    name
+    for name, method in METHODS.items()
+    if method.is_trained and method.head == "new" and not method.adapters
+]
+
+
+def needs_whole_batch(method: str) -> bool:
+    target = target_of(method, 1.0) if is_guided(method) else None
+    return not getattr(target, "is_mean", True)
+
+
+def hyper_of(micro_batch: int | None, **options: Any) -> Hyperparameters:
+    return replace(HYPER, batch_size=BATCH, micro_batch=micro_batch, **options)
+
+
+@pytest.fixture(scope="module")
+def start() -> nn.Module:
+    torch.manual_seed(0)
+    return make_vit(num_classes=3, drop_path_rate=0.5)
+
+
+def step_of(
+    start: nn.Module,
+    method: str,
+    micro_batch: int | None,
+    *,
+    steps: int = 1,
+    watch: Callable[[nn.Module], Any] = lambda model: None,
+    **options: Any,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Step]:
+    """Return the gradients and the values of the last of some steps, between which the weights change."""
+    hyper = hyper_of(micro_batch, **options)
+    torch.manual_seed(3)
+    np.random.seed(3)
+    model = copy.deepcopy(start).train()
+    images, labels = torch.randn(BATCH, 3, 32, 32), torch.tensor([0, 2, 1, 1, 0, 2])
+    lam = 2.0 if is_guided(method) else None
+    chosen = {"mixing": hyper.mixing, "smoothing": 0.1, "every": hyper.every}
+    with Applied(model, method, lam, num_classes=3, **chosen) as applied:
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        step = Step(model, model, applied, Accelerator(cpu=True), hyper)
+        watch(model)
+        shake(model)  # away from the source
+        for number in range(steps):
+            mixed, soft = applied.mix(images, labels)
+            values = step.gradients(optimizer, mixed, soft, torch.full((BATCH,), -1), step=number)
+            if number < steps - 1:
+                optimizer.step()
+        torch.randn(1)  # which is not the same unless the same numbers were drawn
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return {**gradients, "next random number": torch.rand(1)}, values, step
+
+
+@pytest.mark.parametrize("method", [m for m in PLAIN if not needs_whole_batch(m)])
+def test_parts_have_the_gradients_of_the_whole_batch(start: nn.Module, method: str) -> None:
+    whole, values, _ = step_of(start, method, None)
+    parts, sums, _ = step_of(start, method, 4)
+    assert parts.keys() == whole.keys()
+    assert len(whole) > 3
+    torch.testing.assert_close(parts, whole, rtol=1e-3, atol=2e-6)
+    torch.testing.assert_close(sums, values, rtol=1e-5, atol=1e-7)
+    assert values["objective"] > values["loss"] or not is_guided(method)
+
+
+@pytest.mark.parametrize("options", [{"mixing": Mixing(0.8, 1.0)}, {"every": 2}])
+def test_with_mixed_pictures_and_a_penalty_now_and_then(start: nn.Module, options: dict[str, Any]) -> None:
+    for steps in (1, 2):
+        whole, values, _ = step_of(start, "GTA", None, steps=steps, **options)
+        parts, sums, _ = step_of(start, "GTA", 4, steps=steps, **options)
+        torch.testing.assert_close((parts, sums), (whole, values), rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", [m for m in PLAIN if needs_whole_batch(m)])
+def test_a_penalty_on_the_whole_batch_is_refused(method: str) -> None:
+    with pytest.raises(InputError, match=r"all pictures of a batch at once.*--grad-checkpointing"):
+        check_batch(hyper_of(2), [method])
+    check_batch(hyper_of(BATCH), [method])
+
+
+def test_parts_are_halved_where_the_memory_does_not_hold_them(start: nn.Module) -> None:
+    def full(module: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+        if len(output) > 2:
+            raise torch.OutOfMemoryError
+
+    def watch(model: nn.Module) -> None:
+        model.get_submodule("blocks.1").register_forward_hook(full)
+
+    found, values, step = step_of(start, "GTA+TransMix", 0, steps=2, watch=watch)
+    told, same, _ = step_of(start, "GTA+TransMix", 2, steps=2)
+    assert step.size == 2
+    torch.testing.assert_close((found, values), (told, same), rtol=0, atol=0)
+    with pytest.raises(torch.OutOfMemoryError):
+        step_of(start, "GTA", 4, watch=watch)
+
+
+def test_a_run_in_parts_goes_on_bit_for_bit_and_is_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(tmp_path)
+    whole = planned(tmp_path, ("GTA",))[0]
+    whole = with_hyper(whole, steps=4)
+    run = with_hyper(whole, micro_batch=3)
+    assert run.configuration.folder == whole.configuration.folder
+    now = small_runs.count_steps(monkeypatch)
+    accelerator = Accelerator(cpu=True)
+
+    class KilledError(Exception):
+        pass
+
+    def kill() -> None:
+        if now[0] == 2:
+            raise KilledError
+
+    def trained(out: Path, on_step: Callable[[], None] = lambda: None) -> tuple[nn.Module, Any]:
+        checkpoints = checkpoints_of(run, Workplace(out, accelerator, 0, quiet(), checkpoint_seconds=1))
+        checkpoints.path.parent.mkdir(parents=True, exist_ok=True)
+        return trained_model(
+            run, accelerator=accelerator, workers=0, checkpoints=checkpoints, on_step=on_step
+        )
+
+    model, log = trained(tmp_path / "whole")
+    now[0] = 0
+    with pytest.raises(KilledError):
+        trained(tmp_path / "killed", kill)
+    now[0] = 100
+    continued, same = trained(tmp_path / "killed")
+    assert now[0] == 102  # it went on
+    assert log == same
+    torch.testing.assert_close(continued.state_dict(), model.state_dict(), rtol=0, atol=0)
+    entries = trained_model(whole, accelerator=accelerator, workers=0)[1]
+    assert entries[-1]["loss"] == pytest.approx(log[-1]["loss"], rel=1e-3)
+    lora = replace(whole.configuration, method="LoRA")
+    assert replace(lora, hyper=hyper_of(2)).identity != replace(lora, hyper=hyper_of(None)).identity

@@ -1,0 +1,152 @@
+"""A step's gradients: of the whole batch at once, or the same ones from its parts one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from timm.layers import DropPath, drop_path
+from torch import Tensor, nn
+
+from vitreg.errors import InputError
+from vitreg.reader.random_state import random_state, set_random_state
+from vitreg.train.basics.distributed import per_rank, world_size
+from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.methods import METHODS
+
+
+class BatchDropPath(DropPath):
+    """Stochastic depth that may be given the `factors` of the pictures that follow, [b]."""
+
+    factors: Tensor | None = None
+
+    def factors_of(self, num_pictures: int, device: torch.device) -> Tensor:
+        """Return factors of a whole batch, by the random numbers that its pass would have drawn."""
+        return drop_path(
+            torch.ones(num_pictures, device=device), self.drop_prob, self.training, self.scale_by_keep
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` [b, ...] with some of its pictures set to zero, and the others larger."""
+        if self.factors is None or not self.training:
+            return super().forward(x)
+        return x * self.factors.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def _take_over(model: nn.Module) -> list[BatchDropPath]:
+    """Put `BatchDropPath` in the place of timm's, and return all of the model in their order."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is DropPath and child.drop_prob:
+                own = BatchDropPath(child.drop_prob, child.scale_by_keep).train(child.training)
+                setattr(parent, name, own)
+    return [module for module in model.modules() if isinstance(module, BatchDropPath)]
+
+
+def check_parts(hyper: Hyperparameters, methods: Sequence[str]) -> None:
+    """Raise `InputError` if a batch is to be computed in parts, and a penalty needs all of it at once."""
+    if hyper.micro_batch is None or hyper.micro_batch >= hyper.batch_size:
+        return
+    for method in methods:
+        build = METHODS[method].target
+        if build is not None and not getattr(build(1.0), "is_mean", True):
+            raise InputError(
+                f"{method} looks at all pictures of a batch at once, which --micro-batch takes apart: use "
+                "--grad-checkpointing, which saves memory too, or a smaller --batch-size"
+            )
+    if hyper.micro_batch == 0 and world_size() > 1:
+        raise InputError("--micro-batch auto is for one process; with several give a number of pictures")
+
+
+class Step:
+    """What computes the gradients of one step after the other.
+
+    The parts have `hyper.micro_batch` pictures, the last one what is left, and each counts by its share of
+    the batch. Pictures are mixed before, with partners from the whole batch, and stochastic depth draws for
+    the whole batch, so that the sums are the whole batch's gradients up to rounding. Dropout, which LoRA has,
+    draws for each part. Where the parts are to be found (0), they are halved whenever the device's memory
+    does not hold one, and the step is computed anew.
+
+    Args:
+        model: the model, on which `applied` is at work.
+        replica: what computes as the model and averages gradients over the processes.
+        applied: the method.
+        accelerator: of the run.
+        hyper: says how many pictures a part has.
+        found: how many were found before an interruption.
+
+    Attributes:
+        size: how many pictures a part has.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        replica: nn.Module,
+        applied: Applied,
+        accelerator: Accelerator,
+        hyper: Hyperparameters,
+        found: int = 0,
+    ) -> None:
+        self._replica, self._applied, self._accelerator = replica, applied, accelerator
+        self._is_sought = hyper.micro_batch == 0
+        self.size = (found if self._is_sought else hyper.micro_batch) or per_rank(hyper.batch_size)
+        self._drop_paths = [] if hyper.micro_batch is None else _take_over(model)
+
+    def gradients(
+        self,
+        optimizer: torch.optim.Optimizer,
+        pictures: Tensor,
+        labels: Tensor,
+        views: Tensor,
+        *,
+        step: int,
+    ) -> dict[str, Tensor]:
+        """Set the gradients of the batch that `Applied.mix` returned last, and return its values by name.
+
+        These are the objective, the loss, and the penalty's unweighted terms where it was taken.
+        """
+        state = random_state(pictures.device) if self._is_sought else None
+        while True:
+            optimizer.zero_grad()
+            try:
+                return self._sum(pictures, labels, views, step)
+            except torch.OutOfMemoryError:
+                if state is None or self.size == 1:
+                    raise
+            self.size = -(-self.size // 2)
+            torch.cuda.empty_cache()
+            set_random_state(state, pictures.device)
+
+    def _sum(self, pictures: Tensor, labels: Tensor, views: Tensor, step: int) -> dict[str, Tensor]:
+        total, sums = len(pictures), dict[str, Tensor]()
+        parts = [slice(start, min(start + self.size, total)) for start in range(0, total, self.size)]
+        attachment, before = self._applied.attachment, self._applied.terms
+        drawn = [m.factors_of(total, pictures.device) for m in self._drop_paths] if len(parts) > 1 else []
+        for part in parts:
+            for module, factors in zip(self._drop_paths, drawn, strict=bool(drawn)):
+                module.factors = factors[part]
+            if attachment is not None:  # all parts are those of one step
+                attachment.step = step
+            share = (part.stop - part.start) / total
+            waits = part is not parts[-1]
+            with self._accelerator.no_sync(self._replica) if waits else nullcontext():
+                objective, loss = self._objective(pictures[part], labels[part], views[part], part)
+                self._accelerator.backward(share * objective)
+            taken = {n: term for n, term in self._applied.terms.items() if term is not before.get(n)}
+            for name, value in {"objective": objective, "loss": loss, **taken}.items():
+                sums[name] = sums.get(name, 0.0) + share * value.detach()
+        for module in self._drop_paths:
+            module.factors = None
+        return sums
+
+    def _objective(
+        self, pictures: Tensor, labels: Tensor, views: Tensor, part: slice
+    ) -> tuple[Tensor, Tensor]:
+        with self._accelerator.autocast():
+            logits = self._replica(pictures)
+        loss = self._applied.loss(logits, labels, part)
+        return loss + self._applied.penalty(views), loss
