@@ -50,7 +50,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/finetune-FOLDER)")
     plain = [name for name in METHODS if not name.startswith("LP-FT") and not name.endswith("+TransMix")]
     method = f"{', '.join(plain)}, each also with +TransMix; None for {METHOD}"
-    metavars = {"hold_out": "RATE", "views": "K", "every": "K", "plugins": "FILE"}
+    metavars = {"hold_out": "RATE", "micro_batch": "N|auto", "views": "K", "every": "K", "plugins": "FILE"}
     add_fields(parser.add_argument, FinetuneOptions, texts={"method": method}, metavars=metavars)
 
 

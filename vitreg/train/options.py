@@ -91,6 +91,8 @@ class FinetuneOptions:
         epochs: passes over the training pictures.
         steps: training steps in place of `epochs`.
         batch_size: pictures of a step.
+        micro_batch: pictures of a batch that are computed at once, to the same gradients; "auto" for as
+            many as fit into the memory; None for all.
         lr: the highest learning rate, from which it falls to zero in a half cosine.
         layer_decay: by what the learning rate falls from each layer to the one before it; 1 for not at all.
         weight_decay: of AdamW.
@@ -129,6 +131,7 @@ class FinetuneOptions:
     epochs: float = EPOCHS
     steps: int | None = None
     batch_size: int = BATCH_SIZE
+    micro_batch: str | int | None = None
     lr: float = LR
     layer_decay: float = LAYER_DECAY
     weight_decay: float = 0.05

@@ -21,6 +21,7 @@ T = TypeVar("T")
 METAVARS = {"data": "DIR", "weights": "FILE", "subset": "FILE", "plugins": "FILE", "lam": "[METHOD=]LAM"}
 METAVARS |= {
     "log_with": "TRACKER",
+    "micro_batch": "N|auto",
     "views": "K",
     "every": "K",
     "measure_every": "N",
@@ -74,6 +75,7 @@ class TableOptions:
     steps: int | None = None
     epochs: float | None = None
     batch_size: int | None = None
+    micro_batch: str | None = None
     lr: float | None = None
     weight_decay: float | None = None
     warmup_epochs: float | None = None

@@ -27,19 +27,6 @@ class Mixing:
 TRANSMIX = Mixing(mixup=0.8, cutmix=1.0, switch=0.8)
 
 
-def parse_micro_batch(given: str | int | None) -> int | None:
-    """Return how many pictures `--micro-batch` says, 0 for auto, None where it is not given.
-
-    Raises:
-        InputError: It is neither a whole number above 0 nor auto.
-    """
-    if given is None or given == "auto":
-        return 0 if given else None
-    if not str(given).isdecimal() or int(given) < 1:
-        raise InputError(f"--micro-batch {given}: expected a whole number above 0, or auto")
-    return int(given)
-
-
 @dataclass(frozen=True)
 class Hyperparameters:
     """How a run is optimised; the same for every method.
@@ -66,3 +53,9 @@ class Hyperparameters:
     every: int = 1
     layer_decay: float = 1.0
     micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        given = str(self.micro_batch).replace("auto", "0")  # as the options have it
+        if self.micro_batch is not None and not given.isdecimal():
+            raise InputError(f"--micro-batch {given}: expected a whole number above 0, or auto")
+        object.__setattr__(self, "micro_batch", None if self.micro_batch is None else int(given))
