@@ -283,7 +283,7 @@ def test_no_layers(model: nn.Module, layers: object) -> None:
 
 @pytest.mark.parametrize("layers", ["last", 1.5, True, {0}, [None], slice("a")], ids=str)
 def test_wrong_layers(model: nn.Module, layers: object) -> None:
-    with unchanged(model), refuses(ArgumentError, "layers", "indices, a slice or 'all'", "got"):
+    with unchanged(model), refuses(ArgumentError, "layers", "indices, a slice, 'all' or 'spread'", "got"):
         vitreg.attach(model, layers=layers)
 
 

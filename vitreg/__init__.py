@@ -25,11 +25,26 @@ if TYPE_CHECKING:
     from vitreg.parameters.freeze import Freeze, freeze
     from vitreg.parameters.groups import param_groups
     from vitreg.parameters.interpolation import interpolate, interpolation_curve, uniform_soup
-    from vitreg.penalties import ParameterPenalty, ReadingPenalty, list_penalties, register_penalty
+    from vitreg.penalties import (
+        GivenPenalty,
+        ParameterPenalty,
+        PassPenalty,
+        ReadingPenalty,
+        list_penalties,
+        register_penalty,
+    )
+    from vitreg.penalties.attention_kl import AttentionKL
     from vitreg.penalties.bss import BSS
+    from vitreg.penalties.co_tuning import CoTuning
+    from vitreg.penalties.delta import DELTA
     from vitreg.penalties.feature_guide import FeatureGuide
+    from vitreg.penalties.gram_anchor import GramAnchor
     from vitreg.penalties.gta import GTA
     from vitreg.penalties.l2sp import L2SP
+    from vitreg.penalties.ldifs import LDIFS
+    from vitreg.penalties.lwf import LwF
+    from vitreg.penalties.object_guide import ObjectGuide
+    from vitreg.penalties.r_drop import RDrop
     from vitreg.projections import Projection, list_projections, register_projection
     from vitreg.projections.ftp import FTP
     from vitreg.projections.l2ball import L2Ball
@@ -46,29 +61,39 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BSS",
+    "DELTA",
     "FTP",
     "GTA",
     "L2SP",
+    "LDIFS",
     "MARS",
     "SPD",
     "ArgumentError",
     "Attachment",
+    "AttentionKL",
     "AttentionReading",
     "BaseSource",
     "Block",
     "BlockParts",
     "CachedSource",
+    "CoTuning",
     "Description",
     "FeatureGuide",
     "Freeze",
     "FrozenSource",
+    "GivenPenalty",
+    "GramAnchor",
     "L2Ball",
     "LinearProbe",
+    "LwF",
     "MismatchError",
+    "ObjectGuide",
     "ParameterPenalty",
+    "PassPenalty",
     "Probe",
     "Projection",
     "Projector",
+    "RDrop",
     "ReadingPenalty",
     "StateError",
     "Tap",
@@ -117,9 +142,20 @@ _PLACES = {
     "vitreg.parameters.freeze": ("Freeze", "freeze"),
     "vitreg.parameters.groups": ("param_groups",),
     "vitreg.parameters.interpolation": ("interpolate", "interpolation_curve", "uniform_soup"),
-    "vitreg.penalties": ("ParameterPenalty", "ReadingPenalty", "list_penalties", "register_penalty"),
+    "vitreg.penalties": (
+        "GivenPenalty",
+        "ParameterPenalty",
+        "PassPenalty",
+        "ReadingPenalty",
+        "list_penalties",
+        "register_penalty",
+    ),
+    "vitreg.penalties.attention_kl": ("AttentionKL",),
     "vitreg.penalties.bss": ("BSS",),
+    "vitreg.penalties.co_tuning": ("CoTuning",),
+    "vitreg.penalties.delta": ("DELTA",),
     "vitreg.penalties.feature_guide": ("FeatureGuide",),
+    "vitreg.penalties.gram_anchor": ("GramAnchor",),
     "vitreg.penalties.gta": ("GTA",),
     "vitreg.penalties.l2sp": ("L2SP",),
     "vitreg.projections": ("Projection", "list_projections", "register_projection"),
@@ -127,6 +163,10 @@ _PLACES = {
     "vitreg.projections.l2ball": ("L2Ball",),
     "vitreg.projections.mars": ("MARS",),
     "vitreg.projections.spd": ("SPD",),
+    "vitreg.penalties.ldifs": ("LDIFS",),
+    "vitreg.penalties.lwf": ("LwF",),
+    "vitreg.penalties.object_guide": ("ObjectGuide",),
+    "vitreg.penalties.r_drop": ("RDrop",),
     "vitreg.sources.adapted": ("BaseSource",),
     "vitreg.sources.cached": ("CachedSource",),
     "vitreg.sources.frozen": ("FrozenSource",),

@@ -36,7 +36,9 @@ class Card(NamedTuple):
         api: its place in the API.
         rows: what it is called in the tables of the paper and in ours.
         beside: methods that these tables show beside it, next to plain fine-tuning.
-        paper: the paper's table that has these rows, a file of recipes/paper.
+        paper: the paper's table that has these rows, a file of recipes/paper; nothing where it has none.
+        holds: what it keeps, in a few words.
+        first: when to try it first, in a sentence.
         steps: what its steps are called in benchmarks/results.
         reads: the extractor that it reads, where it is no penalty that says so itself.
         files: the files whose departures from the paper (`NOTE[DIFF]`) concern it.
@@ -46,7 +48,9 @@ class Card(NamedTuple):
     thing: Callable[..., Any]
     api: str
     rows: tuple[str, ...]
-    paper: str
+    paper: str = ""
+    holds: str = ""
+    first: str = ""
     steps: tuple[str, ...] = ()
     reads: str = ""
     beside: tuple[str, ...] = ()

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -37,6 +38,43 @@ def test_literal_and_laws(
     laws.same_in_any_batch_order(value, target, source)
     laws.quadratic(value, target, source, factor)
     laws.gradient_to_the_target_only(value, target, source)
+
+
+def literal_normalised(token: list[float], how: str) -> list[float]:
+    if how == "length":
+        length = sum(x * x for x in token) ** 0.5
+        return [x / length for x in token]
+    mean = sum(token) / len(token)
+    variance = sum((x - mean) ** 2 for x in token) / len(token)
+    return [(x - mean) / (variance + 1e-5) ** 0.5 for x in token]
+
+
+@pytest.mark.parametrize("how", ["length", "layer"])
+@given(size, size, size, st.integers(2, 4), st.floats(0.5, 10), seeds)
+def test_normalised_tokens(
+    how: str, num_blocks: int, b: int, n: int, d: int, factor: float, seed: int
+) -> None:
+    target, source = draw_blocks(seed, num_blocks, b, n, d), draw_blocks(seed + 7, num_blocks, b, n, d)
+    value = FeatureGuide("block_output", normalize=how).value
+    sides = [
+        [
+            torch.tensor([literal_normalised(token, how) for token in t.double().flatten(0, 1).tolist()])
+            for t in side
+        ]
+        for side in (target, source)
+    ]
+    assert value(target, source).item() == pytest.approx(literal(*sides, "mean"), rel=1e-3, abs=1e-6)
+    laws.zero_at_the_source(value, target)
+    laws.a_float32_scalar(value, target, source)
+    laws.gradient_to_the_target_only(lambda t, s: value(t, s) * 1e3, target, source)
+    if how == "length":
+        scaled = [factor * t for t in target]
+        torch.testing.assert_close(value(scaled, source), value(target, source), rtol=1e-3, atol=1e-5)
+
+
+def test_wrong_normalisation() -> None:
+    with refuses(ArgumentError, "normalize must be one of", "'none', 'length', 'layer'", "'l2'"):
+        FeatureGuide("features", normalize="l2")
 
 
 def test_there_are_extractors() -> None:

@@ -9,11 +9,12 @@ from torch import Tensor
 from vitreg.attachment.tokens import check_tokens
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.extractors import blocks_read, extractors
+from vitreg.families import towers
 from vitreg.grids import grid_of
 from vitreg.layers import resolve_layers
 from vitreg.penalties import Penalty, ReadingPenalty
-from vitreg.reader import ForwardPass
-from vitreg.types import Block, Grid, Tower
+from vitreg.reader import ALONE, ForwardPass, matters, tensors_in
+from vitreg.types import Arguments, Block, Grid, Tower
 
 
 def may_differ(penalties: Iterable[Penalty]) -> frozenset[str]:
@@ -80,6 +81,30 @@ def _block(penalty: ReadingPenalty, tower: Tower, index: int) -> Block:
     """Return the block that a value of `penalty` belongs to: one of the tower's, or its attention pooling."""
     pooled = penalty.query == "pool" and extractors[penalty.extractor].of_attention
     return tower.pool if pooled and tower.pool is not None else tower.blocks[index]
+
+
+def runs_source(penalty: ReadingPenalty) -> bool:
+    """Return whether the source runs on the pictures for `penalty`."""
+    return penalty.needs_source and penalty.runs_source
+
+
+def arguments_for(ours: Tower, theirs: Tower, one: ForwardPass, resize: bool) -> Arguments:
+    """Return with what the source is called beside the images.
+
+    Raises:
+        UnsupportedModelError: the model was called with arguments that may mean something else to it.
+    """
+    args, kwargs = one.more
+    if not any(matters(argument) for argument in (*args, *kwargs.values())):
+        return ALONE
+    same_class = towers.class_of(ours.module) is towers.class_of(theirs.module)
+    if not same_class or (resize and any(True for _ in tensors_in(one.more))):
+        raise UnsupportedModelError(
+            f"Expected {type(ours.module).__name__} to be called with images alone, as its source is a "
+            f"{type(theirs.module).__name__} that may see pictures of another size, found further arguments. "
+            "Call it without them, or use a source of the same class and size."
+        )
+    return one.more
 
 
 def aligned(

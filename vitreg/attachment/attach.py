@@ -18,10 +18,10 @@ from vitreg.attachment.rhythm import check_rhythm, is_due
 from vitreg.attachment.summary import place_of, summary, what_is_read
 from vitreg.attachment.targets import Target, resolve_target
 from vitreg.copies import InertCopies
-from vitreg.errors import ArgumentError, StateError, in_words
+from vitreg.errors import StateError
 from vitreg.families import find_tower
 from vitreg.functional.eagerly import eagerly
-from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, weight_at
+from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, weighted
 from vitreg.sources.frozen import Source, check_source, make_source
 from vitreg.types import (
     Align,
@@ -36,6 +36,8 @@ from vitreg.types import (
     Tower,
     ViewNumbers,
 )
+
+Given = dict[str, Tensor | None]
 
 _one_at_a_time = threading.RLock()
 """Held while a penalty is taken: threads may share a source, and the modules that it runs."""
@@ -167,7 +169,14 @@ class Attachment(InertCopies):
         if self._is_attached:
             self._readings.read_next(is_due(step, self._every))
 
-    def penalty(self, step: int | None = None, *, views: ViewNumbers | None = None) -> Tensor:
+    def penalty(
+        self,
+        step: int | None = None,
+        *,
+        views: ViewNumbers | None = None,
+        labels: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> Tensor:
         """Return the weighted sum of the penalties of the last forward pass or passes, a float32 scalar.
 
         The source runs now, on what the model was called with and under its autocast, no further than the
@@ -178,6 +187,9 @@ class Attachment(InertCopies):
             step: what a `lam` that is a function receives; by default the number of penalties taken so far.
             views: the numbers of the views that the batch holds, on the CPU, one an image: for a
                 `CachedSource`, which needs them; no other source looks at them.
+            labels: the images' labels, [b] or soft [b, classes]: for penalties such as `CoTuning`.
+            masks: where the object is, bool masks [b, height, width] or boxes (left, top, right, bottom) in
+                pixels, [b, 4]: for penalties such as `ObjectGuide`.
 
         Raises:
             StateError: no training forward pass since the last penalty, or calls of the model of which it is
@@ -186,26 +198,21 @@ class Attachment(InertCopies):
             UnsupportedModelError: the source takes weights of the model, or cannot be run as the model was.
         """
         if torch.compiler.is_compiling():  # which knows no locks
-            return self._penalty(step, views)
+            return self._penalty(step, views, {"labels": labels, "masks": masks})
         with _one_at_a_time:
-            return self._penalty(step, views)
+            return self._penalty(step, views, {"labels": labels, "masks": masks})
 
-    def _penalty(self, step: int | None, views: ViewNumbers | None) -> Tensor:
+    def _penalty(self, step: int | None, views: ViewNumbers | None, given: Given) -> Tensor:
         if not self._is_attached:
             raise StateError("This attachment was removed; attach again to take a penalty.")
         step = self.step if step is None else step
         if not is_due(self.step, self._every):
             self.step += 1
             return torch.zeros((), device=next(self._tower.module.parameters()).device)
-        values = {**self._readings.values(views), **self._parameters.values()}
+        values = {**self._readings.values(views, given), **self._parameters.values()}
         parts = []
         for name, penalty in self.penalties.items():
-            value = values[name]
-            if not isinstance(value, Tensor) or value.dim() != 0:
-                raise ArgumentError(
-                    f"A penalty's value is a scalar tensor; {name!r} returned {in_words(value)}."
-                )
-            parts.append(weight_at(name, penalty, self._lam, self._every, step) * value.float())
+            parts.append(weighted(values[name], name, penalty, self._lam, self._every, step))
         self._terms = {name: values[name].detach() for name in self.penalties}
         self.step += 1
         return sum(parts[1:], parts[0])
@@ -231,13 +238,8 @@ class Attachment(InertCopies):
     def __repr__(self) -> str:
         state = "attached" if self._is_attached else "removed"
         rhythm = f", every {self._every} steps" if self._every > 1 else ""
-        return summary(
-            self._place,
-            self._reads,
-            self.penalties,
-            self.source,
-            f"{state}, step {self.step}, lam={self._lam}{rhythm}",
-        )
+        state = f"{state}, step {self.step}, lam={self._lam}{rhythm}"
+        return summary(self._place, self._reads, self.penalties, self.source, state)
 
 
 def _detach(hooked: tuple[Readings, ParameterValues], names: set[str], ours: set[str]) -> None:

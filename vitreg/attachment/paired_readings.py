@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitreg.attachment.alignment import aligned, block_pairs
+from vitreg.attachment.alignment import aligned, arguments_for, block_pairs, runs_source
+from vitreg.attachment.given import between_passes, known, split
 from vitreg.attachment.gradients import depend_on_weights, trained_before
 from vitreg.attachment.tokens import check_order, check_tokens
-from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
+from vitreg.errors import ArgumentError, StateError
 from vitreg.extractors import extractors
-from vitreg.families import towers
-from vitreg.penalties import ReadingPenalty
-from vitreg.reader import ALONE, WITHOUT_GRADIENTS, ForwardPass, Reader, matters, tensors_in
+from vitreg.penalties import GivenPenalty, PassPenalty, ReadingPenalty
+from vitreg.reader import WITHOUT_GRADIENTS, ForwardPass, Reader
 from vitreg.sources.frozen import Source
-from vitreg.types import Arguments, Key, Passes, Tower, ViewNumbers
+from vitreg.types import Key, Passes, Tower, ViewNumbers
 
 
 class Readings:
@@ -38,14 +39,14 @@ class Readings:
     ) -> None:
         self._tower = tower
         self._source = source
-        self._penalties = penalties
+        theirs = None if source is None else source.tower
+        self._penalties = {name: penalty.bound(tower, theirs) for name, penalty in penalties.items()}
         self.blocks = {
-            name: block_pairs(p, tower, None if source is None else source.tower)
-            for name, p in penalties.items()
+            name: block_pairs(p, tower, theirs if p.runs_source else None) for name, p in penalties.items()
         }
         self._target_reader: Reader | None = None
         self._source_reader: Reader | None = None
-        guided = [name for name, penalty in penalties.items() if penalty.needs_source]
+        guided = [name for name, penalty in penalties.items() if runs_source(penalty)]
         counted = any(not extractors[penalties[name].extractor].per_block for name in guided)
         try:
             if guided and source is not None:
@@ -65,11 +66,11 @@ class Readings:
             self.remove()
             raise
 
-    def values(self, views: ViewNumbers | None) -> dict[str, Tensor]:
+    def values(self, views: ViewNumbers | None, given: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         """Return each penalty's unweighted value in the passes that count, and forget them.
 
         With several passes it is the mean over their images. `views` are the numbers of these, for a source
-        that remembers them.
+        that remembers them, and `given` is what the caller knows of them: labels and masks.
 
         Raises:
             StateError: no training forward pass since the last call, several calls of which it is not said
@@ -101,21 +102,26 @@ class Readings:
                     "Expected at least one image in a batch, found an empty one, which has no mean. Skip it, "
                     "or use drop_last=True in the data loader."
                 )
+            each = {name: split(value, counts) for name, value in given.items()}
             values = [
-                self._values_of(one, numbers)
-                for one, numbers in zip(passes, _split(views, counts), strict=True)
+                self._values_of(one, numbers, {name: parts[index] for name, parts in each.items()})
+                for index, (one, numbers) in enumerate(zip(passes, split(views, counts), strict=True))
             ]
+            between = between_passes(self._penalties, self.blocks, passes)
             if len(passes) == 1:
                 return values[0]
             total = sum(counts)
-            return {
+            means = {
                 name: torch.stack([c / total * v[name] for c, v in zip(counts, values, strict=True)]).sum()
                 for name in self._penalties
             }
+            return means | between
         finally:
             self._clear("its penalty was taken already; run the model again")
 
-    def _values_of(self, one: ForwardPass, views: ViewNumbers | None) -> dict[str, Tensor]:
+    def _values_of(
+        self, one: ForwardPass, views: ViewNumbers | None, given: Mapping[str, Any]
+    ) -> dict[str, Tensor]:
         """Return each penalty's value in one pass."""
         if one.inputs_changed():
             raise StateError(
@@ -123,11 +129,11 @@ class Readings:
                 "Take the penalty before the next batch is written into the same tensor."
             )
         joined = {name for name, penalty in self._penalties.items() if self._has_joined(name, penalty, one)}
-        needed = any(self._penalties[name].needs_source for name in joined)
+        needed = any(runs_source(self._penalties[name]) for name in joined)
         if needed and self._source_reader is not None and self._source is not None:
             self._read_source(self._source, self._source_reader, one, views)
         return {
-            name: self._value(name, penalty, one) if name in joined else self._zero()
+            name: self._value(name, penalty, one, given) if name in joined else self._zero()
             for name, penalty in self._penalties.items()
         }
 
@@ -137,7 +143,7 @@ class Readings:
         """Run the source as the model ran, and compare what the tokens are."""
         assert one.images is not None
         resize = any(p.align == "resample" for p in self._penalties.values() if p.needs_source)
-        more = self._arguments_for(source, one, resize)
+        more = arguments_for(self._tower, source.tower, one, resize)
         source.follow(self._tower.module)
         source.read(
             reader, one.images, one.autocast, more=more, random=one.random_state, resize=resize, views=views
@@ -150,25 +156,6 @@ class Readings:
             for of_either in (self._target_reader, self._source_reader):
                 if of_either is not None:
                     of_either.notes_tokens = source.is_random  # the order of others is always the same
-
-    def _arguments_for(self, source: Source, one: ForwardPass, resize: bool) -> Arguments:
-        """Return with what the source is called beside the images.
-
-        Raises:
-            UnsupportedModelError: the model was called with arguments that may mean something else to it.
-        """
-        args, kwargs = one.more
-        if not any(matters(argument) for argument in (*args, *kwargs.values())):
-            return ALONE
-        ours, theirs = self._tower.module, source.tower.module
-        same_class = towers.class_of(ours) is towers.class_of(theirs)
-        if not same_class or (resize and any(True for _ in tensors_in(one.more))):
-            raise UnsupportedModelError(
-                f"Expected {type(ours).__name__} to be called with images alone, as its source is a "
-                f"{type(theirs).__name__} that may see pictures of another size, found further arguments. "
-                "Call it without them, or use a source of the same class and size."
-            )
-        return one.more
 
     def read_next(self, wanted: bool) -> None:
         """Say whether the next forward pass is read."""
@@ -224,16 +211,14 @@ class Readings:
             )
         return False
 
-    def _value(self, name: str, penalty: ReadingPenalty, one: ForwardPass) -> Tensor:
-        target = one.of((penalty.extractor, penalty.query), self.blocks[name])
-        if self._source_reader is None or not penalty.needs_source:
-            return penalty.value(target, [])
-        return penalty.value(*aligned(penalty, self.blocks[name], one, self._source_reader.last))
-
-
-def _split(views: ViewNumbers | None, counts: Sequence[int]) -> list[ViewNumbers | None]:
-    """Return the numbers of each pass's images."""
-    if views is None or len(counts) == 1 or len(views) != sum(counts):
-        return [views] * len(counts)
-    starts = [sum(counts[:index]) for index in range(len(counts))]
-    return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]
+    def _value(
+        self, name: str, penalty: ReadingPenalty, one: ForwardPass, given: Mapping[str, Any]
+    ) -> Tensor:
+        if isinstance(penalty, PassPenalty):
+            return self._zero()  # its value is that of all passes
+        target, source = one.of((penalty.extractor, penalty.query), self.blocks[name]), list[Tensor]()
+        if self._source_reader is not None and runs_source(penalty):
+            target, source = aligned(penalty, self.blocks[name], one, self._source_reader.last)
+        if isinstance(penalty, GivenPenalty):
+            return penalty.value(target, source, known(name, penalty, self.blocks[name], one, given))
+        return penalty.value(target, source)

@@ -48,6 +48,6 @@ def _in_short(penalty: Penalty) -> str:
     given = [
         f"{field.name}={getattr(penalty, field.name)!r}"
         for field in fields(penalty)
-        if field.name == "lam" or getattr(penalty, field.name) != field.default
+        if field.repr and (field.name == "lam" or getattr(penalty, field.name) != field.default)
     ]
     return f"{type(penalty).__name__}({', '.join(given)})"

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitreg.errors import ArgumentError, in_words
 from vitreg.functional.precision import without_autocast
 
 
@@ -34,6 +35,34 @@ def box_on_grid(height: int, width: int, box: tuple[int, int, int, int], grid: t
     top, bottom, left, right = box
     mask[..., top:bottom, left:right] = 1
     return F.interpolate(mask, size=grid, mode="nearest").flatten()
+
+
+def object_masks(objects: object, images: Tensor, seen: tuple[int, int]) -> Tensor:
+    """Return bool masks [b, height, width], cropped to what patches cover of a picture.
+
+    Args:
+        objects: bool masks [b, height, width], or boxes (left, top, right, bottom) in pixels, [b, 4]; one
+            without any extent is empty.
+        images: the pictures, [b, c, height, width].
+        seen: the height and width that patches cover.
+
+    Raises:
+        ArgumentError: masks or boxes of another shape or type.
+    """
+    b, height, width = images.shape[0], images.shape[-2], images.shape[-1]
+    if isinstance(objects, Tensor) and objects.dtype == torch.bool and objects.shape == (b, height, width):
+        masks = objects.to(images.device)
+    elif isinstance(objects, Tensor) and objects.dtype != torch.bool and objects.shape == (b, 4):
+        left, top, right, bottom = objects.to(images.device)[:, :, None, None].unbind(1)
+        rows = torch.arange(height, device=images.device)[:, None] + 0.5
+        columns = torch.arange(width, device=images.device)[None] + 0.5
+        masks = (rows > top) & (rows < bottom) & (columns > left) & (columns < right)
+    else:
+        raise ArgumentError(
+            f"Expected bool masks {[b, height, width]} or boxes {[b, 4]} in pixels, found "
+            f"{in_words(objects)}."
+        )
+    return masks[:, : seen[0], : seen[1]]
 
 
 def patch_coverage(masks: Tensor, grid: tuple[int, int]) -> Tensor:

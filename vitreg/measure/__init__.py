@@ -6,6 +6,7 @@ They run the model themselves, in eval mode and without gradients, and leave it 
 """
 
 from vitreg.measure.attention import attention_drift, attention_maps, object_share
+from vitreg.measure.classes import channel_weights, class_relation
 from vitreg.measure.features import FeatureSimilarity, feature_similarity
 from vitreg.measure.rollout import attention_rollout
 
@@ -14,6 +15,8 @@ __all__ = [
     "attention_drift",
     "attention_maps",
     "attention_rollout",
+    "channel_weights",
+    "class_relation",
     "feature_similarity",
     "object_share",
 ]

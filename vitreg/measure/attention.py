@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError, in_words
 from vitreg.extractors import blocks_read, check_query
 from vitreg.families import find_tower
-from vitreg.functional import attention_share, patch_coverage
+from vitreg.functional import attention_share, object_masks, patch_coverage
 from vitreg.functional.precision import autocast_now
 from vitreg.grids import block_grid, covered
 from vitreg.reader import Reader
@@ -129,7 +129,10 @@ def object_share(
         UnsupportedModelError: see `attention_maps`.
     """
     check_images(images)
-    masks = _masks(objects, images, covered(find_tower(model), (images.shape[-2], images.shape[-1])))
+    masks = object_masks(objects, images, covered(find_tower(model), (images.shape[-2], images.shape[-1])))
+    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
+    if empty:
+        raise ArgumentError(f"Pictures {empty} hold none of their object. Leave them out, or mend the masks.")
     maps = attention_maps(model, images, layers=layers, query=query)
     shares = []
     for value in maps:
@@ -178,25 +181,3 @@ def _normalised(maps: Tensor) -> Tensor:
 def _in_words(shapes: list[list[int]]) -> str:
     kinds = " and ".join(str(list(kind)) for kind in dict.fromkeys(tuple(shape) for shape in shapes))
     return f"{len(shapes)} blocks of {kinds}"
-
-
-def _masks(objects: object, images: Tensor, seen: tuple[int, int]) -> Tensor:
-    """Return bool masks of what the caller gave, cropped to the height and width that patches cover."""
-    b, height, width = images.shape[0], images.shape[-2], images.shape[-1]
-    if isinstance(objects, Tensor) and objects.dtype == torch.bool and objects.shape == (b, height, width):
-        masks = objects.to(images.device)
-    elif isinstance(objects, Tensor) and objects.dtype != torch.bool and objects.shape == (b, 4):
-        left, top, right, bottom = objects.to(images.device)[:, :, None, None].unbind(1)
-        rows = torch.arange(height, device=images.device)[:, None] + 0.5
-        columns = torch.arange(width, device=images.device)[None] + 0.5
-        masks = (rows > top) & (rows < bottom) & (columns > left) & (columns < right)
-    else:
-        raise ArgumentError(
-            f"Expected bool masks {[b, height, width]} or boxes {[b, 4]} in pixels, found "
-            f"{in_words(objects)}."
-        )
-    masks = masks[:, : seen[0], : seen[1]]
-    empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
-    if empty:
-        raise ArgumentError(f"Pictures {empty} hold none of their object. Leave them out, or mend the masks.")
-    return masks

@@ -4,7 +4,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from vitreg.penalties.base import (
+    GivenPenalty,
     ParameterPenalty,
+    PassPenalty,
     Penalty,
     ReadingPenalty,
     check_lam,
@@ -12,10 +14,13 @@ from vitreg.penalties.base import (
     penalties,
     register_penalty,
     weight_at,
+    weighted,
 )
 
 __all__ = [
+    "GivenPenalty",
     "ParameterPenalty",
+    "PassPenalty",
     "Penalty",
     "ReadingPenalty",
     "check_lam",
@@ -23,6 +28,7 @@ __all__ = [
     "penalties",
     "register_penalty",
     "weight_at",
+    "weighted",
 ]
 
 for _module in iter_modules(__path__):

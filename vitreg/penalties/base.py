@@ -6,14 +6,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError
+from vitreg.errors import ArgumentError, UnsupportedModelError, in_words
+from vitreg.functional.precision import without_autocast
 from vitreg.registry import Registry
-from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query
+from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Tower
 
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -32,6 +33,12 @@ def check_lam(lam: object, *, name: str = "lam") -> None:
         raise ArgumentError(f"{name} must be finite and at least 0, got one larger than any float.") from None
     if not math.isfinite(number) or number < 0:
         raise ArgumentError(f"{name} must be finite and at least 0, got {lam!r}.")
+
+
+def check_positive(number: object, *, name: str) -> None:
+    """Raise `ArgumentError` unless `number` is a finite one above 0."""
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
+        raise ArgumentError(f"{name} must be a finite number above 0, got {number!r}.")
 
 
 def lam_at(lam: Lam, step: int, *, name: str = "lam") -> float:
@@ -68,6 +75,13 @@ def weight_at(name: str, penalty: Penalty, lam: Lam, every: int, step: int) -> f
     return weight
 
 
+def weighted(value: object, name: str, penalty: Penalty, lam: Lam, every: int, step: int) -> Tensor:
+    """Return a penalty's value, which has to be a scalar, times `weight_at`, in float32."""
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        raise ArgumentError(f"A penalty's value is a scalar tensor; {name!r} returned {in_words(value)}.")
+    return weight_at(name, penalty, lam, every, step) * value.float()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Penalty:
     """The base of all penalties: derive from `ReadingPenalty` or `ParameterPenalty`."""
@@ -101,6 +115,9 @@ class ReadingPenalty(Penalty, ABC):
     is_mean: ClassVar[bool] = True
     """Whether the value is a mean over pictures, so that parts of a batch can stand for all of it."""
 
+    runs_source: ClassVar[bool] = True
+    """Whether a source that is needed runs on the pictures, or only something of it is looked at."""
+
     layers: Layers | LayerMap = "all"
     query: Query = "cls"
     align: Align = "exact"
@@ -122,6 +139,66 @@ class ReadingPenalty(Penalty, ABC):
     @abstractmethod
     def value(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
         """Return the unweighted float32 scalar; `source` is empty unless it is needed."""
+
+    def bound(self, model: Tower, source: Tower | None) -> ReadingPenalty:
+        """Return this penalty as it is attached, with what it takes from the source beside readings."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenPenalty(ReadingPenalty, ABC):
+    """A penalty that looks at what the caller of `penalty()` knows: labels, or where objects are."""
+
+    needs: ClassVar[Literal["labels", "masks"]]
+    """By which name it is given: `penalty(labels=…)` or `penalty(masks=…)`."""
+
+    @abstractmethod
+    def value(
+        self, target: Sequence[Tensor], source: Sequence[Tensor], given: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Return the unweighted float32 scalar.
+
+        Args:
+            target: see `ReadingPenalty`.
+            source: see `ReadingPenalty`.
+            given: one tensor: the labels, [b] or soft [b, classes]; or one a block: how much of each patch
+                the object covers, [b, p].
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassPenalty(ReadingPenalty, ABC):
+    """A penalty on what several passes since the last penalty read; its `target` has one tensor a pass."""
+
+    needs_source: ClassVar[bool] = False
+
+
+def source_head(name: str, model: Tower, source: Tower | None) -> nn.Module:
+    """Return the source's own head.
+
+    Raises:
+        UnsupportedModelError: the source has none, or is the model itself without its adapters.
+    """
+    if source is None or source.module is model.module:
+        raise UnsupportedModelError(
+            f"{name} needs the head that the source was pre-trained with; source='base' has the model's own. "
+            "Pass the pre-trained model as the source."
+        )
+    head = source.module.get_submodule(source.heads[0]) if source.heads else nn.Identity()
+    if isinstance(head, nn.Identity):
+        raise UnsupportedModelError(
+            f"{name} needs a source with a classifier of its own inside {type(source.module).__name__}; it "
+            "has none. Create the source with its pre-trained head (timm: without num_classes=0)."
+        )
+    return head
+
+
+def said_by(head: nn.Module, features: Tensor) -> Tensor:
+    """Return what a frozen head says of features [b, d], in float32; gradients reach the features."""
+    with without_autocast(features):
+        weight = next(head.parameters())
+        logits: Tensor = head(features.to(weight.dtype))
+        return logits.float()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,12 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError
 from vitreg.functional import squared_distance
-from vitreg.functional.squared_distance import check_reduction
+from vitreg.functional.squared_distance import (
+    Normalisation,
+    check_normalisation,
+    check_reduction,
+    normalised,
+)
 from vitreg.penalties.base import ReadingPenalty, register_penalty
 from vitreg.types import Reduction
 
@@ -35,6 +40,8 @@ class FeatureGuide(ReadingPenalty):
         align: "resample" for a source with another patch grid.
         heads: "mean" for a source with another number of heads, where attention is read.
         reduction: see `vitreg.functional.squared_distance`.
+        normalize: what is done to each token's channels before they are compared: "none"; "length" for
+            length 1, so that only directions count; "layer" for mean 0 and variance 1, as of a layer norm.
 
     Source: Seo et al. 2024 (arXiv 2401.02656), Table 3.
     """
@@ -42,9 +49,11 @@ class FeatureGuide(ReadingPenalty):
     reads: str = "block_output"
     _: KW_ONLY
     reduction: Reduction = "mean"
+    normalize: Normalisation = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_normalisation(self.normalize)
         check_reduction(self.reduction)
         if not isinstance(self.reads, str):
             raise ArgumentError(f"FeatureGuide takes an extractor's name, got {type(self.reads).__name__}.")
@@ -61,4 +70,5 @@ class FeatureGuide(ReadingPenalty):
 
     def value(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
         """Return the squared distance of the readings."""
-        return squared_distance(target, source, reduction=self.reduction)
+        ours, theirs = ([normalised(t, self.normalize) for t in side] for side in (target, source))
+        return squared_distance(ours, theirs, reduction=self.reduction)

@@ -77,6 +77,12 @@ _PLAIN = {
     "block-output": Method(lambda lam: vitreg.FeatureGuide("block_output", lam=lam), GRID),
     "msa-output": Method(lambda lam: vitreg.FeatureGuide("msa_output", lam=lam), GRID),
     "GTA": Method(lambda lam: vitreg.GTA(lam=lam), GRID),
+    "attention-KL": Method(lambda lam: vitreg.AttentionKL(lam=lam), GRID),
+    "LDIFS": Method(lambda lam: vitreg.LDIFS(lam=lam), _around(10.0)),
+    "Gram-anchor": Method(lambda lam: vitreg.GramAnchor(lam=lam), GRID),
+    "DELTA": Method(lambda lam: vitreg.DELTA(lam=lam), _around(0.01)),
+    # The source is the model as training starts, so the head is the one that it starts with: the probe's.
+    "LwF": Method(lambda lam: vitreg.LwF(lam=lam), _around(1.0)),
     # The two other readings of Eq. (5).
     "GTA-sum-layers": Method(lambda lam: vitreg.GTA(lam=lam, reduction="sum_layers"), GRID),
     "GTA-sum": Method(lambda lam: vitreg.GTA(lam=lam, reduction="sum"), GRID),
@@ -176,7 +182,7 @@ def target_of(method: str, lam: float | None) -> Penalty | None:
 
 def can_be_remembered(target: Penalty) -> bool:
     """Return whether what the source reads of a picture is small: attention, not all tokens."""
-    return isinstance(target, vitreg.GTA)
+    return isinstance(target, vitreg.GTA | vitreg.AttentionKL)
 
 
 def check_methods(names: Iterable[str]) -> tuple[str, ...]:

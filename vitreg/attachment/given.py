@@ -1,0 +1,83 @@
+"""What belongs to several passes, and what the caller of `penalty()` knows of each: labels, and masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from vitreg.errors import ArgumentError, StateError, UnsupportedModelError, in_words
+from vitreg.functional import object_masks, patch_coverage
+from vitreg.grids import block_grid, covered
+from vitreg.penalties import GivenPenalty, PassPenalty, ReadingPenalty
+from vitreg.reader import ForwardPass
+
+
+def known(
+    name: str, penalty: GivenPenalty, blocks: Iterable[int], one: ForwardPass, given: Mapping[str, Any]
+) -> list[Tensor]:
+    """Return what `penalty` needs to know of a pass: labels, or how far patches are covered, [b, p] a block.
+
+    Raises:
+        ArgumentError: it was not given, or not for each picture.
+        UnsupportedModelError: masks are given, and a patch grid is not known.
+    """
+    value, images = given.get(penalty.needs), one.images
+    assert images is not None
+    if value is None:
+        raise ArgumentError(f"{name!r} needs penalty({penalty.needs}=…), one a picture, found none.")
+    if not isinstance(value, Tensor) or not value.dim() or len(value) != len(images):
+        raise ArgumentError(
+            f"Expected {penalty.needs} for {len(images)} pictures as a tensor, found {in_words(value)}."
+        )
+    value = value.to(images.device, non_blocking=True)
+    if penalty.needs == "labels":
+        return [value]
+    size = (images.shape[-2], images.shape[-1])
+    masks = object_masks(value, images, covered(one.tower, size))
+    parts = []
+    for index in blocks:
+        pooled = one.tower.pool if penalty.query == "pool" else None
+        block = pooled or one.tower.blocks[index]
+        grid = block_grid(one.tower, block, size)
+        if grid is None:
+            raise UnsupportedModelError(
+                f"{name!r} needs the patch grid of block {block.name!r}, which is not known. Say it in "
+                "`TowerParts(grid=…)` or `TowerParts(patch_size=…)` of its tower."
+            )
+        parts.append(patch_coverage(masks, grid))
+    return parts
+
+
+def split(views: Any, counts: Sequence[int]) -> list[Any]:
+    """Return each pass's part of what was given for the images of all; `counts` says how many it has."""
+    if views is None or len(counts) == 1 or len(views) != sum(counts):
+        return [views] * len(counts)
+    starts = [sum(counts[:index]) for index in range(len(counts))]
+    return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]
+
+
+def between_passes(
+    penalties: Mapping[str, ReadingPenalty],
+    blocks: Mapping[str, Iterable[int]],
+    passes: Sequence[ForwardPass],
+) -> dict[str, Tensor]:
+    """Return the value of each penalty that compares passes.
+
+    Raises:
+        StateError: there is one pass, or they are of other pictures.
+    """
+    values = {}
+    for name, penalty in penalties.items():
+        if not isinstance(penalty, PassPenalty):
+            continue
+        key = (penalty.extractor, penalty.query)
+        target = [one.of(key, blocks[name])[0] for one in passes]
+        if len(target) < 2 or any(value.shape != target[0].shape for value in target):
+            raise StateError(
+                f"{name!r} compares two passes over the same pictures since the last penalty, found "
+                f"{[list(value.shape) for value in target]}. Run the model on them twice before that."
+            )
+        values[name] = penalty.value(target, [])
+    return values
