@@ -86,7 +86,7 @@ LIBRARIES = {
         "cli/pictures.py",
         "cli/self_test.py",
         "cli/weights.py",
-        "weights.py",
+        "weights/content.py",
     },
     "open_clip": {"families/open_clip.py"},
     "torchvision": {"families/torchvision.py", "cli/build.py"},

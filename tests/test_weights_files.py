@@ -55,12 +55,41 @@ def test_each_wrapper_and_beginning(tmp_path: Path, wrapper: str, prefix: str) -
         ({"state_dict": {**begun(A, "model."), **begun(B, "model_ema.module.")}}, "model_ema. is used"),
         ({"model": {**begun(A, "student.backbone."), **begun(B, "teacher.backbone.")}}, "teacher. is used"),
         ({"state_dict": {**begun(A, "module."), **begun(B, "ema_model.")}}, "ema_model. is used"),
+        ({"params": A, "params_ema": B}, "params_ema is used"),
+        ({"encoder": begun(A, "module."), "target_encoder": begun(B, "module.")}, "target_encoder is used"),
+        ({"model": B, "ema": {"decay": 0.9}}, "model, ema; model is used"),
+        ({"model": B, "ema": {"shadow_params": [torch.zeros(2)]}}, "model, ema; model is used"),
+        ({**begun(B, "base_encoder."), **begun(A, "momentum_encoder.")}, "base_encoder. is used"),
     ],
 )
 def test_of_two_sets_the_average_is_taken_and_said(tmp_path: Path, content: object, words: str) -> None:
     said: list[str] = []
     assert_is(read(tmp_path, content, say=said.append), B)
     assert words in said[0]
+
+
+@pytest.mark.parametrize("root", ["encoder.", "vit.", "0.", "online.net."])
+def test_whatever_a_trainer_calls_the_network(tmp_path: Path, root: str) -> None:
+    assert_is(read(tmp_path, {"model": {**begun(B, root), "head.weight": torch.ones(3)}}), B)
+    # Beside tensors that have no such root it is another network, which nobody takes for this one.
+    assert read(tmp_path, {**B, **begun(A, root)}).keys() > B.keys()
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (
+            {**begun(A, "encoder_q."), **begun(B, "encoder_k.")},
+            "expected one network, found encoder_k., ",
+        ),
+        ({"blocks.0.attn.qkv.lora_A.weight": torch.ones(2)}, "LoRA's adapters; merge them"),
+        ({"dinov2.encoder.layer.0.norm1.weight": torch.ones(2)}, "in the layout of transformers"),
+        ({"encoder.layers.0.self_attn.k_proj.weight": torch.ones(2)}, "in the layout of transformers"),
+    ],
+)
+def test_tensors_that_are_no_single_network_of_timms(tmp_path: Path, state: State, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read(tmp_path, state)
 
 
 def test_an_empty_set_is_none(tmp_path: Path) -> None:
@@ -122,7 +151,8 @@ def test_what_would_be_executed_is_refused_in_own_words(
         (b"  <!DOCTYPE html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b'{"error": "not found"}', "a text in JSON"),
-        (b"nothing", "expected a whole .safetensors, .npz or torch file"),
+        (b"nothing", "expected a (whole )?.safetensors, .npz or torch file"),
+        (b"\x89HDF\r\n\x1a\n", "a file of Keras or TensorFlow|fetch it again"),
         (b"PK\x03\x04nothing", "fetch it again"),
         (b"\x80\x02nothing", "would have to be executed|fetch it again"),
         (b"\x10\0\0\0\0\0\0\0{nothing       }", "fetch it again"),

@@ -23,7 +23,11 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [".ipynb_checkpoints/1-checkpoint.png", "@eaDir/1.png/SYNO.png", "__MACOSX/._1.png", ".git/1.png"]
+    "name",
+    [
+        *(".ipynb_checkpoints/1-checkpoint.png", "@eaDir/1.png/SYNO.png", "__MACOSX/._1.png", ".git/1.png"),
+        *("Thumbnails/1.png", "wandb/run/1.png", "node_modules/1.png", "CVS/1.png"),
+    ],
 )
 def test_what_is_hidden_or_a_tools_is_left_out_and_counted(tmp_path: Path, name: str) -> None:
     put(tmp_path / "1.png")

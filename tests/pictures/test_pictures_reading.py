@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,28 @@ def test_a_brightest_value_that_nobody_knows_is_refused(
     Image.fromarray(values).save(tmp_path / f"p.{suffix}")
     with pytest.raises(InputError, match=rf"p\.{suffix}.*brightest value.*8 bits|8 or 16 bits"):
         read_picture(tmp_path / f"p.{suffix}")
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """Return a PNG of 16 bits in three channels, which Pillow reads and does not write."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        sums = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + sums
+
+    height, width, _ = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bits_in_three_channels(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    path.write_bytes(png_of_16_bits(np.full((4, 5, 3), 40000, np.uint16)))
+    assert (np.asarray(read_picture(path)) == 40000 // 256).all()
+    path.write_bytes(png_of_16_bits(np.full((4, 5, 3), 4000, np.uint16)))  # 12 bits in 16: it would be black
+    with pytest.raises(InputError, match=r"brightest value is \d+ of 65535"):
+        read_picture(path)
 
 
 @pytest.mark.parametrize(("colour", "ground"), [(0, 255), (250, 0), (120, 255)])

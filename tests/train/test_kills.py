@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,4 +23,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
     command = [sys.executable, str(TESTS / "train" / "kills.py"), str(tmp_path), "52"]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-4000:]
-    assert "killed" in ended.stdout
+    did = json.loads(ended.stdout.splitlines()[-1])
+    assert did["killed"] >= 52
+    for what in ("continued", "torn checkpoints", "torn and refused", "torn and made again"):
+        assert did[what], did

@@ -14,22 +14,37 @@ _LEAST_CONTRAST = 16
 """Levels of 255 below which nothing is seen."""
 
 
-def in_colours(stored: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+class UnknownBrightnessError(ValueError):
+    """Nobody knows which value of a picture is the brightest."""
+
+
+def has_16_bits(stored: Image.Image) -> bool:
+    """Return whether the file of a picture that is not decoded yet has 16 bits a channel."""
+    return any(";16" in repr(tile[3]) for tile in getattr(stored, "tile", ()))
+
+
+def in_colours(stored: Image.Image, *, of_16_bits: bool = False) -> tuple[Image.Image, tuple[str, ...]]:
     """Return the picture in mode RGB, and what was done to its pixels beyond Pillow's own conversion.
 
     16 bits are scaled so that the brightest value stays the brightest. What is transparent lies on white, or
     on black where nothing could be seen on white.
 
+    Args:
+        stored: the picture, decoded.
+        of_16_bits: whether its file has 16 bits a channel, of which Pillow keeps the upper 8 where there are
+            several channels.
+
     Raises:
-        ValueError: Nobody knows the brightest value of the picture: it has 32 bits, or fewer than its file
-            says.
+        UnknownBrightnessError: It has 32 bits, or fewer than its file says.
     """
     if stored.mode.startswith("I;16") or (stored.mode == "I" and stored.format in ("PNG", "PPM")):
         return _of_16_bits(stored), ("16 bits",)
     if stored.mode in ("I", "F"):
-        raise ValueError(
+        raise UnknownBrightnessError(
             f"its brightest value is not known (mode {stored.mode}); store it with 8 or 16 bits a channel"
         )
+    if of_16_bits:
+        _check_range(int(np.asarray(stored.convert("RGB")).max()) * 256)
     if not stored.has_transparency_data:
         return stored.convert("RGB"), ()
     layer = (stored.convert("LA") if stored.mode == "La" else stored).convert("RGBA")
@@ -47,12 +62,8 @@ def _of_16_bits(stored: Image.Image) -> Image.Image:
     tags = getattr(stored, "tag_v2", {})
     depth = tags.get(_BITS_PER_SAMPLE, 16)
     brightest = 2 ** int(depth[0] if isinstance(depth, tuple) else depth) - 1
-    if brightest == 65535 and stored.format not in _SCALED_BY_PILLOW and 0 < values.max() < 4096:
-        # 12 bits in 16, a dark picture, or a depth map: only its owner knows.
-        raise ValueError(
-            f"its brightest value is {values.max()} of 65535, as if fewer than 16 bits were stored in 16; "
-            "scale the values to the whole range, or store it with 8 bits"
-        )
+    if brightest == 65535 and stored.format not in _SCALED_BY_PILLOW:
+        _check_range(int(values.max()))
     levels = (values * 255 // brightest).astype(np.uint8)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         levels = 255 - levels
@@ -60,6 +71,14 @@ def _of_16_bits(stored: Image.Image) -> Image.Image:
     if isinstance(clear, int):  # the one value that a PNG calls transparent
         levels = np.where(values == clear, 255, levels).astype(np.uint8)
     return Image.fromarray(levels).convert("RGB")
+
+
+def _check_range(highest: int) -> None:
+    if 0 < highest < 4096:  # 12 bits in 16, a dark picture, or a depth map: only its owner knows
+        raise UnknownBrightnessError(
+            f"its brightest value is {highest} of 65535, as if fewer than 16 bits were stored in 16; "
+            "scale the values to the whole range, or store it with 8 bits"
+        )
 
 
 def _on(ground: str, layer: Image.Image) -> Image.Image:

@@ -14,17 +14,11 @@ from vitreg.errors import InputError
 from vitreg.pictures.reading import suffixes
 
 _TOOLS = {
-    "@eadir",
-    "@recycle",
-    "#recycle",
-    "#snapshot",
-    "__macosx",
-    "__pycache__",
-    "$recycle.bin",
-    "system volume information",
-    "lost+found",
+    *("@eadir", "@recycle", "@tmp", "@sharebin", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
+    *("__macosx", "__pycache__", "system volume information", "lost+found", "cvs", "node_modules"),
+    *("thumbs", "_thumbs", "thumbnails", "wandb", "mlruns", "lightning_logs", "tb_logs"),
 }
-"""Folders that file managers, network drives and interpreters leave, in lower case."""
+"""Folders that file managers, network drives, interpreters and trainers leave, in lower case."""
 
 _MARKS = {"DONE", "report.json", "predictions.csv", "checkpoint.pt"}
 """Files by which a folder is known to hold what vitreg wrote."""

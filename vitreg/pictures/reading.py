@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vitreg.errors import InputError
-from vitreg.pictures.colours import in_colours
+from vitreg.pictures.colours import UnknownBrightnessError, has_16_bits, in_colours
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
 """What is read, where Pillow can: AVIF from its version 11.3 on, HEIF with pillow-heif."""
@@ -183,9 +183,10 @@ def _identified(content: bytes) -> Image.Image:
 
 
 def _decoded(stored: Image.Image, digest: str) -> Picture:
+    of_16_bits = has_16_bits(stored)
     stored.load()
     size, orientation = stored.size, stored.getexif().get(ExifTags.Base.Orientation, 1)
-    image, notes = in_colours(stored)
+    image, notes = in_colours(stored, of_16_bits=of_16_bits)
     return Picture(upright(image, orientation), digest, size, orientation, notes)
 
 
@@ -195,9 +196,13 @@ def _reason(error: Exception, content: bytes) -> str:
         return f"it is too large, more than {MOST_PIXELS // 10**6} million pixels; store it smaller"
     if not content:
         return "the file is empty"
+    if isinstance(error, UnknownBrightnessError):
+        return str(error)
     if isinstance(error, UnidentifiedImageError):
         found = next((what for beginning, what in _BEGINNINGS if content.startswith(beginning)), "")
-        if content[4:8] == b"ftyp":
+        if content[4:8] == b"ftyp" and "HEIF" in formats():
+            found = "HEIF or AVIF that is not whole"
+        elif content[4:8] == b"ftyp":
             found = "HEIF or AVIF, which pip install pillow-heif reads"
         return f"expected {', '.join(formats())}, found {found or 'something else'}"
     return f"it is not whole or not sound ({type(error).__name__}: {error})".replace("\n", " ")

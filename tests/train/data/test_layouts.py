@@ -80,10 +80,15 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         (("images", "masks"), "parts of a data set by their names"),
         (("test/ant", "test/bee"), "test alone cannot be trained on"),
         (("train", "test"), "expected a folder of pictures for each class"),
-        (("cat", "cat "), "differ only in spaces, case or Unicode form"),
+        (("cat", "cat "), "differ only in spaces, hyphens, case, Unicode form or zeros"),
         (("Cat", "cat"), "differ only in"),
         (("train/caf\u00e9", "train/x", "test/cafe\u0301", "test/x"), r"'caf\\xe9' and 'cafe\\u0301' differ"),
         (("ant",), "found only ant"),
+        (("all/train/ant", "all/test/ant"), "found only all; if the classes are in it, give .*all"),
+        (
+            ("ant/train", "ant/test", "bee/train", "bee/test"),
+            "hold splits.*make ant/test test/ant",
+        ),
     ],
 )
 def test_what_may_mean_another_thing_is_refused(
@@ -137,6 +142,13 @@ def test_the_order_is_that_of_image_folder(tmp_path: Path) -> None:
     assert [(str(s.path), s.label) for s in found.train] == ImageFolder(str(tmp_path)).samples
 
 
+def test_a_link_to_itself_is_no_end(tmp_path: Path) -> None:
+    root = put(tmp_path, "ant", "bee")
+    for name in ("loop.png", "ant/loop.png"):
+        (root / name).symlink_to("loop.png")
+    assert read(root).classes == ("ant", "bee")
+
+
 def test_imbalance_is_said(tmp_path: Path) -> None:
     put(tmp_path, "ant", count=20)
     put(tmp_path, "bee", count=2)
@@ -153,4 +165,8 @@ def test_twins() -> None:
     assert twins(["cat", "dog"]) is None
     assert twins(["1", "2", "01"]) == ("1", "01")
     assert twins(["a b", "A  b"]) == ("a b", "A  b")
+    assert twins(["great auk", "great_auk"]) == ("great auk", "great_auk")
+    assert twins(["cat", "cat\u200b"]) == ("cat", "cat\u200b")
+    assert twins(["1", "1.0"]) == ("1", "1.0")
+    assert twins(["1", "-1", "1.5", "a-1", "a1"]) is None
     assert twins(["cat", "cat"]) is None

@@ -131,8 +131,9 @@ def _built(card: Card, state: dict[str, Tensor], path: Path) -> nn.Module:
         return built
 
     try:
-        # First without memory: a small file does not make a large model.
-        with suppress(NotImplementedError), torch.device("meta"):
+        # First without memory: a small file does not make a large model. Old versions of timm compute numbers
+        # there, which cannot be read.
+        with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
             wanted = {key: value.shape for key, value in create().state_dict().items()}
             if wanted != {key: value.shape for key, value in state.items()}:
                 raise ValueError("the weights are not those of the model that it names")

@@ -118,7 +118,10 @@ def _classes(root: Path, but_not: Path | None, split: str = "") -> _Classes:
         )
     if empty or len(kept) < 2:
         which = f"no {split} picture for class" if split else "no picture in"
-        wrong = f"{which} {listed(empty)}" if empty else f"found only {next(iter(kept))}"
+        only = next(iter(kept))
+        wrong = f"{which} {listed(empty)}" if empty else f"found only {only}"
+        if not empty and _folders(root / only):
+            wrong += f"; if the classes are in it, give {root / only}"
         left = f"; left out: {listed_counts(left_out)}" if left_out else ""
         raise InputError(f"{root}: expected pictures in each of at least 2 class folders; {wrong}{left}")
     parts = [name for name in kept if name.lower() in PARTS]
@@ -139,7 +142,7 @@ def _holds(folder: Path, place: Path | None) -> bool:
 def _folders(root: Path) -> list[str]:
     """Return the names of the folders in `root` that may hold pictures, sorted."""
     try:
-        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        names = sorted(entry.name for entry in os.scandir(root) if os.path.isdir(entry.path))
     except OSError as error:
         raise InputError(f"cannot read the data folder {root}: {error.strerror}") from error
     return [name for name in names if not is_passed_over(name)]
@@ -151,7 +154,7 @@ def _loose(root: Path) -> Found:
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if is_passed_over(entry.name):
             found.left_out["hidden files or folders of tools"] += 1
-        elif entry.is_file() and Path(entry.name).suffix.lower() in suffixes():
+        elif os.path.isfile(entry.path) and Path(entry.name).suffix.lower() in suffixes():
             found.pictures.append(Path(entry.path))
     return found
 
@@ -165,9 +168,16 @@ def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
     inside = {name: set(_folders(root / name)) for name in classes if not _has_pictures(root / name)}
     for name, folders in inside.items():
         for other, others in inside.items():
-            if name < other and len(folders & others) > 1:
+            both = folders & others
+            if name < other and len(both) > 1 and all(map(role_of, both)):
                 raise InputError(
-                    f"{root}: {name}/ and {other}/ both hold {listed(sorted(folders & others))}: are they "
+                    f"{root}: expected splits that hold classes, found classes that hold splits: {name}/ "
+                    f"and {other}/ with {listed(sorted(both))}; make {name}/{min(both)} "
+                    f"{min(both)}/{name}, and so on"
+                )
+            if name < other and len(both) > 1:
+                raise InputError(
+                    f"{root}: {name}/ and {other}/ both hold {listed(sorted(both))}: are they "
                     "splits, and those the classes? Call them train/ and test/, or give every class a folder "
                     "of its own with its pictures"
                 )
@@ -177,8 +187,8 @@ def _check_twins(root: Path, names: Sequence[str] | dict[str, Found]) -> None:
     pair = twins(names)
     if pair:
         raise InputError(
-            f"{root}: the class folders {pair[0]!a} and {pair[1]!a} differ only in spaces, case or "
-            "Unicode form; give both one name, or two that can be told apart"
+            f"{root}: the class folders {pair[0]!a} and {pair[1]!a} differ only in spaces, hyphens, "
+            "case, Unicode form or zeros; give both one name, or two that can be told apart"
         )
 
 

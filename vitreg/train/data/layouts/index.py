@@ -141,8 +141,8 @@ class _Index:
             if pair:
                 lines = [where for label, (name, where) in self.names.items() if pair[1] in (label, name)]
                 raise InputError(
-                    f"{lines[0]}: the {what} {pair[0]!a} and {pair[1]!a} differ only in spaces, case, "
-                    "Unicode form or zeros before a number; write one of them throughout"
+                    f"{lines[0]}: the {what} {pair[0]!a} and {pair[1]!a} differ only in spaces, hyphens, "
+                    "case, Unicode form or zeros; write one of them throughout"
                 )
 
     def _locate(self, name: str, where: str) -> Path:

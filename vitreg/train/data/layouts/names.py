@@ -44,11 +44,17 @@ def split_of(text: str) -> Role | None:
 
 
 def twins(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return two names that differ only in spaces, case, Unicode's forms or zeros before a number, if any."""
+    """Return two names that only look different, if any.
+
+    They differ in spaces or what stands for them (`_`, `-`), in what cannot be seen, in case, in Unicode's
+    forms, or in zeros around a number: a spreadsheet makes 1 or 1.0 of 01.
+    """
     seen: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        key = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        key = str(int(key)) if key.isdecimal() else key
+        visible = (c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+        spaced = re.sub(r"(?<=\w)[-_]+(?=\w)", " ", "".join(visible))
+        key = " ".join(spaced.casefold().split())
+        key = str(int(number[1])) if (number := re.fullmatch(r"(\d+)(\.0*)?", key)) else key
         if key in seen:
             return seen[key], name
         seen[key] = name

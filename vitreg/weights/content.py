@@ -1,4 +1,4 @@
-"""The tensors of a file of weights, whoever wrote it: the one reader of checkpoints.
+"""What a file of weights holds, whatever kind of file it is, and what a file is that is none.
 
 What a file is, is told from its first bytes and not from its name. Nothing in it is executed.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitreg.errors import InputError
-from vitreg.wording import first_line, listed, plain
-
-State = dict[str, Tensor]
-
-WRAPPERS = (
-    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher"),
-    *("state_dict", "model_state_dict", "model_state", "model", "student", "module", "net"),
-)
-"""Under which keys a checkpoint keeps its weights, the wanted ones first: the moving average (EMA) before the
-weights that it is the average of, as timm takes it, and the teacher, which is one, before the student."""
-
-_SETS = ("model_ema.", "ema_model.", "ema.", "teacher.", "student.")
-PREFIXES = (
-    *_SETS,
-    *("module.", "_orig_mod.", "_fsdp_wrapped_module."),
-    *("backbone.", "base_encoder.", "model.", "net.", "network."),
-)
-"""With what the names may begin, the wanted ones first: of averages and teachers, of DDP, `torch.compile`,
-FSDP, and of what trainers call the network beside their heads (DINO, iBOT, DINOv2, MoCo-v3, Lightning)."""
-
-_UNUSED = ("masked_embed", "n_averaged")
-"""What stands for a masked patch in iBOT, where fine-tuning masks none, and the count of an average."""
+from vitreg.wording import first_line, listed
 
 _PASSED_OVER = (
-    *("argparse.Namespace", "collections.OrderedDict", "collections.defaultdict"),
+    *("argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict"),
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("int", "float", "list", "dict")
+    ),
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath")),
     *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
@@ -50,72 +33,12 @@ _PASSED_OVER = (
 """Objects that trainers keep beside the weights: they are read as `_Unread`, which does nothing."""
 
 
-def read_weights(path: Path, *, model: str = "", say: Callable[[str], None] = lambda text: None) -> State:
-    """Return the tensors of a file in float32, by the names that the network itself gives them.
-
-    Read are `.safetensors`, torch's files, and the `.npz` of Google's ViT and AugReg, which timm translates.
-    Freed are the weights from their checkpoint (`WRAPPERS`) and names from what they begin with (`PREFIXES`);
-    what does not begin so is a trainer's own, such as a projection head, and left out.
-
-    Args:
-        path: the file.
-        model: the timm model that they are of, which the `.npz` of Google need.
-        say: is told where a file holds several sets of weights, and which is taken.
+def content_of(path: Path, model: str) -> Any:
+    """Return what a file of weights of the timm model `model` holds: tensors by name, or a checkpoint.
 
     Raises:
-        InputError: It cannot be read without executing it, holds no tensors, or a value is not finite.
+        InputError: It cannot be read without executing it.
     """
-    loaded = _loaded(path, model)
-    seen: list[str] = []
-    while isinstance(loaded, Mapping) and (keys := [key for key in WRAPPERS if _is_full(loaded.get(key))]):
-        if len(keys) > 1:
-            say(f"{path} holds {listed(keys)}; {keys[0]} is used")
-        seen.append(keys[0])
-        loaded = loaded[keys[0]]
-    if not isinstance(loaded, Mapping):
-        raise InputError(
-            f"cannot read the weights {path}: expected tensors by name (a state_dict), found a "
-            f"{type(loaded).__name__}"
-        )
-    state = {str(key): value for key, value in loaded.items() if isinstance(value, Tensor)}
-    if not state:
-        found = listed([repr(plain(str(key))) for key in loaded]) or "nothing"
-        raise InputError(
-            f"cannot read the weights {path}: expected tensors by name, alone or under one of "
-            f"{listed(WRAPPERS, at_most=20)}; found {found}"
-        )
-    while prefixes := [p for p in PREFIXES if any(key.startswith(p) for key in state)]:
-        first = prefixes[0]
-        others = [p for p in prefixes[1:] if p in (*_SETS, "model.", "module.")]
-        if first in _SETS and others:
-            say(f"{path} holds weights under {listed([first, *others])}; {first} is used")
-        state = {key.removeprefix(first): value for key, value in state.items() if key.startswith(first)}
-    if any("embeddings.patch_embeddings" in key for key in state):
-        raise InputError(
-            f"cannot read the weights {path}: they are in the layout of transformers, expected timm's; give "
-            "those that timm serves (--weights timm or hf-hub:OWNER/NAME), or train the transformers model "
-            "itself with vitreg.attach"
-        )
-    # DINOv2 trains its blocks in chunks: blocks.1.7 is block 7.
-    named = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in state.items()}
-    return finite({key: value for key, value in named.items() if key not in _UNUSED}, str(path))
-
-
-def finite(state: Mapping[str, Tensor], where: str) -> State:
-    """Return the tensors in float32.
-
-    Raises:
-        InputError: A tensor of `where` has a value that is not finite.
-    """
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise InputError(f"{where} has values that are not finite in {listed(broken)}")
-    return dict(state)
-
-
-def _loaded(path: Path, model: str) -> Any:
-    """Return what a file holds."""
     if path.is_dir():
         raise InputError(f"cannot read the weights {path}: {_folder(path)}")
     try:
@@ -158,7 +81,23 @@ def _kind(path: Path, beginning: bytes) -> str:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         return "npz" if names and all(name.endswith(".npy") for name in names) else "torch"
-    return "npz" if path.suffix.lower() == ".npz" else "torch"
+    if path.suffix.lower() == ".npz":
+        return "npz"
+    if beginning.startswith(b"\x80"):  # how a pickle begins, which torch wrote before it wrote archives
+        return "torch"
+    what = next(
+        (what for start, what in _BEGINNINGS.items() if beginning.startswith(start)), "something else"
+    )
+    return f"expected a .safetensors, .npz or torch file, found {what}; ask its owner for a .safetensors file"
+
+
+_BEGINNINGS = {
+    b"\x89HDF": "a file of Keras or TensorFlow",
+    b"GGUF": "a GGUF file",
+    b"\x08": "what may be an ONNX file",
+    b"\x1f\x8b": "a compressed file, which has to be unpacked first",
+}
+"""What a file that is none of weights begins with, and what it is then."""
 
 
 def _folder(path: Path) -> str:
@@ -186,7 +125,7 @@ class _Unread:
 
 
 def _of_torch(path: Path) -> Any:
-    known: list[Any] = [(_Unread, name) for name in _PASSED_OVER if not name.startswith("collections.")]
+    known: list[Any] = [(_Unread, name) for name in _PASSED_OVER]
     try:
         with torch.serialization.safe_globals(known):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -211,7 +150,7 @@ def _is_broken(path: Path) -> bool:
         return file.read(1) != b"\x80"
 
 
-def _of_arrays(path: Path, model: str) -> State:
+def _of_arrays(path: Path, model: str) -> dict[str, Tensor]:
     with np.load(path, allow_pickle=False) as stored:
         names = list(stored.files)
         kernel = next((name for name in names if name.endswith("embedding/kernel")), None)
@@ -230,7 +169,3 @@ def _of_arrays(path: Path, model: str) -> State:
         )
     network.load_pretrained(str(path))
     return dict(network.state_dict())
-
-
-def _is_full(inner: object) -> bool:
-    return isinstance(inner, Mapping) and bool(inner)
