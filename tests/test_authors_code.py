@@ -165,9 +165,12 @@ def test_two_attentions_in_a_block_are_read_as_their_sum() -> None:
         vitreg.attach(model)
 
 
-def test_shuffled_tokens_are_refused() -> None:
-    with refuses(vitreg.UnsupportedModelError, "row by row", "MaskedAutoencoderViT", "shuffled", "masking"):
-        vitreg.describe(MODELS["MAE MaskedAutoencoderViT"]())
+@pytest.mark.parametrize("around", [nn.Identity, nn.Sequential])
+def test_shuffled_tokens_are_refused(around: type[nn.Module]) -> None:
+    model = MODELS["MAE MaskedAutoencoderViT"]()
+    words = "row by row", "shuffled", "even at mask_ratio=0", "models_vit.py", "ViTMAEModel"
+    with refuses(vitreg.UnsupportedModelError, *words):
+        vitreg.describe(model if around is nn.Identity else around(model))
 
 
 @pytest.mark.parametrize("name", ["DINO VisionTransformer", "DINOv2 DinoVisionTransformer"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -213,6 +214,60 @@ def test_a_module_of_the_class_is_found_in_the_first_pass(images: Tensor) -> Non
     with vitreg.attach(model) as reg:
         model(images)
         with refuses(UnsupportedModelError, "weights of its own", "a parameter [16, 16]", "another model"):
+            reg.penalty()
+
+
+class Scaled(nn.Module):
+    """Multiplies by a buffer of the model around it, which a copy of this module finds, too."""
+
+    def __init__(self, inner: nn.Module, model: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.model = inner, weakref.ref(model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * self.model().average
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_buffer_of_the_model_is_found_in_the_first_pass(images: Tensor, swallowed: bool) -> None:
+    model = make_vit()
+    model.register_buffer("average", torch.ones(1))
+    model.blocks[0].mlp = Scaled(model.blocks[0].mlp, model)
+    if swallowed:
+        model.blocks[0].mlp = Forgiving(model.blocks[0].mlp)
+    with vitreg.attach(model.train(), target="block_output") as reg:
+        model(images)
+        with refuses(UnsupportedModelError, "weights of its own", "'average' of another model"):
+            reg.penalty()
+
+
+class Forgiving(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return self.inner(x)
+        except Exception:
+            return torch.zeros_like(x)
+
+
+class Unregistered(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.more = inner, [nn.Linear(16, 16)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) + self.more[0](x)
+
+
+def test_a_module_in_a_plain_list(images: Tensor) -> None:
+    model = make_vit()
+    model.blocks[0].mlp = Unregistered(model.blocks[0].mlp)
+    with vitreg.attach(model.train()) as reg:
+        model(images)
+        with refuses(UnsupportedModelError, "a parameter [16, 16]", "plain list", "nn.ModuleList"):
             reg.penalty()
 
 

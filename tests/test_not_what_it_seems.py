@@ -160,8 +160,14 @@ class Normalising(VisionTransformer):
         return super().forward((x - 0.5) / 0.2)
 
 
-def test_images_that_are_changed_before_the_stem(images: Tensor) -> None:
-    model = Normalising(**SMALL).train()
+class NormalisingInPlace(VisionTransformer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.sub_(0.5).div_(0.2))
+
+
+@pytest.mark.parametrize("cls", [Normalising, NormalisingInPlace])
+def test_images_that_are_changed_before_the_stem(cls: type[VisionTransformer], images: Tensor) -> None:
+    model = cls(**SMALL).train()
     with vitreg.attach(model, target="block_output") as reg:
         for _ in range(2):  # an error that is caught once is there the next time
             model(images)

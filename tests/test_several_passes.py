@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import vitreg
 from laws import refuses
 from small_models import make_vit
-from vitreg import ArgumentError, StateError
+from vitreg import ArgumentError, StateError, UnsupportedModelError
 
 Pair = tuple[nn.Module, nn.Module]
 
@@ -171,6 +171,16 @@ def test_views_of_several_passes(pair: Pair, images: Tensor) -> None:
             model(others)
             expected = (4 * literal(model, source, images) + 2 * literal(model, source, others)) / 6
             assert reg.penalty(views=[0, 3, 1, 2, 7, 5]).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_pass_inside_vmap(pair: Pair, images: Tensor) -> None:
+    model, source = pair
+    with vitreg.attach(model, source) as reg:
+        for images_in_vmap in (images[None], images[:, None]):
+            with refuses(UnsupportedModelError, "found one inside torch.vmap", "whole batch"):
+                torch.vmap(model, randomness="different")(images_in_vmap)
+        gradient = torch.func.grad(lambda shift: model(images + shift).sum() + reg.penalty())(torch.zeros(1))
+        assert gradient.isfinite()
 
 
 @pytest.mark.parametrize("wrong", ["first", 2, True])

@@ -163,6 +163,15 @@ def test_further_arguments_are_refused_when_they_come(vit: object) -> None:
             model.blocks[0].attn(torch.randn(1, 17, 16), attn_mask=torch.zeros(17, 17))
 
 
+def test_arguments_that_say_what_is_returned_are_none_that_matter() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32}
+    model = transformers.PixioBackbone(transformers.PixioConfig(**sizes, patch_size=8)).train()
+    with vitreg.attach(model) as reg:
+        model(torch.randn(2, 3, 32, 32))  # asks its blocks, and their attention, for all hidden states
+        assert reg.penalty().item() == 0
+
+
 def test_trying_leaves_no_trace(vit: object) -> None:
     model = vit(attn_layer=Fused)
     state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Every model of the support table reads what the table says it reads, and truly."""
+"""The models of the support table read what the table says they read, and truly: one of each form."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from support_chosen import chosen_rows, is_built, kind_of
 from support_models import AUTHORS, TRANSFORMERS, VIT_PYTORCH
 from support_refused import refusals
 from support_table import PAGE, Row, measure, page, read_table, regressions, summary
@@ -51,8 +52,13 @@ def test_a_model_that_reads_less_is_found(column: str) -> None:
     assert list(regressions(row, dataclasses.replace(row, error="nan")))
 
 
+def test_every_kind_of_row_is_tried() -> None:
+    """A new one needs `python tests/support_chosen.py`."""
+    assert {kind_of(row) for row in chosen_rows()} == {kind_of(row) for row in ROWS if is_built(row)}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.library}-{row.name}")
+@pytest.mark.parametrize("row", chosen_rows(), ids=lambda row: f"{row.library}-{row.name}")
 def test_model(row: Row) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constructors, which differ from version to version

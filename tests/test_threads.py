@@ -109,6 +109,21 @@ def test_one_thread_after_the_other(pair: Pair, images: Tensor) -> None:
         assert not reg._readings._target_reader.threads.are_several
 
 
+def test_a_thread_with_the_number_of_one_that_ended(pair: Pair, images: Tensor) -> None:
+    """Which left a pass behind, without a penalty; systems use the numbers of threads again."""
+    model, source = pair
+    with vitreg.attach(model, source) as reg:
+        model(images)
+        expected, values = reg.penalty().item(), []
+        for batch in (torch.randn_like(images), images):
+            thread = threading.Thread(target=model, args=(batch,))
+            if batch is images:
+                thread = threading.Thread(target=lambda: (model(images), values.append(reg.penalty().item())))
+            thread.start()
+            thread.join()
+        assert values == pytest.approx([expected], rel=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_a_model_that_is_its_own_source_runs_in_one(images: Tensor) -> None:
     from peft import LoraConfig, get_peft_model

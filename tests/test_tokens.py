@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import vitreg
 from laws import refuses
@@ -61,6 +63,44 @@ def test_a_model_of_any_size_needs_a_source_of_any_size() -> None:
     with vitreg.attach(model, source, GTA(align="resample")) as reg:  # and sees pictures of its own size
         model(torch.randn(2, 3, 48, 64))
         assert reg.penalty() > 0
+
+
+class Shuffle(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        order = torch.randperm(x.shape[1] - 1) + 1 if self.training else torch.arange(1, x.shape[1])
+        return torch.cat([x[:, :1], x[:, order]], 1)
+
+
+@pytest.mark.parametrize("target", ["attn_logits", "msa_output", "block_output"])
+def test_patches_that_are_shuffled_on_the_way(target: str, images: Tensor) -> None:
+    model = make_vit()
+    model.blocks[1] = nn.Sequential(OrderedDict(before=Shuffle(), attn=model.blocks[1].attn))
+    with vitreg.attach(model.train(), target=target) as reg:
+        model(images)
+        with refuses(MismatchError, "tokens of model and source in one order"):
+            reg.penalty()
+
+
+def test_patches_that_a_tower_of_its_own_shuffles_on_the_way(images: Tensor) -> None:
+    inner = make_vit()
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patch_embed, self.blocks = inner.patch_embed, nn.ModuleList(inner.blocks)
+            self.positions, self.shuffle = nn.Parameter(torch.randn(1, 17, 16)), Shuffle()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.pad(self.patch_embed(x), (0, 0, 1, 0)) + self.positions
+            for i, block in enumerate(self.blocks):
+                x = block(self.shuffle(x) if i == 1 else x)
+            return x
+
+    model = Own().train()
+    with vitreg.attach(model, target="block_output") as reg:
+        model(images)
+        with refuses(MismatchError, "tokens of model and source in one order"):
+            reg.penalty()
 
 
 def test_patches_that_were_cut_before_are_no_pictures() -> None:

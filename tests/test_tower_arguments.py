@@ -153,6 +153,23 @@ def test_an_argument_that_is_trained(images: Tensor) -> None:
         assert reg.penalty() == 0
 
 
+class Wrapped:
+    def __init__(self, prompt: Tensor) -> None:
+        self.prompt = prompt
+
+    def sum(self) -> Tensor:
+        return self.prompt.sum()
+
+
+def test_an_object_with_what_is_trained(images: Tensor) -> None:
+    model, prompt = Prompted(**SMALL).train(), nn.Parameter(torch.zeros(16))
+    with vitreg.attach(model) as reg:
+        with refuses(UnsupportedModelError, "arguments that are not trained", "requires a gradient"):
+            model(images, Wrapped(prompt * 1))
+        model(images, Wrapped(prompt.detach()))
+        assert reg.penalty() == 0
+
+
 def test_sources_that_cannot_have_it(images: Tensor) -> None:
     model = Masked(**SMALL).train()
     with vitreg.attach(model, vitreg.CachedSource(model, 4)) as reg:

@@ -148,7 +148,9 @@ class Readings:
         source.read(
             reader, one.images, one.autocast, more=more, random=one.random_state, resize=resize, views=views
         )
-        check_order(one.entering, reader.last.entering, is_random=source.is_random)
+        same_depth = len(one.tower.blocks) == len(source.tower.blocks)
+        for ours, theirs in zip(one.entering, reader.last.entering[: 2 if same_depth else 1], strict=False):
+            check_order(ours, theirs, is_random=source.is_random)
         for either in (one, reader.last):
             if either.leaving is not None:
                 check_tokens("block_output", either.tower.blocks[-1], either, either.leaving)

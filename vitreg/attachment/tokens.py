@@ -56,9 +56,8 @@ def check_tokens(extractor: str, block: Block, one: ForwardPass, shape: Sequence
 def check_order(ours: Tensor | None, theirs: Tensor | None, *, is_random: bool) -> None:
     """Raise `MismatchError` if the model's tokens are the source's in another order.
 
-    Some tokens of the model are compared with each of the source, as they enter the first block, before
-    attention has mixed them. Training moves a token little by little; what is nearest to it by far is the
-    same patch.
+    Some tokens of the model are compared with each of the source, as they enter a block. Training moves a
+    token little by little; what is nearest to it by far is the same patch.
 
     Args:
         ours: the model's tokens, [b, n, d]; None or another shape where they were not seen.

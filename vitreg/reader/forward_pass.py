@@ -40,7 +40,7 @@ class ForwardPass:
         autocast: the autocast that it ran under.
         progress: how far the training was, see `progress_of`.
         random_state: the random numbers that were next as it began, or None.
-        entering: what entered the first block, or None.
+        entering: what entered the first block and the last one that is read, each a tensor or None.
         leaving: the shape of what left the last block, or None.
         values: what was read.
         seen: what the taps of values that are not read yet have delivered.
@@ -54,7 +54,7 @@ class ForwardPass:
     autocast: Autocast | None = None
     progress: Progress | None = None
     random_state: RandomState | None = None
-    entering: Tensor | None = None
+    entering: list[Tensor | None] = field(default_factory=list)
     leaving: Sequence[int] | None = None
     values: dict[Slot, Tensor] = field(default_factory=dict)
     seen: dict[Slot, dict[str, Any]] = field(default_factory=dict)

@@ -95,8 +95,8 @@ class Threads:
         self._tower = tower
         self._skipped = skipped
         self._home = ThreadPasses(tower, skipped)
-        self._home_thread: int | None = None
-        self._others: dict[int, ThreadPasses] = {}
+        self._home_thread: threading.Thread | None = None
+        self._others: dict[threading.Thread, ThreadPasses] = {}
 
     @property
     def are_several(self) -> bool:
@@ -107,13 +107,13 @@ class Threads:
         """Return the passes of the thread that asks."""
         if torch.compiler.is_compiling():
             return self._home
-        thread = threading.get_ident()
+        thread = threading.current_thread()  # whose number may be that of one that has ended
         if self._home_thread is None:
             self._home_thread = thread
-        if thread == self._home_thread:
+        if thread is self._home_thread:
             return self._home
         if thread not in self._others:
-            alive = {other.ident for other in threading.enumerate()}
+            alive = threading.enumerate()
             if self._home_thread not in alive:  # one worker after the other
                 self._home_thread = thread
                 self._home.clear(self._tower, self._skipped)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 
 from vitreg.errors import UnsupportedModelError
 from vitreg.types import Arguments, Tower
@@ -27,6 +28,11 @@ def check_images(delivered: Arguments) -> Tensor:
     """
     args, kwargs = delivered
     images = next(iter((*args, *kwargs.values())), None)
+    if isinstance(images, Tensor) and _is_inside_vmap(images):
+        raise UnsupportedModelError(
+            "Expected a pass on a batch of images, found one inside torch.vmap, whose values exist in there "
+            "alone. Call the model on the whole batch, or take the penalty in a pass of its own."
+        )
     if not isinstance(images, Tensor) or images.dim() != 4:
         found = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise UnsupportedModelError(
@@ -34,6 +40,14 @@ def check_images(delivered: Arguments) -> Tensor:
             "Give the model images instead of patches that were cut before."
         )
     return images
+
+
+def _is_inside_vmap(tensor: Tensor) -> bool:
+    while not torch.compiler.is_compiling() and is_functorch_wrapped_tensor(tensor):
+        if is_batchedtensor(tensor):
+            return True
+        tensor = get_unwrapped(tensor)
+    return False
 
 
 def more_arguments(tower: Tower, stem: Arguments, call: Arguments | None) -> Arguments:
@@ -67,7 +81,7 @@ def matters(argument: object) -> bool:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested lists, tuples and dictionaries."""
+    """Yield the tensors in nested lists, tuples, dictionaries and the attributes of other objects."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
@@ -75,6 +89,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(part)
     elif isinstance(value, dict):
         yield from tensors_in(list(value.values()))
+    elif hasattr(value, "__dict__") and not callable(value):
+        yield from (part for part in vars(value).values() if isinstance(part, Tensor))
 
 
 def _beside_the_images(call: Arguments) -> Arguments:

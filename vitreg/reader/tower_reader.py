@@ -87,12 +87,13 @@ class Reader:
             receivers.append((Tap(tower.module, "input"), self._enter))
         receivers.append((Tap(tower.stem, "input"), self._begin))
         if compared and tower.blocks:
-            receivers.append((Tap(tower.blocks[0].module, "input"), self._enter_blocks))
+            read = [i for (name, _), indices in wanted.items() if extractors[name].per_block for i in indices]
+            entered = sorted({0, max(read, default=len(tower.blocks) - 1)})
+            receivers += [(Tap(tower.blocks[index].module, "input"), self._enter_block) for index in entered]
         if counted and tower.blocks:
             probe = extractors["block_output"].probe(tower, tower.blocks[-1], "cls")
-            receivers.extend(
-                counters(probe, lambda: self.last if self._is_reading(self.threads.now()) else None)
-            )
+            of_pass = lambda: self.last if self._is_reading(self.threads.now()) else None  # noqa: E731
+            receivers.extend(counters(probe, of_pass))
         for value in values:
             receivers.extend(value.receivers())
         self._hooks = Hooks(receivers)
@@ -203,12 +204,12 @@ class Reader:
             one.random_state = random_state(images.device)
         passes.current, passes.skipped = one, None
 
-    def _enter_blocks(self, delivered: Arguments) -> None:
-        """Note the tokens that enter the first block."""
+    def _enter_block(self, delivered: Arguments) -> None:
+        """Note the tokens that enter the first block, and the last one that is read."""
         args, kwargs = delivered
         if self.notes_tokens and self._is_reading(self.threads.now()) and not torch.compiler.is_compiling():
             tokens = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-            self.last.entering = None if tokens is None else tokens.detach().clone()
+            self.last.entering.append(None if tokens is None else tokens.detach().clone())
 
     def _is_reading(self, passes: ThreadPasses) -> bool:
         """Return whether a hook that fires now belongs to a pass that is read."""

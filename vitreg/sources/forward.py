@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vitreg.errors import MismatchError, UnsupportedModelError, VitregError, in_words
 from vitreg.functional.precision import Autocast, autocast_as
 from vitreg.reader import ALONE, Reader, ReadingComplete, readers
+from vitreg.reader.forward_pass import version_of
 from vitreg.types import Arguments
 
 
@@ -23,6 +24,7 @@ def run_source(reader: Reader, images: Tensor, autocast: Autocast | None, more: 
         UnsupportedModelError: the model changes the images before its stem, which would happen twice.
         MismatchError: the tower fails, as one of another picture size does.
     """
+    version = version_of(images)
     try:
         run_tower(reader, images, autocast, more)
     except (VitregError, torch.OutOfMemoryError, MemoryError):
@@ -34,7 +36,7 @@ def run_source(reader: Reader, images: Tensor, autocast: Autocast | None, more: 
             "since it was attached (set_input_size), attach again: with a source of that size, or with the "
             "old one and align='resample'."
         ) from error
-    _check_same_images(reader, images)
+    _check_same_images(reader, images, is_changed=version_of(images) != version)
 
 
 def run_tower(reader: Reader, images: Tensor, autocast: Autocast | None, more: Arguments = ALONE) -> None:
@@ -52,15 +54,20 @@ def run_tower(reader: Reader, images: Tensor, autocast: Autocast | None, more: A
         reader.enabled = False
 
 
-def _check_same_images(reader: Reader, images: Tensor) -> None:
+def _check_same_images(reader: Reader, images: Tensor, is_changed: bool) -> None:
     """Raise `UnsupportedModelError` unless the stem received the images that the model was called with.
 
-    Images that were changed in between (normalised, resized) would be changed again by the source. Unless
-    they are the same tensor, they are compared once: it waits for the device.
+    Images that were changed in between (normalised, resized) would be changed again by the source, in place
+    too. Unless they are the same tensor, they are compared once: it waits for the device.
     """
-    if reader.images is images or reader.knows_stem:
+    if not is_changed and (reader.images is images or reader.knows_stem):
         return
-    if reader.images is None or reader.images.shape != images.shape or not torch.equal(reader.images, images):
+    if (
+        is_changed
+        or reader.images is None
+        or reader.images.shape != images.shape
+        or not torch.equal(reader.images, images)
+    ):
         raise UnsupportedModelError(
             f"Expected {type(reader.tower.module).__name__} to hand its images to "
             f"{type(reader.tower.stem).__name__} as they are, found that it changes them, so the source "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -20,7 +21,8 @@ from vitreg.reader.random_state import RandomState, are_equal, random_state, rep
 from vitreg.sources.adapted import BaseSource
 from vitreg.sources.copies import frozen_copy
 from vitreg.sources.forward import run_source
-from vitreg.sources.independence import check_independent, own_weights_only, weights_of
+from vitreg.sources.functions import move
+from vitreg.sources.independence import check_independent, named_storages, own_weights_only, weights_of
 from vitreg.sources.match import check_match
 from vitreg.types import Arguments, Tower, ViewNumbers
 
@@ -35,10 +37,14 @@ ENOUGH_PIXELS_ON_CPU = 4 * 224**2
 class _Weights:
     """What is known of weights that several sources may share."""
 
-    beside: list[Tensor | nn.Module] = field(default_factory=list)  # that functions on modules refer to
+    beside: list[Tensor | nn.Module]  # that functions on modules refer to
+    original: Callable[[], nn.Module | None]  # what they were copied from
     are_rounded: bool = False
     are_own: bool = False  # a pass was watched, and took no weights but these
     is_random: bool = False  # that pass drew random numbers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "original": type(None)}
 
 
 class FrozenSource:
@@ -73,7 +79,7 @@ class FrozenSource:
         module, beside = frozen_copy(tower.module)
         self.tower = find_tower(module)
         self.autocast = autocast
-        self._weights = _Weights(beside)
+        self._weights = _Weights(beside, original=weakref.ref(tower.module))
         check_independent(self.tower, tower.module, beside, image_size(self.tower))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,14 +103,8 @@ class FrozenSource:
             )
         self._weights.are_rounded |= theirs.dtype.itemsize < ours.dtype.itemsize
         if theirs.device != ours.device or theirs.dtype != ours.dtype:
-            self.tower.module.to(device=theirs.device, dtype=theirs.dtype)
-            for part in self._weights.beside:
-                if isinstance(part, nn.Module):
-                    part.to(device=theirs.device, dtype=theirs.dtype)
-                else:
-                    part.data = part.data.to(
-                        theirs.device, theirs.dtype if part.is_floating_point() else None
-                    )
+            for part in (self.tower.module, *self._weights.beside):
+                move(part, theirs)
 
     def read(
         self,
@@ -141,7 +141,9 @@ class FrozenSource:
             return
         was_random = self.is_random  # then half a batch would draw other numbers than the whole
         own = [images, *tensors_in(more), *weights_of(self._weights.beside)]
-        with replay(random, images.device), own_weights_only(self.tower.module, given=own):
+        others = named_storages(self._weights.original())
+        watch = own_weights_only(self.tower.module, given=own, others=others)
+        with replay(random, images.device), watch:
             before = random_state(images.device)
             self._run(reader, images, precision, more, whole=was_random)
             self._weights.is_random = not are_equal(before, random_state(images.device))

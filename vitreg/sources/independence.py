@@ -31,7 +31,7 @@ def check_independent(
     """
     own = list(weights_of([source.module, *beside]))
     ours = {_storage(tensor) for tensor in own} - {None}
-    theirs = {_storage(t): name for name, t in (*original.named_parameters(), *original.named_buffers())}
+    theirs = named_storages(original)
     shared = [name for storage, name in theirs.items() if storage in ours]
     if shared:
         raise UnsupportedModelError(
@@ -66,22 +66,34 @@ def own_weights_only(
     """Raise `UnsupportedModelError` inside as soon as an operation takes a parameter that is not `module`'s.
 
     Parameters are what is trained: a tensor that requires a gradient, or an `nn.Parameter`. `given` is what
-    the module is called with, `others` are storages of buffers that are foreign too. It looks at every
+    the module is called with, `others` are storages that are foreign too, such as buffers. It looks at every
     operation, so it is meant for one pass.
     """
-    is_sharded = any(type(parameter).__name__ == "DTensor" for parameter in module.parameters())
-    if torch.compiler.is_compiling() or is_sharded:  # FSDP2 computes with whole weights that it gathers
+    if torch.compiler.is_compiling():
         yield
         return
-    own = {_storage(t) for t in (*module.parameters(), *module.buffers(), *given)}
-    with _Watch(type(module).__name__, own, others or {}):
-        yield
+    own = {_storage(t) for t in (*weights_of([module]), *given)}
+    watch = _Watch(module, own, others or {})
+    try:
+        with watch:
+            yield
+    finally:  # whatever became of the error on its way
+        if watch.error is not None:
+            raise watch.error
+
+
+def named_storages(module: nn.Module | None) -> dict[int | None, str]:
+    """Return the names of a module's parameters and buffers by what tells their memory from others'."""
+    if module is None:
+        return {}
+    return {_storage(t): name for name, t in (*module.named_parameters(), *module.named_buffers())}
 
 
 class _Watch(TorchDispatchMode):
-    def __init__(self, name: str, own: set[int | None], others: dict[int | None, str]) -> None:
+    def __init__(self, module: nn.Module, own: set[int | None], others: dict[int | None, str]) -> None:
         super().__init__()
-        self.name = name
+        self.module = module
+        self.error: UnsupportedModelError | None = None
         self.own = own
         self.others = others
 
@@ -89,7 +101,8 @@ class _Watch(TorchDispatchMode):
         for argument in (*args, *(kwargs or {}).values()):
             for tensor in argument if isinstance(argument, list | tuple) else (argument,):
                 if isinstance(tensor, Tensor) and self._is_foreign(tensor):
-                    raise UnsupportedModelError(self._message(tensor))
+                    self.error = UnsupportedModelError(self._message(tensor))
+                    raise self.error
         return func(*args, **(kwargs or {}))
 
     def _is_foreign(self, tensor: Tensor) -> bool:
@@ -97,21 +110,26 @@ class _Watch(TorchDispatchMode):
         if storage is None or storage in self.own:
             return False
         is_trained = isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf)
-        return is_trained or storage in self.others
+        if not is_trained and storage not in self.others:
+            return False
+        self.own |= set(map(_storage, self.module.parameters()))  # FSDP2 puts whole ones in their place now
+        return storage not in self.own
 
     def _message(self, tensor: Tensor) -> str:
         name = self.others.get(_storage(tensor))
         found = repr(name) if name else f"a parameter {list(tensor.shape)}"
         return (
-            f"Expected a source that computes with weights of its own, found that {self.name} takes {found} "
-            "of another model. A forward, a hook or a patch that is a function refers to the model that it "
-            "was made for, and still does so in a copy. Write it as a method of a subclass, put it on after "
-            "attaching, or pass as source a model without it."
+            f"Expected a source with weights of its own, found {type(self.module).__name__} take {found} "
+            "of another model. A forward, a hook or a patch that is a function refers to the model "
+            "that it was made for, and still does so in a copy; modules in a plain list are in no "
+            "`parameters()`. Write it as a method of a subclass, put it on after attaching, register modules "
+            "(nn.ModuleList), or pass as source a model without it."
         )
 
 
 def _storage(tensor: Tensor) -> int | None:
     """Return what tells a tensor's memory from others', or None where it has none of its own."""
+    tensor = getattr(tensor, "_local_tensor", tensor)  # a DTensor's own part
     try:
         return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):

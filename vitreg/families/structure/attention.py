@@ -36,6 +36,9 @@ _SEPARATE = (
     ("to_q", "to_kv"),
     ("q_proj", "kv_proj"),
 )
+_RETURNS = ("output_attentions", "output_hidden_states", "return_dict")
+"""Arguments of transformers that say what is returned, and nothing of what is computed."""
+
 _TOLERANCE = 1e-4
 
 Outcome = tuple[int, frozenset[str]]
@@ -124,7 +127,8 @@ def _logits(
     seen: Mapping[str, Any], row: Row, *, module: nn.Module, query_key: QueryKey, scale: str
 ) -> Tensor:
     args, kwargs = seen["call"]
-    more = [a for a in (*args[1:], *kwargs.values()) if a is not None and a is not False]
+    named = [a for name, a in kwargs.items() if name not in _RETURNS]
+    more = [a for a in (*args[1:], *named) if a is not None and a is not False]
     if len(more) > (0 if args else 1):
         raise UnsupportedModelError(
             f"{type(module).__name__} is read as attention over its tokens alone; it was called with "

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 
 from torch import nn
 
 from vitreg.families.structure.chains import find_attention, find_chains
 from vitreg.families.structure.trial import CannotTry, Refused
+
+_REMEDY = "Use the model without what changes its tokens, such as masking."
+_MASKED_AUTOENCODER = (
+    "A masked autoencoder shuffles them even at mask_ratio=0: load its encoder's weights into the model for "
+    "fine-tuning (VisionTransformer of MAE's models_vit.py, or timm's vit_…_patch16_224.mae), or take "
+    "transformers' ViTMAEModel, which is read at mask ratio 0."
+)
 
 
 def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
@@ -18,7 +26,7 @@ def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
         return (
             "Expected a Vision Transformer whose blocks see the picture's patches row by row, behind the "
             f"prefix tokens, found a {type(model).__name__}: {reason}. A source would see other tokens than "
-            "the model. Use the model without what changes its tokens, such as masking."
+            f"the model. {_MASKED_AUTOENCODER if _takes_mask_ratio(model) else _REMEDY}"
         )
     name, why = type(model).__name__, f" ({next(iter(reasons.values()))})" if reasons else ""
     expected = (
@@ -38,6 +46,10 @@ def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
         f"{expected}.{found} If it is one, these lines are enough where its attention can be read as it is:\n"
         f"{tower_remedy(model)}"
     )
+
+
+def _takes_mask_ratio(model: nn.Module) -> bool:
+    return any("mask_ratio" in inspect.signature(part.forward).parameters for part in model.modules())
 
 
 def tower_remedy(model: nn.Module) -> str:

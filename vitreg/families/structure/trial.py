@@ -190,7 +190,7 @@ def _run(twin: nn.Module, images: Tensor) -> Any:
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         torch.manual_seed(0)
         try:
-            return twin(images)
+            return twin(images.clone())  # which it may write to
         except (_Reached, Refused):
             raise
         except Exception as error:  # whatever a user's own module raises
