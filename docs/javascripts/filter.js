@@ -13,7 +13,7 @@ const filter = (field) => {
     const tables = [];
     let next = heading.nextElementSibling;
     for (; next && !next.matches("h2, h3"); next = next.nextElementSibling) {
-      tables.push(...next.querySelectorAll("table"));
+      tables.push(...(next.matches("table") ? [next] : next.querySelectorAll("table"))); // wrapped later on
     }
     heading.hidden = tables.length > 0 && tables.every((table) => table.hidden);
   }
