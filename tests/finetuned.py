@@ -12,8 +12,7 @@ WRITTEN = {
     "model.safetensors",
     "config.json",
     "predictions.csv",
-    "confusion.png",
-    "attention.png",
+    "report.html",
     "report.json",
 }
 

@@ -22,7 +22,7 @@ import vitreg.plot as plot
 from laws import refuses
 from small_models import make_vit, shake
 from vitreg import ArgumentError
-from vitreg.plot.pictures import DARKNESS, lit, shown
+from vitreg.plot.pictures import GREY, HEAT, heated, in_grey, scaled, shown
 from vitreg.plot.style import looks
 
 
@@ -64,26 +64,39 @@ def names(figure: Figure) -> list[str]:
 # Pictures
 
 
-def test_a_picture_is_lit_where_the_model_looks() -> None:
-    grey = torch.full((40, 40, 3), 0.2)
-    image = lit(grey, torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
-    assert image.shape == (40, 40, 3)
-    torch.testing.assert_close(image[:, :10], torch.full((40, 10, 3), 0.2))  # the most: as it is
-    torch.testing.assert_close(image[:, 30:], torch.full((40, 10, 3), 0.2 * (1 - DARKNESS)))
+def test_heat_is_half_transparent_over_grey() -> None:
+    picture, heat = torch.rand(20, 30, 3), torch.rand(20, 30)
+    image, grey, colours = heated(picture, heat), in_grey(picture), matplotlib.colormaps[HEAT]
+    assert image.shape == (20, 30, 3)
+    for row, column in ((0, 0), (7, 29), (19, 3)):
+        expected = [0.5 * c + 0.5 * float(grey[row, column]) for c in colours(float(heat[row, column]))[:3]]
+        assert image[row, column].tolist() == pytest.approx(expected, abs=1e-6)
+    shades = heated(torch.full((1, 50, 3), 0.3), torch.linspace(0, 1, 50)[None])[0]
+    lightness = [luminance(shade.tolist()) for shade in shades]
+    assert lightness == sorted(lightness)  # so that it is read without colours
 
 
-def test_one_bright_patch_does_not_leave_the_others_dark() -> None:
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.1), (0.9, 1.0), (0.0, 1.0)])
+def test_a_dark_or_a_pale_picture_is_seen(low: float, high: float) -> None:
+    picture = torch.linspace(low, high, 400)[:, None].expand(400, 3).view(20, 20, 3)
+    grey = in_grey(picture)
+    assert float(grey.min()) == pytest.approx(GREY[0], abs=1e-5)
+    assert float(grey.max()) == pytest.approx(GREY[1], abs=1e-5)
+    assert bool((in_grey(torch.zeros(4, 4, 3)) == GREY[0]).all())
+
+
+def test_one_large_patch_does_not_leave_the_others_dark() -> None:
     attention = torch.arange(100.0).view(10, 10)
     attention[0, 0] = 1e6
-    white = torch.ones(10, 10, 3)
-    light = lit(white, attention, saturated=0.1)[:, :, 0].flatten()
-    assert int((light == 1).sum()) == 10
-    assert light[1] < light[50] < light[89] <= 1
-    assert lit(white, attention)[:, :, 0].flatten()[50] < 1 - DARKNESS + 1e-3  # without: all dark but one
-    assert bool(lit(white, torch.zeros(10, 10)).isfinite().all())
+    heat = scaled(attention, (10, 10), saturated=0.1).flatten()
+    assert int((heat == 1).sum()) == 10
+    assert heat[1] < heat[50] < heat[89] <= 1
+    assert scaled(attention, (10, 10)).flatten()[50] < 1e-3  # without: none but one
+    assert bool((scaled(torch.zeros(10, 10), (10, 10)) == 0).all())
     few = torch.zeros(10, 10)
     few[3, 3] = 1  # fewer than a tenth
-    assert lit(white, few, saturated=0.1).max() == 1
+    assert scaled(few, (10, 10), saturated=0.1).max() == 1
+    assert scaled(attention, (64, 48)).shape == (64, 48)
 
 
 def test_what_is_shown(pictures: Tensor) -> None:
@@ -104,15 +117,19 @@ def test_overlay_has_a_column_a_picture_and_a_line_a_map(pictures: Tensor) -> No
     maps = {"one": torch.rand(2, 4, 4), "$two": torch.rand(2, 2, 2)}
     objects = torch.zeros(2, 32, 32, dtype=torch.bool)
     objects[0, 4:20, 8:30] = True  # the second picture has none
-    figure = plot.overlay(pictures, maps, objects=objects, saturated=0, caption="said")
-    assert len(figure.axes) == 6
+    given = {"objects": objects, "saturated": 0, "caption": "said", "titles": ["✓ auk", "✗ $crow"]}
+    figure = plot.overlay(pictures, maps, **given)
+    assert len(figure.axes) == 7  # the last is the scale
+    assert titles(figure)[:2] == ["✓ auk", r"✗ \$crow"]
+    with refuses(ArgumentError, "a title for each of 2 pictures, found 1"):
+        plot.overlay(pictures, maps, titles=["auk"])
     assert names(figure) == ["picture", "one", r"\$two"]
     assert figure.get_supxlabel() == "said"
     base = pictures.permute(0, 2, 3, 1) / 255
     torch.testing.assert_close(drawn(figure.axes[1]), base[1])
-    torch.testing.assert_close(drawn(figure.axes[3]), lit(base[1], maps["one"][1]))
-    outlined = [bool(axes.collections) for axes in figure.axes]
-    assert outlined == [True, False] * 3
+    torch.testing.assert_close(drawn(figure.axes[3]), heated(base[1], scaled(maps["one"][1], (32, 32))))
+    outlined = [len(axes.collections) for axes in figure.axes[:6]]
+    assert outlined == [1, 0, 2, 1, 2, 1]  # contours of the heat, and of the first picture's object
 
 
 def test_what_cannot_be_laid_over(pictures: Tensor) -> None:
@@ -143,11 +160,11 @@ def test_what_cannot_be_laid_over(pictures: Tensor) -> None:
 def test_several_pictures_are_columns(images: Tensor) -> None:
     source, target = shake(make_vit()), make_vit()
     figure = plot.attention({"source": source, "target": target}, images, layers=[0, -1])
-    assert len(figure.axes) == 5 * len(images)
+    assert len(figure.axes) == 5 * len(images) + 1
     lines = ["source\nblock 0", "source\nblock 2", "target\nblock 0", "target\nblock 2"]
     assert names(figure) == ["picture", *lines]
     last = vitreg.measure.attention_maps(source, images, layers=-1)[0].mean(1)
-    expected = lit(shown(None, images)[1], last[1], saturated=0.1)
+    expected = heated(shown(None, images)[1], scaled(last[1], (32, 32), saturated=0.1))
     torch.testing.assert_close(drawn(figure.axes[2 * len(images) + 1]), expected)
 
 
@@ -158,8 +175,9 @@ def test_one_picture_has_a_panel_a_block_and_head(images: Tensor) -> None:
     assert [title for title in titles(figure) if title] == ["picture", *panels]
     one = vitreg.measure.attention_maps(model, images[:1])[1][0, 1]
     at = figure.axes[1 + panels.index("block 1, head 1")]
-    torch.testing.assert_close(drawn(at), lit(shown(None, images)[0], one, saturated=0.1))
-    assert len(plot.attention({"a": model, "b": model}, images[:1]).axes) == 4
+    expected = heated(shown(None, images)[0], scaled(one, (32, 32), saturated=0.1))
+    torch.testing.assert_close(drawn(at), expected)
+    assert len(plot.attention({"a": model, "b": model}, images[:1]).axes) == 5
     many = plot.attention(make_vit(depth=9), images[:1], layers="all")
     assert [title for title in titles(many) if title] == ["picture", *(f"block {i}" for i in range(9))]
 
@@ -167,7 +185,8 @@ def test_one_picture_has_a_panel_a_block_and_head(images: Tensor) -> None:
 def test_rollout_is_drawn(images: Tensor) -> None:
     model = shake(make_vit())
     figure = plot.rollout(model, images, saturated=0)
-    expected = lit(shown(None, images)[0], vitreg.measure.attention_rollout(model, images)[0])
+    rollout = vitreg.measure.attention_rollout(model, images)[0]
+    expected = heated(shown(None, images)[0], scaled(rollout, (32, 32)))
     torch.testing.assert_close(drawn(figure.axes[len(images)]), expected)
 
 
@@ -175,8 +194,8 @@ def test_whose_attention(images: Tensor) -> None:
     model = make_vit(class_token=False, global_pool="map")
     assert "patches" in str(plot.attention(model, images, query="mean").get_supxlabel())
     figure = plot.attention(model, images[:1], query="pool")
-    assert titles(figure) == ["picture", ""]
-    assert len(plot.attention(model, images[:1], query="pool", heads="each").axes) == 3
+    assert titles(figure)[:-1] == ["picture", ""]
+    assert len(plot.attention(model, images[:1], query="pool", heads="each").axes) == 4
     with refuses(ArgumentError, "heads"):
         plot.attention(model, images, heads="all")
     for models in ({}, {3: model}):

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import vitreg.plot
-from vitreg.cli.pictures import as_the_model_sees
+from vitreg.cli.attention import as_the_model_sees
 from vitreg.pictures.reading import read_picture
 
 MODEL = "test_vit"

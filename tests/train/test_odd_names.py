@@ -16,7 +16,7 @@ from finetuned import arguments, run, table
 from small_data import write_picture
 from vitreg.cli import main
 from vitreg.errors import InputError
-from vitreg.train.confusion_matrix import confusion
+from vitreg.train.page.confusion_matrix import confusion
 from vitreg.train.predictions import probabilities
 from vitreg.train.training.evaluation import rates
 

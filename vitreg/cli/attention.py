@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import argparse
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm.data
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from vitreg.cli.build import check_timm_name, need
 from vitreg.cli.command import Command
 from vitreg.cli.figure_file import check_figure_file, write_figure
-from vitreg.cli.pictures import as_the_model_sees
 from vitreg.cli.weights import PRETRAINED, RANDOM, Weights, in_words, load_timm, read_notes
 from vitreg.description import Description, describe
 from vitreg.errors import ArgumentError
@@ -107,13 +109,14 @@ def _write(
 ) -> None:
     import vitreg.plot
 
+    titles = [path.stem for path in options.images]
     if options.rollout:
-        figure = vitreg.plot.rollout(models, images, pictures=shown, query=query)
+        figure = vitreg.plot.rollout(models, images, pictures=shown, titles=titles, query=query)
     else:
         layers: Layers = -1 if options.layers is None else options.layers
         heads: Heads = options.heads or "mean"
         figure = vitreg.plot.attention(
-            models, images, pictures=shown, layers=layers, heads=heads, query=query
+            models, images, pictures=shown, titles=titles, layers=layers, heads=heads, query=query
         )
     write_figure(figure, options.out)
 
@@ -156,6 +159,26 @@ def _pixels(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected a whole number of pixels, got {text!r}")
     return int(text)
+
+
+def as_the_model_sees(
+    pictures: Sequence[Image.Image], model: nn.Module, size: int | None
+) -> tuple[Tensor, Tensor]:
+    """Return the crops to show, uint8 [b, 3, height, width], and the same normalised for the model.
+
+    Size, crop, mean and deviation are those that timm notes for the model; `size`, in pixels, replaces the
+    first.
+
+    Raises:
+        ArgumentError: the model takes no colour pictures.
+    """
+    config = timm.data.resolve_model_data_config(model, args={"img_size": size})
+    if config["input_size"][0] != 3:
+        raise ArgumentError(f"Expected a model of pictures with 3 channels, found {config['input_size'][0]}.")
+    crop = timm.data.create_transform(**config, is_training=False, normalize=False)
+    shown = torch.stack([crop(picture) for picture in pictures])
+    mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    return shown, (shown / 255 - mean) / std
 
 
 COMMAND = Command(__doc__, _EXAMPLE, add_options, run)

@@ -15,6 +15,7 @@ from vitreg.errors import ArgumentError
 COMMANDS = {
     "finetune": "fine-tune one model on your labelled photographs",
     "predict": "predict the classes of new pictures with that model",
+    "export": "write that model for other programs: ONNX or torch.export",
     "describe": "say what a model is and what can be read in it",
     "models": "list the models that vitreg was tried on",
     "attention": "draw where a model looks, over your pictures",

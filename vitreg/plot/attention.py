@@ -12,8 +12,8 @@ from vitreg.extractors import blocks_read
 from vitreg.families import find_tower
 from vitreg.grids import covered
 from vitreg.measure import attention_maps, attention_rollout
-from vitreg.plot.overlay import check_saturated
-from vitreg.plot.pictures import Panel, check_count, draw_grid, lit, shown
+from vitreg.plot.overlay import check_saturated, check_titles
+from vitreg.plot.pictures import Panel, check_count, draw_grid, scaled, shown
 from vitreg.plot.style import shortened
 from vitreg.types import Heads, Layers, Query
 
@@ -30,12 +30,13 @@ def attention(
     images: Tensor,
     *,
     pictures: Tensor | None = None,
+    titles: Sequence[str] = (),
     layers: Layers = -1,
     heads: Heads = "mean",
     query: Query = "cls",
     saturated: float = 0.1,
 ) -> Figure:
-    """Draw where one or several models look: pictures that are lit where the attention falls.
+    """Draw where one or several models look: heat over the pictures in grey where the attention falls.
 
     Of several pictures each has a column, and each model, block and head a line. Of one picture each block
     and head is a panel, and each model begins a line. A map is scaled by its own maximum: what can be
@@ -46,10 +47,11 @@ def attention(
         images: as the models receive them, on their device, [b, c, height, width].
         pictures: what is shown, [b, 3, height, width], uint8 or between 0 and 1; by default `images`, each
             stretched to that range.
+        titles: what stands above each picture, such as its name.
         layers: which blocks; of each model, where depths differ.
         heads: "mean", or "each" head for itself.
         query: whose attention: "cls", "mean" or "pool".
-        saturated: the share of the patches, those with the most attention, that is shown equally bright.
+        saturated: the share of the patches, those with the most attention, that is shown alike.
 
     Raises:
         ArgumentError: an unknown option, or pictures of another number or range.
@@ -75,7 +77,7 @@ def attention(
     whose = {"cls": "class token", "mean": "patches", "pool": "attention pooling"}[query]
     said = f"attention of the {whose}, {'mean over heads' if heads == 'mean' else 'each head'}"
     caption = said if query == "pool" else f"{said}; blocks from 0"
-    return _drawn(_named(models), found, images, pictures, saturated, caption)
+    return _drawn(_named(models), found, images, pictures, titles, saturated, caption)
 
 
 def rollout(
@@ -83,6 +85,7 @@ def rollout(
     images: Tensor,
     *,
     pictures: Tensor | None = None,
+    titles: Sequence[str] = (),
     query: Query = "cls",
     saturated: float = 0.1,
 ) -> Figure:
@@ -92,6 +95,7 @@ def rollout(
         models: see `attention`.
         images: see `attention`.
         pictures: see `attention`.
+        titles: see `attention`.
         query: "cls", or "mean" for all patches alike.
         saturated: see `attention`.
 
@@ -105,7 +109,7 @@ def rollout(
         for name, model in _named(models).items()
     }
     caption = "attention rollout through all blocks, mean over heads"
-    return _drawn(_named(models), maps, images, pictures, saturated, caption)
+    return _drawn(_named(models), maps, images, pictures, titles, saturated, caption)
 
 
 def _named(models: Models) -> Mapping[str, nn.Module]:
@@ -122,22 +126,30 @@ def _drawn(
     found: Mapping[str, Sequence[Titled]],
     images: Tensor,
     pictures: Tensor | None,
+    titles: Sequence[str],
     saturated: float,
     caption: str,
 ) -> Figure:
     check_saturated(saturated)
     base = shown(pictures, images)
+    titles = check_titles(titles, len(base))
     lines: list[tuple[str, list[Panel]]] = []
     if len(base) > 1:
-        lines.append(("picture", [Panel(image) for image in base]))
+        lines.append(("picture", list(map(Panel, base, titles))))
     for name, titled in found.items():
         seen = _seen(models[name], images, base)
-        lights = [(title, _lights(name, title, value, seen, saturated)) for title, value in titled]
+        for title, value in titled:
+            if not bool(value.isfinite().all()):
+                raise ArgumentError(
+                    f"The attention of {name or 'the model'} ({title}) is not finite. Look for NaN in its "
+                    "weights and in the images."
+                )
         if len(base) > 1:
-            beside = [("\n".join(filter(None, (shortened(name), title))), each) for title, each in lights]
-            lines += [(words, [Panel(light) for light in each]) for words, each in beside]
+            beside = [("\n".join(filter(None, (shortened(name), title))), value) for title, value in titled]
+            lines += [(words, _heats(value, seen, saturated)) for words, value in beside]
         else:
-            panels = [Panel(base[0], "picture"), *(Panel(each[0], title) for title, each in lights)]
+            heats = [panel for title, value in titled for panel in _heats(value, seen, saturated, title)]
+            panels = [Panel(base[0], titles[0] or "picture"), *heats]
             lines += [
                 (shortened(name) if start == 0 else "", panels[start : start + _WIDE])
                 for start in range(0, len(panels), _WIDE)
@@ -152,11 +164,7 @@ def _seen(model: nn.Module, images: Tensor, base: Tensor) -> Tensor:
     return base[:, : round(base.shape[1] * height / size[0]), : round(base.shape[2] * width / size[1])]
 
 
-def _lights(name: str, title: str, maps: Tensor, seen: Tensor, saturated: float) -> list[Tensor]:
-    maps = maps.cpu()
-    if not bool(maps.isfinite().all()):
-        raise ArgumentError(
-            f"The attention of {name or 'the model'} ({title}) is not finite. Look for NaN in its weights "
-            "and in the images."
-        )
-    return [lit(image, one, saturated=saturated) for image, one in zip(seen, maps, strict=True)]
+def _heats(maps: Tensor, seen: Tensor, saturated: float, title: str = "") -> list[Panel]:
+    size = (seen.shape[1], seen.shape[2])
+    heats = [scaled(one, size, saturated=saturated) for one in maps.cpu()]
+    return [Panel(image, title, heat=heat) for image, heat in zip(seen, heats, strict=True)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from vitreg.errors import ArgumentError, in_words
-from vitreg.plot.pictures import Panel, check_count, draw_grid, lit, shown
+from vitreg.plot.pictures import Panel, check_count, draw_grid, scaled, shown
 from vitreg.plot.style import shortened
 
 
@@ -18,19 +18,22 @@ def overlay(
     maps: Mapping[str, Tensor],
     *,
     objects: Tensor | None = None,
+    titles: Sequence[str] = (),
     saturated: float = 0.1,
     caption: str = "",
 ) -> Figure:
-    """Draw pictures, and below each of them how each map lights it: a column a picture, a line a map.
+    """Draw pictures, and below each of them each map as heat over it: a column a picture, a line a map.
 
     A map is enlarged smoothly and scaled by its own maximum, so what can be compared is the place, not the
-    amount. Nothing depends on colour.
+    amount. The picture below it is grey and stretched, so that a dark one is seen. Lightness grows with the
+    map, and contours are drawn at half of the scale: nothing depends on colour alone.
 
     Args:
         pictures: what is shown, [b, 3, height, width], uint8 or between 0 and 1.
         maps: by the name that stands beside its line, [b, rows, columns] each, at least 0.
         objects: bool masks whose outlines are drawn, [b, height, width].
-        saturated: the share of a map's patches, those with the most, that is shown equally bright.
+        titles: what stands above each picture, such as its name and whether it was predicted rightly.
+        saturated: the share of a map's patches, those with the most, that is shown alike.
         caption: what stands below.
 
     Raises:
@@ -48,7 +51,8 @@ def overlay(
     if objects is not None and (objects.shape != (b, height, width) or objects.dtype != torch.bool):
         raise ArgumentError(f"Expected bool masks {[b, height, width]}, found {in_words(objects)}.")
     outlines = [None] * b if objects is None else list(objects.cpu())
-    lines = [("picture", [Panel(image, outline=o) for image, o in zip(base, outlines, strict=True)])]
+    titles = check_titles(titles, b)
+    lines = [("picture", list(map(Panel, base, titles, outlines)))]
     for name, values in maps.items():
         if values.dim() != 3 or len(values) != b or not bool((values >= 0).all()):
             raise ArgumentError(
@@ -57,11 +61,18 @@ def overlay(
             )
         values = values.detach().float().cpu()
         panels = [
-            Panel(lit(image, value, saturated=saturated), outline=o)
+            Panel(image, outline=o, heat=scaled(value, (height, width), saturated=saturated))
             for image, value, o in zip(base, values, outlines, strict=True)
         ]
         lines.append((shortened(name), panels))
     return draw_grid(lines, caption=caption)
+
+
+def check_titles(titles: Sequence[str], count: int) -> Sequence[str]:
+    """Return a title for each of `count` pictures; raises `ArgumentError` for another number of them."""
+    if titles and len(titles) != count:
+        raise ArgumentError(f"Expected a title for each of {count} pictures, found {len(titles)}.")
+    return [shortened(title) for title in titles] or [""] * count
 
 
 def check_saturated(saturated: object) -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from vitreg.errors import MissingLibraryError
 
 if TYPE_CHECKING:
+    from vitreg.train.export import export
     from vitreg.train.finetuning import Finetuned, finetune
     from vitreg.train.options import FinetuneOptions, PredictOptions
     from vitreg.train.prediction import Predicted, predict
+    from vitreg.train.trained_model import TrainedModel, load_model
     from vitreg.train.training.methods import register_method
 
 __all__ = [
@@ -21,15 +23,20 @@ __all__ = [
     "Finetuned",
     "PredictOptions",
     "Predicted",
+    "TrainedModel",
+    "export",
     "finetune",
+    "load_model",
     "predict",
     "register_method",
 ]
 
 _PLACES = {
+    "vitreg.train.export": ("export",),
     "vitreg.train.finetuning": ("Finetuned", "finetune"),
     "vitreg.train.options": ("FinetuneOptions", "PredictOptions"),
     "vitreg.train.prediction": ("Predicted", "predict"),
+    "vitreg.train.trained_model": ("TrainedModel", "load_model"),
     "vitreg.train.training.methods": ("register_method",),
 }
 """Where each public name is defined."""

@@ -14,6 +14,9 @@ from vitreg.train.basics.figures import png
 from vitreg.train.data.dataset import Task
 from vitreg.train.training.evaluation import evaluate
 
+SATURATED = 0.1
+"""The share of a picture's patches that is shown alike: one patch of the background often draws the most."""
+
 
 def object_block(model: nn.Module, task: Task, *, accelerator: Accelerator) -> int:
     """Return the block whose attention is most on the objects; the last where nobody knows the objects."""
@@ -41,12 +44,17 @@ def attention_maps(
 
 
 def draw_overlays(
-    pictures: Tensor, maps: Mapping[str, Tensor], *, block: int, saturated: float = 0.1
+    pictures: Tensor,
+    maps: Mapping[str, Tensor],
+    *,
+    block: int,
+    titles: Sequence[str] = (),
+    saturated: float = SATURATED,
 ) -> bytes:
-    """Return a PNG file: a column for each picture, lit where each model looks, a line for each model.
+    """Return a PNG file: a column for each picture, with heat where each model looks, a line for each model.
 
-    `pictures` is uint8 [b, 3, size, size], each of `maps` [b, side, side]; `saturated` as in
+    `pictures` is uint8 [b, 3, size, size], each of `maps` [b, side, side]; `titles` and `saturated` as in
     `vitreg.plot.overlay`.
     """
     caption = f"attention of the class token in block {block} (from 0), mean over heads"
-    return png(overlay(pictures, maps, saturated=saturated, caption=caption))
+    return png(overlay(pictures, maps, titles=titles, saturated=saturated, caption=caption))

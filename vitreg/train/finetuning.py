@@ -18,8 +18,9 @@ from vitreg.train.labelled_folder import check_block, read_labelled
 from vitreg.train.losses import describe_losses
 from vitreg.train.models.stored import Card
 from vitreg.train.options import FinetuneOptions
+from vitreg.train.page.outcome import Outcome
 from vitreg.train.predictions import probabilities
-from vitreg.train.result import WRITTEN, Outcome, summary, write_result
+from vitreg.train.result import WRITTEN, summary, write_result
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import stored_model
 from vitreg.train.runs.workplace import Workplace

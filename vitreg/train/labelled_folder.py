@@ -23,7 +23,8 @@ from vitreg.train.options import FinetuneOptions
 class Pictures:
     """What is trained on and measured on, and where it starts from.
 
-    `names` are those of the measured pictures, and `measured_on` says what they are.
+    `names` are those of the measured pictures, `measured_on` says what they are, and `notes` what was
+    understood of the folder.
     """
 
     task: Task
@@ -31,6 +32,7 @@ class Pictures:
     measured_on: str
     start: Start
     card: Card
+    notes: tuple[str, ...] = ()
 
 
 def read_labelled(
@@ -43,20 +45,26 @@ def read_labelled(
     Raises:
         InputError: The pictures or the weights cannot be used.
     """
+    notes: list[str] = []
+
+    def say(text: str) -> None:
+        progress.say(text)
+        notes.append(text)
+
     folder = read_pictures(data, but_not=but_not)
-    progress.say(describe_folder(folder, data.resolve().name))
+    say(describe_folder(folder, data.resolve().name))
     if uneven := imbalance(folder):
-        progress.say(uneven)
-    start = photographed_start(weights, options.model, size=options.size, say=progress.say)
+        say(uneven)
+    start = photographed_start(weights, options.model, size=options.size, say=say)
     measured_on = "the test pictures"
     if not folder.test:
         folder = _hold_out(folder, options.hold_out, seed=options.seed)
         measured_on = "pictures held out from training"
-        progress.say(
+        say(
             f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out to measure on, "
             f"{len(folder.train)} are trained on"
         )
-    statistics = input_statistics(options.normalise, options.model, options.size, say=progress.say)
+    statistics = input_statistics(options.normalise, options.model, options.size, say=say)
     task = folder_task(
         folder,
         data.resolve().name,
@@ -72,7 +80,7 @@ def read_labelled(
     )
     size, mean, std = options.size, statistics.mean, statistics.std
     card = Card(start.name, {"img_size": size}, size, mean, std, folder.classes)
-    return Pictures(task, names, measured_on, start, card)
+    return Pictures(task, names, measured_on, start, card, (*notes, *task.notes))
 
 
 def read_pictures(root: Path, *, but_not: Path | None = None) -> Folder:

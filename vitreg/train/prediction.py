@@ -100,7 +100,11 @@ def predict(
         write_atomically(out / "predictions.csv", table)
         written = "predictions.csv"
         if block is not None and maps:
-            drawn = draw_overlays(torch.cat(overlaid), {"model": torch.cat(maps)}, block=block)
+            at = {path: place for place, path in enumerate(done)}
+            drawn_of = [paths[index] for index in shown if paths[index] in at]
+            best = [card.classes[int(predicted.probabilities[at[path]].argmax())] for path in drawn_of]
+            titles = [f"{path.stem}: {name}" for path, name in zip(drawn_of, best, strict=True)]
+            drawn = draw_overlays(torch.cat(overlaid), {"model": torch.cat(maps)}, block=block, titles=titles)
             write_atomically(out / "attention.png", drawn)
             written += ", attention.png"
         said = f"{len(done)} pictures predicted; written: {out}: {written}"

@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vitreg.files import write_atomically
-from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
-from vitreg.train.choice import Choice, Standing
-from vitreg.train.confusion_matrix import commonest_mistakes, confusion, draw_confusion
+from vitreg.train.choice import interval
 from vitreg.train.labelled_folder import Pictures
 from vitreg.train.models.stored import MODEL_FILE, model_file, timm_config
-from vitreg.train.predictions import evenly, predictions
-from vitreg.train.runs.report import Report
-from vitreg.train.trials import PROBE, Trial
+from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
+from vitreg.train.page.html_report import html_report
+from vitreg.train.page.outcome import Outcome
+from vitreg.train.page.reliability import reliability
+from vitreg.train.predictions import predictions
 
-WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "confusion.png", "attention.png", "report.json")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What was trained and delivered.
-
-    Attributes:
-        trial: how the fine-tuned model was trained.
-        report: of the delivered model.
-        probe: the linear probe's report.
-        fine_tuned: the fine-tuned model's.
-        choice: why the one or the other is delivered, or None where it was not chosen.
-        searched: how the trials of a search did, the best first.
-        losses: what the fine-tuned model's losses say, in a sentence, or None where nothing was trained.
-    """
-
-    trial: Trial
-    report: Report
-    probe: Report
-    fine_tuned: Report
-    choice: Choice | None
-    searched: Sequence[Standing]
-    losses: str | None
-
-    @property
-    def kind(self) -> str:
-        """The delivered model, in words."""
-        return str(PROBE) if self.report is self.probe else f"fine-tuned: {self.trial}"
+WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "report.html", "report.json")
 
 
 def summary(outcome: Outcome, shares: Tensor, pictures: Pictures) -> list[str]:
@@ -64,8 +35,10 @@ def summary(outcome: Outcome, shares: Tensor, pictures: Pictures) -> list[str]:
     if outcome.losses is not None:
         lines.append(outcome.losses)
     top1 = report.metrics["top1"]
-    error = math.sqrt(top1 * (100 - top1) / len(task.test))
-    said = f"delivered, {outcome.kind}: top-1 {top1:.1f} % ± {error:.1f} on {pictures.measured_on}"
+    low, high = interval((shares.argmax(1) == torch.tensor(task.test_labels)).tolist())
+    said = (
+        f"delivered, {outcome.kind}: top-1 {top1:.1f} % ({low:.1f} to {high:.1f}) on {pictures.measured_on}"
+    )
     lines.append(f"{said}; balanced accuracy {report.metrics['class_mean']:.1f} %")
     mistakes = commonest_mistakes(confusion(shares, task.test_labels), task.classes)
     return [*lines, *(f"  {mistake}" for mistake in mistakes)]
@@ -81,35 +54,26 @@ def write_result(
     block: int | None,
 ) -> None:
     """Write everything but the runs, each file whole, the report last."""
-    task, report = pictures.task, outcome.report
-    card = replace(pictures.card, run=report.configuration.folder)
+    task = pictures.task
+    card = replace(pictures.card, run=outcome.report.configuration.folder)
     write_atomically(out / MODEL_FILE, model_file(model, card))
     write_atomically(out / "config.json", timm_config(pictures.card))
     table = predictions(pictures.names, task.classes, shares, task.test_labels)
     write_atomically(out / "predictions.csv", table)
-    title = f"{outcome.kind}: {report.metrics['top1']:.1f} % of {len(task.test)} right"
-    counts = confusion(shares, task.test_labels)
-    write_atomically(out / "confusion.png", draw_confusion(counts, task.classes, title))
-    source = pictures.start.create(len(task.classes), 0.0)
-    if block is None:
-        block = object_block(source, task, accelerator=accelerator)
-    indices = evenly(len(task.test))
-    maps = {
-        name: attention_maps(looking, task, indices, block, accelerator=accelerator)
-        for name, looking in {"before training": source, outcome.kind: model}.items()
-    }
-    write_atomically(out / "attention.png", draw_overlays(task.test[indices], maps, block=block))
-    story = {**asdict(report), **_story(outcome, pictures)}
+    page = html_report(model, shares, outcome, pictures, out, accelerator, block)
+    write_atomically(out / "report.html", page)
+    story = {**asdict(outcome.report), **_story(outcome, pictures, shares)}
     write_atomically(out / "report.json", json.dumps(story, indent=1) + "\n")
 
 
-def _story(outcome: Outcome, pictures: Pictures) -> dict[str, Any]:
+def _story(outcome: Outcome, pictures: Pictures, shares: Tensor) -> dict[str, Any]:
     """Return what report.json says beside the delivered model's report: both models, choice, trials."""
     choice = outcome.choice
     return {
         "measured_on": pictures.measured_on,
         "num_measured": len(pictures.task.test),
         "delivered": "linear probe" if outcome.report is outcome.probe else "fine-tuned",
+        "calibration_error": reliability(shares, pictures.task.test_labels).error,
         "linear_probe": outcome.probe.metrics,
         "fine_tuned": {**asdict(outcome.trial), **outcome.fine_tuned.metrics},
         "losses": outcome.losses,

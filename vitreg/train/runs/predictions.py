@@ -18,10 +18,16 @@ PREDICTIONS = "predictions.csv"
 """The name of the file in a run's folder."""
 
 
+RANKS = {"predicted": "probability", "second": "second_probability", "third": "third_probability"}
+"""The columns of the most probable classes, and those of their probabilities."""
+
+
 def predictions(
     names: Sequence[str], classes: Sequence[str], shares: Tensor, labels: Sequence[int] | None = None
 ) -> str:
-    """Return a CSV: path, true class (where it is known), predicted class and its probability.
+    """Return a CSV: path, true class (where it is known), and the three most probable classes.
+
+    The first is `predicted`, with its `probability`, the others `second` and `third`.
 
     Args:
         names: of the pictures.
@@ -31,11 +37,14 @@ def predictions(
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", *([] if labels is None else ["true"]), "predicted", "probability"])
-    for index, (name, share) in enumerate(zip(names, shares, strict=True)):
-        best = int(share.argmax())
+    values, places = shares.topk(min(len(RANKS), len(classes)), sorted=True)
+    ranks = [column for rank in list(RANKS)[: places.shape[1]] for column in (rank, RANKS[rank])]
+    writer.writerow(["path", *([] if labels is None else ["true"]), *ranks])
+    for index, name in enumerate(names):
         true = [] if labels is None else [cell(classes[labels[index]])]
-        writer.writerow([cell(name), *true, cell(classes[best]), f"{float(share[best]):.4f}"])
+        best = zip(places[index].tolist(), values[index].tolist(), strict=True)
+        ranked = [entry for place, value in best for entry in (cell(classes[place]), f"{value:.4f}")]
+        writer.writerow([cell(name), *true, *ranked])
     return text.getvalue()
 
 

@@ -1,0 +1,1 @@
+"""The page `report.html` that a fine-tuning leaves behind."""

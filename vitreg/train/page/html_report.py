@@ -1,0 +1,155 @@
+"""What a fine-tuning came to, as one page that can be handed on: nothing of it lies elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from accelerate import Accelerator
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from vitreg.plot.pictures import HEAT, Panel, draw_panel, scaled
+from vitreg.train.attention_overlay import SATURATED, attention_maps, object_block
+from vitreg.train.choice import interval, paired_difference
+from vitreg.train.labelled_folder import Pictures
+from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
+from vitreg.train.page.outcome import Outcome
+from vitreg.train.page.reliability import NUM_BINS, reliability
+from vitreg.train.predictions import evenly
+from vitreg.train.runs.predictions import stored_right
+from vitreg.wording import plain
+
+MOST_IN_MATRIX = 30
+"""Classes up to which the confusion matrix is shown; beyond, the commonest mistakes have to do."""
+
+NUM_MISTAKES, NUM_SHOWN, NUM_PAIRS, NUM_WEAKEST = 12, 6, 10, 8
+"""How many mistakes, other pictures, pairs of classes and classes are shown at most."""
+
+_TILE = 2.24
+"""The side of a picture in inches of 100 pixels."""
+
+_PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    finalize=lambda value: plain(value) if type(value) is str else value,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""Names of classes and files are escaped, and none can turn the order of letters around."""
+
+
+def html_report(
+    model: nn.Module,
+    shares: Tensor,
+    outcome: Outcome,
+    pictures: Pictures,
+    out: Path,
+    accelerator: Accelerator,
+    block: int | None,
+) -> str:
+    """Return the page.
+
+    Args:
+        model: the delivered model.
+        shares: what it makes of the measured pictures, [pictures, classes].
+        outcome: what was trained and delivered.
+        pictures: what was trained and measured on.
+        out: where the runs are stored.
+        accelerator: where the model runs.
+        block: whose attention is shown, from 0; None for the one that looks at the objects, where they are
+            known, else the last.
+    """
+    task, labels = pictures.task, torch.tensor(pictures.task.test_labels)
+    source = pictures.start.create(len(task.classes), 0.0)
+    if block is None:
+        block = object_block(source, task, accelerator=accelerator)
+    # A mistake is the worse the less probable the model finds what is true.
+    worst = shares.gather(1, labels[:, None])[:, 0].argsort(stable=True)
+    wrong = worst[shares.argmax(1)[worst] != labels[worst]].tolist()[:NUM_MISTAKES]
+    even = evenly(len(labels), at_most=NUM_SHOWN)
+    maps = attention_maps(model, task, [*wrong, *even], block, accelerator=accelerator)
+    before = attention_maps(source, task, even, block, accelerator=accelerator)
+
+    def tile(index: int, heats: dict[str, Tensor]) -> dict[str, Any]:
+        probability, predicted = shares[index].max(0)
+        image = task.test[index]
+        drawn = {"picture": None, **heats}
+        return {
+            "name": pictures.names[index],
+            "true": task.classes[labels[index]],
+            "predicted": task.classes[predicted],
+            "probability": float(probability),
+            "of_true": float(shares[index, labels[index]]),
+            "is_right": int(predicted) == int(labels[index]),
+            "pictures": {title: _data_uri(image, heat) for title, heat in drawn.items()},
+        }
+
+    after = maps[len(wrong) :]
+    counts = confusion(shares, task.test_labels)
+    each = sorted(zip(task.classes, counts.diag().tolist(), counts.sum(1).tolist(), strict=True), key=_share)
+    return _PAGES.get_template("report.html").render(
+        name=task.name,
+        outcome=outcome,
+        pictures=pictures,
+        models=_models(outcome, out),
+        difference=paired_difference(
+            *(_right(report, out) for report in (outcome.fine_tuned, outcome.probe))
+        ),
+        counts=counts.tolist() if len(task.classes) <= MOST_IN_MATRIX else [],
+        pairs=commonest_mistakes(counts, task.classes, at_most=NUM_PAIRS),
+        weakest=each[:NUM_WEAKEST],
+        mistakes=[tile(i, {"attention": heat}) for i, heat in zip(wrong, maps, strict=False)],
+        shown=[
+            tile(i, {"before": old, "after": new}) for i, old, new in zip(even, before, after, strict=True)
+        ],
+        block=block,
+        heat=[to_hex(matplotlib.colormaps[HEAT](place / 8)) for place in range(9)],
+        reliability=reliability(shares, task.test_labels),
+        num_bins=NUM_BINS,
+        place=shlex.quote(out.resolve().name),
+        machine=outcome.report.machine,
+    )
+
+
+def _models(outcome: Outcome, out: Path) -> list[dict[str, Any]]:
+    """Return both models, or the probe alone where nothing else was trained."""
+    reports = {"linear probe": outcome.probe, f"fine-tuned: {outcome.trial}": outcome.fine_tuned}
+    if outcome.fine_tuned.configuration == outcome.probe.configuration:
+        del reports[f"fine-tuned: {outcome.trial}"]
+    return [
+        {
+            "name": name,
+            "metrics": report.metrics,
+            "interval": interval(_right(report, out)),
+            "is_delivered": report is outcome.report,
+        }
+        for name, report in reports.items()
+    ]
+
+
+def _right(report: Any, out: Path) -> tuple[bool, ...]:
+    return stored_right(out / report.configuration.folder)
+
+
+def _share(row: tuple[str, int, int]) -> float:
+    return row[1] / max(row[2], 1)
+
+
+def _data_uri(picture: Tensor, attention: Tensor | None) -> str:
+    """Return a picture, uint8 [3, size, size], with its attention as heat, where there is one."""
+    image = picture.permute(1, 2, 0).float() / 255
+    size = (image.shape[0], image.shape[1])
+    heat = None if attention is None else scaled(attention, size, saturated=SATURATED)
+    figure, file = Figure(figsize=(_TILE, _TILE), dpi=100), BytesIO()
+    draw_panel(figure.add_axes((0, 0, 1, 1)), Panel(image, heat=heat))
+    figure.savefig(file, format="jpeg", pil_kwargs={"quality": 85})
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

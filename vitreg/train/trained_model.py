@@ -1,0 +1,98 @@
+"""A stored model that is asked about pictures, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from PIL import ExifTags, Image
+from torch import Tensor, nn
+
+from vitreg.pictures.colours import in_colours
+from vitreg.pictures.reading import read_picture, upright
+from vitreg.train.data.dataset import normalise
+from vitreg.train.data.transforms import evaluation_transform
+from vitreg.train.models.stored import Card, load_stored
+from vitreg.train.training.device import make_accelerator
+
+Picture = str | Path | Image.Image
+"""A file, or a picture that is open."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that `finetune` stored, with all it takes to ask it about pictures.
+
+    Attributes:
+        network: the Vision Transformer, in eval mode: normalised pictures [b, 3, size, size] to logits.
+        card: architecture, size, mean, deviation and class names.
+        accelerator: where it runs.
+    """
+
+    network: nn.Module
+    card: Card
+    accelerator: Accelerator
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.card.classes
+
+    def prepare(self, pictures: Sequence[Picture]) -> Tensor:
+        """Return pictures as the network takes them, float32 [b, 3, size, size]: cropped as test pictures were.
+
+        Raises:
+            InputError: A file cannot be read.
+        """
+        crop = evaluation_transform(self.card.size)
+        crops = torch.stack([crop(_opened(picture), None)[0] for picture in pictures])
+        return normalise(crops, self.card.mean, self.card.std)
+
+    @torch.no_grad()
+    def probabilities(self, pictures: Sequence[Picture]) -> Tensor:
+        """Return the probability of each class, float32 [pictures, classes].
+
+        Raises:
+            InputError: A file cannot be read.
+        """
+        batch = self.prepare(pictures).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            logits = self.network(batch)
+        return logits.float().softmax(1).cpu()
+
+    def top(self, picture: Picture, k: int = 3) -> list[tuple[str, float]]:
+        """Return the `k` most probable classes of one picture, each with its probability.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        values, places = self.probabilities([picture])[0].topk(min(k, len(self.classes)))
+        return [
+            (self.classes[place], value)
+            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        ]
+
+
+def load_model(model: str | Path, *, device: str = "auto", precision: str = "no") -> TrainedModel:
+    """Return a model that `finetune` stored.
+
+    Args:
+        model: the `out` of `finetune`, or its model.safetensors.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: automatic mixed precision, "no" or "bf16".
+
+    Raises:
+        InputError: It cannot be read, or there is no such device.
+    """
+    network, card = load_stored(Path(model))
+    accelerator = make_accelerator(device, precision)
+    return TrainedModel(network.to(accelerator.device), card, accelerator)
+
+
+def _opened(picture: Picture) -> Image.Image:
+    if not isinstance(picture, Image.Image):
+        return read_picture(Path(picture))
+    return upright(in_colours(picture)[0], picture.getexif().get(ExifTags.Base.Orientation, 1))
