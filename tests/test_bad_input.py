@@ -44,7 +44,7 @@ def test_no_known_model() -> None:
     convolutional = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     message = (
         "Expected a Vision Transformer: a known class",
-        "none in Sequential, which has no attention",
+        "Sequential is no Vision Transformer: it has no attention",
         "vitreg.register_tower",
     )
     with unchanged(convolutional):

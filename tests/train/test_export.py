@@ -86,7 +86,7 @@ def test_what_cannot_be_exported_is_said(result: Path, monkeypatch: pytest.Monke
         raise RuntimeError("no such operator\nand more")
 
     monkeypatch.setitem(exporting._FORMATS, "onnx", (refuses, "onnx"))
-    with pytest.raises(InputError, match="cannot be written as onnx: RuntimeError: no such operator$"):
+    with pytest.raises(InputError, match=r"cannot be written as onnx: RuntimeError: no such operator$"):
         export_model(result)
 
 

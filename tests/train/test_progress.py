@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -36,6 +37,27 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch)
         "run 1 of 2 · birds [0]: GTA: top-1 51.2 % (30 s; about 1 min 30 s left)",
         "run 2 of 2 · birds: second: (1 min 30 s)",
     ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_bar_percentage_and_time_left_fit_any_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with Progress(console) as progress:
+        progress.begin(100, num_runs=12, num_finished=0)
+        progress.start_run("a-folder-with-a-very-long-name: LP-FT+msa-output+TransMix λ=10, fold1of2, seed 0" * 2)
+        clock[0] = 3000.0
+        progress.advance(50)
+        progress._bars.refresh()
+        progress.advance(1)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().replace("\r", "\n").split("\n")
+    shown = next(line for line in lines if " 50%" in line)
+    assert "about 50 min 00 s left" in shown
+    assert shown.count("━") >= 6
+    assert "run 1 of 12" in shown
+    assert max(len(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)) for line in lines) <= width
 
 
 def test_bars_on_a_terminal() -> None:

@@ -8,7 +8,7 @@ Transformer of timm:
 
 
 In the second form a fifth of each class is held out from training, to measure
-on. The model, predictions.csv, confusion.png, attention.png and report.json are
+on. The model, predictions.csv, and report.html (one page with all results) are
 written into the folder of --out. Whether the linear probe or the fine-tuned model
 is delivered is chosen by training pictures that are held out in turn; those that
 are reported on choose nothing. What is finished is never done again: the same
@@ -84,7 +84,7 @@ def _folder(options: Namespace) -> Path:
             "FOLDER/test/CLASS/*.jpg"
         )
     if options.weights is None:
-        missing.append("the pre-trained weights (--weights FILE, or --weights timm to fetch them)")
+        missing.append("the pre-trained weights (--weights FILE, or --weights timm, which fetches those of --model)")
     if folder is None or missing:
         raise InputError(f"missing: {'; '.join(missing)}")
     return folder

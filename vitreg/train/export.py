@@ -34,6 +34,7 @@ TOLERANCE = 1e-3
 """The largest difference of a logit from the model's own, as a share of the largest logit."""
 
 Run = Callable[[Tensor], Tensor]
+Converter = Callable[[nn.Module, Tensor], tuple[bytes, Run]]
 
 
 def export(
@@ -76,26 +77,21 @@ def export(
     difference = _difference(trained.network, run, compared)
     if not difference <= TOLERANCE:
         raise InputError(
-            f"expected logits within {TOLERANCE:g} of the model's, found {difference:.1e} in {format}: nothing was "
-            "written; try the other --format, or another version of torch"
+            f"expected logits within {TOLERANCE:g} of the model's, found {difference:.1e} in {format}: "
+            "nothing was written; try the other --format, or another version of torch"
         )
     write_atomically(file, content)
     write_atomically(file.with_name(f"{file.name}.json"), _notes(trained.card, difference))
     kind = "of your pictures" if chosen else "pictures drawn at random"
     said = (
-        f"{file}: logits within {difference:.1e} of the model's on {len(compared)} {kind}; {file.name}.json says "
-        "how to use it"
+        f"{file}: logits within {difference:.1e} of the model's on {len(compared)} {kind}; {file.name}.json "
+        "says how to use it"
     )
     (console or make_console()).print(said, markup=False, highlight=False, soft_wrap=True)
     return file
 
 
-def _converted(
-    convert: Callable[[nn.Module, Tensor], tuple[bytes, Run]],
-    network: nn.Module,
-    example: Tensor,
-    format: str,
-) -> tuple[bytes, Run]:
+def _converted(convert: Converter, network: nn.Module, example: Tensor, format: str) -> tuple[bytes, Run]:
     example = example if len(example) > 1 else example.repeat(2, 1, 1, 1)  # one would be taken for always one
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -133,7 +129,7 @@ def _torch(network: nn.Module, example: Tensor) -> tuple[bytes, Run]:
     return file.getvalue(), torch.export.load(BytesIO(file.getvalue())).module()
 
 
-_FORMATS = {"onnx": (_onnx, "onnx"), "torch": (_torch, "pt2")}
+_FORMATS: dict[str, tuple[Converter, str]] = {"onnx": (_onnx, "onnx"), "torch": (_torch, "pt2")}
 
 
 @torch.no_grad()
@@ -161,9 +157,9 @@ def _notes(card: Card, difference: float) -> str:
             "name": "pictures",
             "shape": ["batch", 3, card.size, card.size],
             "type": "float32",
-            "order": "RGB",
+            "channels": "RGB",
         },
-        "preprocessing": [
+        "preprocessing": [  # of a picture in red, green and blue, in this order
             {
                 "resize_short_side": round(card.size * EVALUATION_RATIO),
                 "interpolation": "bicubic, antialiased",

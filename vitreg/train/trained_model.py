@@ -42,7 +42,7 @@ class TrainedModel:
         return self.card.classes
 
     def prepare(self, pictures: Sequence[Picture]) -> Tensor:
-        """Return pictures as the network takes them, float32 [b, 3, size, size]: cropped as test pictures were.
+        """Return pictures as the network takes them, float32 [b, 3, size, size], cropped as in the test.
 
         Raises:
             InputError: A file cannot be read.

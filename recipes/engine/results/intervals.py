@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t  # type: ignore[import-untyped]
+from scipy.stats import t
 
 RESAMPLES, AT_ONCE = 2000, 100
 """Draws of the bootstrap, and how many are held in memory at a time."""

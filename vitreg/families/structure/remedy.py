@@ -38,8 +38,8 @@ def refusal(model: nn.Module, reasons: Mapping[str, Refused]) -> str:
     called = [place for place, _ in model.named_modules() if "attn" in place or "attention" in place]
     if not attention and not called:
         return (
-            f"{expected}, which has no attention. Pass a Vision Transformer; if it is one, register what it "
-            "computes by `vitreg.register_family` and `vitreg.register_tower`."
+            f"{name} is no Vision Transformer: it has no attention. {expected}. If it is one all the same, "
+            "register what it computes by `vitreg.register_family` and `vitreg.register_tower`."
         )
     found = f" It has {', '.join(sorted(attention))}." if attention else ""
     return (

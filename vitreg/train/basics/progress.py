@@ -10,10 +10,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from vitreg.wording import plain
+
+LONGEST_LEFT = len("about 59 min 59 s left")
+"""The width that is kept for the time left, so that nothing moves when it changes."""
 
 
 class Progress:
@@ -26,12 +30,12 @@ class Progress:
         self.began = time.monotonic()
         self._overall: TaskID | None = None
         self._bars = Bars(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            # A narrow terminal cuts the description; bar, percentage and the time left stay.
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=14),
+            TaskProgressColumn(table_column=Column(no_wrap=True, min_width=4)),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True, min_width=LONGEST_LEFT)),
+            expand=True,
             console=console,
             disable=not console.is_terminal,
         )

@@ -63,7 +63,9 @@ def open_weights(
         path = fetch(_secure(text), Path(torch.hub.get_dir(), "checkpoints"))
         return read_weights(path, model=model, say=say), file_hash(path)
     elif not Path(text).exists() or not text:
-        raise InputError(f"cannot read the weights {text}: no such file; expected {FORMS}")
+        is_name = timm.is_model(text.partition(".")[0])
+        remedy = f"it is a model of timm: --model {text} --weights timm" if is_name else f"expected {FORMS}"
+        raise InputError(f"cannot read the weights {text}: no such file; {remedy}")
     else:
         return read_weights(Path(text), model=model, say=say), file_hash(Path(text))
     return finite(state, text), state_hash(state)

@@ -25,6 +25,7 @@ from vitreg.train.page.outcome import Outcome
 from vitreg.train.page.reliability import NUM_BINS, reliability
 from vitreg.train.predictions import evenly
 from vitreg.train.runs.predictions import stored_right
+from vitreg.train.runs.report import Report
 from vitreg.wording import plain
 
 MOST_IN_MATRIX = 30
@@ -136,7 +137,7 @@ def _models(outcome: Outcome, out: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _right(report: Any, out: Path) -> tuple[bool, ...]:
+def _right(report: Report, out: Path) -> tuple[bool, ...]:
     return stored_right(out / report.configuration.folder)
 
 
