@@ -43,8 +43,8 @@ def test_no_module(wrong: object) -> None:
 def test_no_known_model() -> None:
     convolutional = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     message = (
-        "Expected a Vision Transformer: a known class",
         "Sequential is no Vision Transformer: it has no attention",
+        "Expected a Vision Transformer: a known class",
         "vitreg.register_tower",
     )
     with unchanged(convolutional):

@@ -59,7 +59,7 @@ def make_result() -> None:
     Path("result", "config.json").write_text(timm_config(card))
 
 
-PREPARED = {"finetune.md": make_result, "use-your-model.md": make_result}
+PREPARED = {"use-your-model.md": make_result}
 """What has to lie in the folder in which a page's code runs; the weights of these pages are local files."""
 
 

@@ -46,7 +46,9 @@ def test_bar_percentage_and_time_left_fit_any_terminal(width: int, monkeypatch: 
     console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
     with Progress(console) as progress:
         progress.begin(100, num_runs=12, num_finished=0)
-        progress.start_run("a-folder-with-a-very-long-name: LP-FT+msa-output+TransMix λ=10, fold1of2, seed 0" * 2)
+        progress.start_run(
+            "a-folder-with-a-very-long-name: LP-FT+msa-output+TransMix λ=10, fold1of2, seed 0" * 2
+        )
         clock[0] = 3000.0
         progress.advance(50)
         progress._bars.refresh()

@@ -84,7 +84,9 @@ def _folder(options: Namespace) -> Path:
             "FOLDER/test/CLASS/*.jpg"
         )
     if options.weights is None:
-        missing.append("the pre-trained weights (--weights FILE, or --weights timm, which fetches those of --model)")
+        missing.append(
+            "the pre-trained weights (--weights FILE, or --weights timm, which fetches those of --model)"
+        )
     if folder is None or missing:
         raise InputError(f"missing: {'; '.join(missing)}")
     return folder
