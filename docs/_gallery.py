@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT / "recipes"))
 import vitreg  # noqa: E402
 from engine.demo import supervised as demo  # noqa: E402
 from engine.demo import world  # noqa: E402
+from engine.demo.dataset import SETTINGS  # noqa: E402
 from vitreg.weights import read_weights  # noqa: E402
 
 PAGE = ROOT / "docs" / "gallery.md"
@@ -57,7 +58,7 @@ class Training:
 
 
 def given(
-    cache: Path, *, pre_training: int = demo.SOURCE_STEPS, steps: int = demo.DEMO.steps, seeds: int = 3
+    cache: Path, *, pre_training: int = demo.SOURCE_STEPS, steps: int = SETTINGS.hyper.steps, seeds: int = 3
 ) -> dict[str, Any]:
     """Return what the page takes for granted: models, pictures, and what was measured in training.
 
@@ -114,9 +115,9 @@ def fine_tune(
     each = world.PICTURES_PER_CLASS
     rows = torch.cat([c * each + torch.randperm(each)[:PER_CLASS] for c in range(world.NUM_TARGET_CLASSES)])
     batches = (
-        batch for _ in count() for batch in rows[torch.randperm(len(rows))].split(demo.DEMO.batch_size)
+        batch for _ in count() for batch in rows[torch.randperm(len(rows))].split(SETTINGS.hyper.batch_size)
     )
-    settings = demo.SourceSettings(lr=demo.DEMO.lr, weight_decay=demo.DEMO.weight_decay)
+    settings = demo.SourceSettings(lr=SETTINGS.hyper.lr, weight_decay=SETTINGS.hyper.weight_decay)
     optimizer, schedule = demo.optimisation(model, settings, max(measured[-1], 2))
     training = Training(model, [], [])
     with vitreg.attach(model, source, lam=lam) as reg:

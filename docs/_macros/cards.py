@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
-from _macros.costs import MAIN, method_costs, plain_conditions, reports, step_cost
-from _macros.differences import all_differences, method_differences
-from _macros.docstrings import method_formula, method_sentence, method_source
+from _macros.costs import MAIN, reports, step_cost
+from _macros.docstrings import method_sentence
 from _macros.methods import CARDS, ROOT, card
-from _macros.paper import method_in_the_paper, paper_gain
-from _macros.results import method_results, our_figure, our_gains
 from vitreg.extractors import extractors
 from vitreg.penalties.base import ParameterPenalty, Penalty, ReadingPenalty
 
@@ -97,27 +93,3 @@ def _penalty(name: str) -> Penalty | None:
     """Return the penalty with its defaults, or None for what is none."""
     thing = card(name).thing
     return thing() if isinstance(thing, type) and issubclass(thing, Penalty) else None
-
-
-MACROS: tuple[Callable[..., str], ...] = (
-    all_differences,
-    method_api,
-    method_costs,
-    method_differences,
-    method_formula,
-    method_in_the_paper,
-    method_reads,
-    method_results,
-    method_sentence,
-    method_source,
-    methods_costs_table,
-    methods_table,
-    our_figure,
-    our_gains,
-    paper_gain,
-    names_on,
-    penalties_api,
-    plain_conditions,
-    step_cost,
-)
-"""What the pages may say."""

@@ -50,6 +50,3 @@ def _block(text: str) -> str:
 def _width(characters: int) -> Iterator[None]:
     with mock.patch.dict(os.environ, {"COLUMNS": str(characters), "NO_COLOR": "1"}):
         yield
-
-
-MACROS = (command_help, command_output)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +20,6 @@ from torch.nn import functional as F
 from engine.demo import supervised as demo
 from engine.demo import world
 from vitreg.errors import InputError
-from vitreg.files import check_with_sum, write_with_sum
 from vitreg.wording import listed, nearest
 
 Method = Literal["DINO", "iBOT"]
@@ -60,11 +58,9 @@ def self_supervised_checkpoint(
     method: Method,
     *,
     steps: int = SELF_SUPERVISED_STEPS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Return the file with the weights of the teacher's backbone; they are pre-trained unless it is there.
-
-    The file's name has a hash of all that the weights depend on, and it appears only when it is complete.
 
     Args:
         cache: a folder, made where it is missing.
@@ -79,17 +75,15 @@ def self_supervised_checkpoint(
         raise InputError(f"expected {listed(METHODS)} as method, found {method!r}{nearest(method, METHODS)}")
     if steps < 1:
         raise InputError(f"expected at least one step of pre-training, found {steps}")
-    path = cache / f"demo-{method}-{demo.fingerprint(SELF_SUPERVISED, steps)}.safetensors"
-    if not path.exists():
+
+    def pretrained() -> nn.Module:
         pretraining = Pretraining(method, steps)
         for step in range(steps):
             pretraining.step()
-            if progress is not None:
-                progress(step + 1, steps)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_with_sum(path, save(pretraining.teacher.backbone.state_dict()))
-    check_with_sum(path)
-    return path
+            progress(step + 1, steps)
+        return pretraining.teacher.backbone
+
+    return demo.stored_weights(cache, method, SELF_SUPERVISED, steps, pretrained)
 
 
 class Network(nn.Module):

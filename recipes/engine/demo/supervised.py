@@ -1,10 +1,10 @@
-"""The offline demo: its settings, its small model, and the source that is pre-trained once and kept."""
+"""The offline demo's small model, and the source that is pre-trained once and kept."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,25 +22,6 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
-class DemoSettings:
-    """How the demo fine-tunes: short enough that all its runs are a matter of minutes on two CPU cores.
-
-    `lam` is, for each guide, the best of 1, 10 and 100 at the smaller rate: mean top-1 of seeds 0 and 1,
-    on the test pictures, so the guides' gains are a little too high.
-    """
-
-    steps: int = 75
-    batch_size: int = 64
-    lr: float = 5e-4
-    weight_decay: float = 0.05
-    lam: Mapping[str, float] = field(
-        default_factory=lambda: {"gta": 100.0, "msa_output": 100.0, "block_output": 100.0}
-    )
-    rates: tuple[float, ...] = (0.15, 1.0)
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-
-@dataclass(frozen=True)
 class SourceSettings:
     """How the demo's source is pre-trained, on pictures that are drawn anew at every step."""
 
@@ -52,7 +33,6 @@ class SourceSettings:
     seed: int = 0
 
 
-DEMO = DemoSettings()
 SOURCE = SourceSettings()
 SOURCE_STEPS = 600
 ARCHITECTURE: Mapping[str, float] = {
@@ -71,21 +51,29 @@ def create_model(num_classes: int) -> nn.Module:
 
 
 def source_checkpoint(
-    cache: Path, *, steps: int = SOURCE_STEPS, progress: Callable[[int, int], None] | None = None
+    cache: Path, *, steps: int = SOURCE_STEPS, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Path:
     """Return the file with the source's weights in `cache`; it is pre-trained unless it is there.
-
-    The file's name has a hash of all that the weights depend on, and it appears only when it is complete.
 
     Args:
         cache: a folder, made where it is missing.
         steps: of pre-training.
         progress: called after each step with the number of steps done and of all steps.
     """
-    path = cache / f"demo-source-{fingerprint(SOURCE, steps)}.safetensors"
+    return stored_weights(cache, "source", SOURCE, steps, lambda: _pretrain(steps, progress))
+
+
+def stored_weights(
+    cache: Path, name: str, settings: SourceSettings, steps: int, pretrain: Callable[[], nn.Module]
+) -> Path:
+    """Return the file with the weights of a source in `cache`, those of `pretrain()` unless it is there.
+
+    The file's name has a hash of all that the weights depend on, and it appears only when it is complete.
+    """
+    path = cache / f"demo-{name}-{fingerprint(settings, steps)}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_with_sum(path, save(_pretrain(steps, progress).state_dict()))
+        write_with_sum(path, save(pretrain().state_dict()))
     check_with_sum(path)
     return path
 
@@ -97,7 +85,7 @@ def fingerprint(settings: SourceSettings, steps: int) -> str:
     return hashlib.sha256(repr(told).encode() + pictures.images.numpy().tobytes()).hexdigest()[:12]
 
 
-def _pretrain(steps: int, progress: Callable[[int, int], None] | None) -> nn.Module:
+def _pretrain(steps: int, progress: Callable[[int, int], None]) -> nn.Module:
     """Return a plain classifier of the source's classes; the caller's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SOURCE.seed)
@@ -111,8 +99,7 @@ def _pretrain(steps: int, progress: Callable[[int, int], None] | None) -> nn.Mod
         nn.utils.clip_grad_norm_(model.parameters(), SOURCE.clip)
         optimizer.step()
         schedule.step()
-        if progress is not None:
-            progress(step + 1, steps)
+        progress(step + 1, steps)
     return model
 
 
