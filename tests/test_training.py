@@ -6,53 +6,14 @@ import copy
 import gc
 import io
 import pickle
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import vitreg
-from two_processes import in_two_processes
-
-TARGETS = ["attn_logits", "msa_output", "l2sp"]
-
-
-def make_pair(**options: object) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(0)
-    source = timm.create_model("vit_tiny_patch16_224", img_size=48, depth=2, num_classes=5, **options)
-    model = copy.deepcopy(source)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    return model, source
-
-
-def batch(b: int = 4) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(b, 3, 48, 48, generator=generator), torch.arange(b) % 5
-
-
-def gradients(model: nn.Module) -> dict[str, Tensor]:
-    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-def plain_gradients(target: object = TARGETS, b: int = 4) -> dict[str, Tensor]:
-    """Return the eager gradients, with a source that is run by hand for the attention logits alone."""
-    model, source = make_pair()
-    x, y = batch(b)
-    with vitreg.attach(model, source, target) as reg:
-        (F.cross_entropy(model(x), y) + reg.penalty()).backward()
-    return gradients(model)
-
-
-def assert_same(ours: dict[str, Tensor], expected: dict[str, Tensor], **tolerance: float) -> None:
-    assert ours.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(ours[name], expected[name], msg=lambda m, n=name: f"{n}: {m}", **tolerance)
+from plain_training import TARGETS, assert_same, batch, gradients, make_pair, plain_gradients
 
 
 def test_gradients_are_those_of_a_literal_second_writing() -> None:
@@ -163,65 +124,6 @@ def test_gradient_accumulation() -> None:
         for part in (slice(0, 2), slice(2, 4)):
             ((F.cross_entropy(model(x[part]), y[part]) + reg.penalty()) / 2).backward()
     assert_same(gradients(model), plain_gradients("attn_logits"), rtol=1e-4, atol=1e-6)
-
-
-def _checkpointing(reentrant: bool) -> Callable[[], None]:
-    from timm.layers import set_reentrant_ckpt
-
-    set_reentrant_ckpt(reentrant)
-    return lambda: set_reentrant_ckpt(False)
-
-
-def test_non_reentrant_checkpointing() -> None:
-    undo = _checkpointing(reentrant=False)
-    try:
-        model, source = make_pair()
-        model.set_grad_checkpointing()
-        x, y = batch()
-        with vitreg.attach(model, source, TARGETS) as reg:
-            loss = F.cross_entropy(model(x), y) + reg.penalty()
-            loss.backward()
-            with pytest.raises(vitreg.StateError, match="taken already"):
-                reg.penalty()  # the blocks ran again in the backward pass, which is no new forward pass
-        assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
-    finally:
-        undo()
-
-
-def test_checkpointing_of_the_whole_model() -> None:
-    model, source = make_pair()
-    x, y = batch()
-    with vitreg.attach(model, source, TARGETS) as reg:
-        logits = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
-        (F.cross_entropy(logits, y) + reg.penalty()).backward()
-        with pytest.raises(vitreg.StateError, match="taken already"):
-            reg.penalty()
-    assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
-
-
-def test_checkpointing_in_eval_mode_with_gradients_is_left_alone() -> None:
-    model, source = make_pair()
-    model.set_grad_checkpointing()
-    x, y = batch()
-    with vitreg.attach(model, source, TARGETS) as reg:
-        for _ in range(2):
-            model.eval()
-            model(x.clone().requires_grad_()).sum().backward()  # as for a saliency map
-            model.train().zero_grad()
-            (F.cross_entropy(model(x), y) + reg.penalty()).backward()
-    assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
-
-
-def test_reentrant_checkpointing_is_refused() -> None:
-    undo = _checkpointing(reentrant=True)
-    try:
-        model, source = make_pair()
-        model.set_grad_checkpointing()
-        x, _ = batch()
-        with vitreg.attach(model, source), pytest.raises(vitreg.StateError, match="use_reentrant=False"):
-            model(x.requires_grad_())
-    finally:
-        undo()
 
 
 def test_validation_in_the_middle_of_an_epoch() -> None:
@@ -374,64 +276,3 @@ def test_channels_last() -> None:
         images = x.to(memory_format=torch.channels_last)
         (F.cross_entropy(model(images), y) + reg.penalty()).backward()
     assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
-
-
-SHARDABLE = ["attn_logits", "msa_output", vitreg.BSS(lam=0.1)]
-"""Of readings alone: parameters have to be whole."""
-
-
-def _ddp(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    model, source = make_pair()
-    ddp = nn.parallel.DistributedDataParallel(model)
-    x, y = batch()
-    part = slice(rank * 2, rank * 2 + 2)
-    with vitreg.attach(ddp, source, [*SHARDABLE, "l2sp"]) as reg:
-        (F.cross_entropy(ddp(x[part]), y[part]) + reg.penalty()).backward()
-        ours = gradients(model), reg.terms
-        ddp(x[: 2 + rank])
-        with pytest.raises(vitreg.ArgumentError, match=r"found \(2, 192\), \(3, 192\)"):
-            reg.penalty()
-    return ours
-
-
-@pytest.mark.slow
-def test_ddp_with_two_processes(tmp_path: Path) -> None:
-    model, source = make_pair()
-    x, y = batch()
-    with vitreg.attach(model, source, [*SHARDABLE, "l2sp"]) as reg:
-        (F.cross_entropy(model(x), y) + reg.penalty()).backward()
-    (first, first_terms), (second, second_terms) = in_two_processes(_ddp, tmp_path)
-    for found in (first, second):
-        assert_same(found, gradients(model), rtol=1e-4, atol=1e-6)
-    for name, value in reg.terms.items():  # shares of equal size: their mean is the penalty of the whole
-        torch.testing.assert_close((first_terms[name] + second_terms[name]) / 2, value)
-    assert first_terms["bss"] == second_terms["bss"]
-    assert first_terms["attn_logits"] != second_terms["attn_logits"]
-
-
-def _fsdp(rank: int) -> dict[str, Tensor]:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh("cpu", (2,))
-    model, source = make_pair()
-    with vitreg.attach(model, source, SHARDABLE) as reg:
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        x, y = batch()
-        part = slice(rank * 2, rank * 2 + 2)
-        (F.cross_entropy(model(x[part]), y[part]) + reg.penalty()).backward()
-    with vitreg.attach(model, source):  # a sharded model is the same model
-        pass
-    with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
-        vitreg.attach(model)
-    with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
-        vitreg.attach(model, source, "l2sp")
-    return {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.slow
-def test_fsdp2_with_two_processes(tmp_path: Path) -> None:
-    for found in in_two_processes(_fsdp, tmp_path):
-        assert_same(found, plain_gradients(SHARDABLE), rtol=1e-4, atol=1e-6)

@@ -1,0 +1,74 @@
+"""Two processes, with DDP and FSDP2, against the gradients of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import vitreg
+from plain_training import assert_same, batch, gradients, make_pair, plain_gradients
+from two_processes import in_two_processes
+
+SHARDABLE = ["attn_logits", "msa_output", vitreg.BSS(lam=0.1)]
+"""Of readings alone: parameters have to be whole."""
+
+
+def _ddp(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    model, source = make_pair()
+    ddp = nn.parallel.DistributedDataParallel(model)
+    x, y = batch()
+    part = slice(rank * 2, rank * 2 + 2)
+    with vitreg.attach(ddp, source, [*SHARDABLE, "l2sp"]) as reg:
+        (F.cross_entropy(ddp(x[part]), y[part]) + reg.penalty()).backward()
+        ours = gradients(model), reg.terms
+        ddp(x[: 2 + rank])
+        with pytest.raises(vitreg.ArgumentError, match=r"found \(2, 192\), \(3, 192\)"):
+            reg.penalty()
+    return ours
+
+
+@pytest.mark.slow
+def test_ddp_with_two_processes(tmp_path: Path) -> None:
+    model, source = make_pair()
+    x, y = batch()
+    with vitreg.attach(model, source, [*SHARDABLE, "l2sp"]) as reg:
+        (F.cross_entropy(model(x), y) + reg.penalty()).backward()
+    (first, first_terms), (second, second_terms) = in_two_processes(_ddp, tmp_path)
+    for found in (first, second):
+        assert_same(found, gradients(model), rtol=1e-4, atol=1e-6)
+    for name, value in reg.terms.items():  # shares of equal size: their mean is the penalty of the whole
+        torch.testing.assert_close((first_terms[name] + second_terms[name]) / 2, value)
+    assert first_terms["bss"] == second_terms["bss"]
+    assert first_terms["attn_logits"] != second_terms["attn_logits"]
+
+
+def _fsdp(rank: int) -> dict[str, Tensor]:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2,))
+    model, source = make_pair()
+    with vitreg.attach(model, source, SHARDABLE) as reg:
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        x, y = batch()
+        part = slice(rank * 2, rank * 2 + 2)
+        (F.cross_entropy(model(x[part]), y[part]) + reg.penalty()).backward()
+    with vitreg.attach(model, source):  # a sharded model is the same model
+        pass
+    with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
+        vitreg.attach(model)
+    with pytest.raises(vitreg.UnsupportedModelError, match="sharded"):
+        vitreg.attach(model, source, "l2sp")
+    return {n: p.grad.full_tensor() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.slow
+def test_fsdp2_with_two_processes(tmp_path: Path) -> None:
+    for found in in_two_processes(_fsdp, tmp_path):
+        assert_same(found, plain_gradients(SHARDABLE), rtol=1e-4, atol=1e-6)
