@@ -197,7 +197,7 @@ class FinetuneOptions:
         """Return a method, started from the probe's head where the options want that and it can be."""
         (method,) = check_methods([name])
         if self.head == "probe" and METHODS[method].head == "new":
-            method = "LP-FT" if method == BASELINE else f"LP-FT+{method}"
+            (method,) = check_methods([f"LP-FT+{method}"])
         return method
 
 

@@ -39,6 +39,7 @@ ROWS = (
     "layer-decay",
     "LoRA",
     "LoRA+GTA",
+    "GTA+FTP",
 )
 
 
@@ -46,7 +47,7 @@ ROWS = (
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     root = tmp_path_factory.mktemp("pictures")
     write_pictures(root)
-    lams = {method: (10.0,) for method in ROWS if METHODS[method].target is not None}
+    lams = {method: (10.0,) for method in ROWS if METHODS[method].grid}
     return {run.configuration.method: run for run in planned(root, ROWS, lams)}
 
 
@@ -166,7 +167,7 @@ def test_a_report_says_what_the_probe_was(runs: dict[str, Run], tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["LP-FT", "LoRA+GTA", "WiSE-FT"])
+@pytest.mark.parametrize("method", ["LP-FT", "LoRA+GTA", "WiSE-FT", "GTA+FTP"])
 def test_a_run_that_is_stopped_ends_as_one_that_was_not(
     runs: dict[str, Run], method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 import vitreg
@@ -194,7 +195,8 @@ def _check(design: Design, task: Task, start: Start) -> None:
 
 def _check_method(model: nn.Module, method: str, lam: float | None, name: str) -> None:
     try:
-        Applied(model, method, lam, num_classes=2).undo()
+        with Applied(model, method, lam, num_classes=2) as applied:
+            applied.project(torch.optim.SGD(model.parameters()))
         if METHODS[method].head == "probe":
             LinearHead(model)
     except vitreg.VitregError as error:

@@ -85,6 +85,8 @@ class Checkpoints:
         try:
             training.model.load_state_dict(stored["model"])
             training.optimizer.load_state_dict(stored["optimizer"])
+            if training.projector is not None:
+                training.projector.load_state_dict(stored["projector"])
             training.log[:] = stored["log"]
             training.step, training.micro_batch = stored["step"], stored.get("micro_batch", 0)
             self.continued, self._earlier = stored["continued"] + 1, stored["seconds"]
@@ -128,6 +130,7 @@ class Checkpoints:
                 "owner": self.owner,
                 "model": training.model.state_dict(),
                 "optimizer": training.optimizer.state_dict(),
+                "projector": training.projector and training.projector.state_dict(),
                 "log": training.log,
                 "step": training.step,
                 "micro_batch": training.micro_batch,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -64,12 +64,14 @@ def compute(method: str) -> dict[str, Any]:
     settings = {
         name: value
         for name, value in given.items()
-        if name not in ("target", "grid", "plugin") and value != getattr(usual, name)
+        if name not in ("target", "grid", "projection", "plugin") and value != getattr(usual, name)
     }
     with random_numbers(0):  # TransMix draws a box
         model, pictures = _model(), _wave((4, 3, 16, 16), 0.7)
-        lam = None if row.target is None else LAM
+        lam = LAM if row.grid else None
         with Applied(model, method, lam, num_classes=NUM_CLASSES, smoothing=0.1) as applied:
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            applied.project(optimizer)
             with torch.no_grad():
                 for number, weight in enumerate(model.parameters()):
                     weight.add_(0.05 * _wave(weight.shape, 1.3 + number))
@@ -78,13 +80,26 @@ def compute(method: str) -> dict[str, Any]:
             penalty = torch.as_tensor(applied.penalty())
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             gradients = torch.autograd.grad(loss + penalty, list(trained.values()), allow_unused=True)
-    sums = dict.fromkeys(PARTS, 0.0)
-    for name, gradient in zip(trained, gradients, strict=True):
-        part = next((part for part in PARTS if part in name), "head")
-        sums[part] += 0.0 if gradient is None else float(gradient.double().abs().sum())
-    numbers = {"value": [loss.item(), penalty.item()], "gradient": list(sums.values())}
+            numbers = {"value": [loss.item(), penalty.item()], "gradient": _sums(trained, gradients)}
+            if applied.projector is not None:
+                before = [p.detach().clone() for p in trained.values()]
+                for _ in range(2):  # some learn from the second step on
+                    for p, gradient in zip(trained.values(), gradients, strict=True):
+                        p.grad = gradient
+                    optimizer.step()
+                moves = [p.detach() - start for p, start in zip(trained.values(), before, strict=True)]
+                numbers["moves"] = _sums(trained, moves)
     rounded = {name: [float(f"{value:.6g}") for value in values] for name, values in numbers.items()}
     return {"settings": settings, "numbers": rounded}
+
+
+def _sums(names: Iterable[str], values: Iterable[Tensor | None]) -> list[float]:
+    """Return the sum of the absolute values for each part of the model."""
+    sums = dict.fromkeys(PARTS, 0.0)
+    for name, value in zip(names, values, strict=True):
+        part = next((part for part in PARTS if part in name), "head")
+        sums[part] += 0.0 if value is None else float(value.double().abs().sum())
+    return list(sums.values())
 
 
 def are_same(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
+import torch
 from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +34,7 @@ class Applied:
     Attributes:
         attachment: what computes the penalty, or None without one.
         adapters: what trains the blocks, or None where their weights are trained.
+        projector: what pulls the weights back, once `project` has been called, or None without.
     """
 
     def __init__(
@@ -51,13 +53,15 @@ class Applied:
         self.smoothing = smoothing
         self.attachment: vitreg.Attachment | None = None
         self.adapters: Adapters | None = None
+        self.projector: vitreg.Projector | None = None
         self._transmix: vitreg.TransMix | None = None
         self._mixup: Mixup | None = None
         chosen, target, mixing = METHODS[method], target_of(method, lam), mixing or Mixing()
+        self._model = model
+        self._projection = None if chosen.projection is None else chosen.projection(lam or 0.0)
         with ExitStack() as undo:
-            if (
-                chosen.trains is not None
-            ):  # first, as a penalty on the weights leaves out those that are frozen
+            # First, as a penalty on the weights leaves out those that are frozen.
+            if chosen.trains is not None:
                 undo.enter_context(vitreg.freeze(model, chosen.trains))
             if chosen.adapters:
                 self.adapters = Adapters(model)
@@ -92,6 +96,13 @@ class Applied:
                     num_classes=num_classes,
                 )
             self._undo = undo.pop_all()
+
+    def project(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the projection, if the method has one, follow the optimiser's steps from now on."""
+        if self._projection is not None:
+            source: Literal["base"] | None = None if self.adapters is None else "base"
+            self.projector = vitreg.project(self._model, optimizer, source, self._projection)
+            self._undo.callback(self.projector.remove)
 
     def mix(self, pictures: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the pictures as the model shall see them, and their labels, [b] or soft [b, classes]."""

@@ -86,7 +86,8 @@ def train(
     ) as applied:
         optimizer = _optimizer(model, method, hyper)
         schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
-        training = Training(model, optimizer)
+        applied.project(optimizer)
+        training = Training(model, optimizer, applied.projector)
         vary_random_numbers(seed)
         if checkpoints is not None:
             checkpoints.restore(training, indices)

@@ -2,69 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Literal
 
 import vitreg
 from vitreg.errors import InputError
-from vitreg.wording import nearest
-
-Penalty = vitreg.ReadingPenalty | vitreg.ParameterPenalty
-
-GRID = (0.1, 1.0, 10.0, 100.0)
-"""The λ that the paper tries for GTA and, here, for every other guide of the source's features."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """How a row of a table is trained.
-
-    Attributes:
-        target: from λ to what `vitreg.attach` gets, or None: then there is no λ.
-        grid: the λ that are tried where the best is sought.
-        trains: the part of the model that is trained, beside the new head.
-        transmix: whether pictures are mixed, and their labels weighted by the model's own attention.
-        has_weight_decay: whether the optimiser decays the weights; a penalty on the weights takes its place.
-        head: the head that training starts from: a new one with random weights, or the linear probe of the
-            run's training pictures.
-        is_trained: whether anything is trained by gradients after that.
-        layer_decay: by what the learning rate falls from each layer to the one before it; 1 for not at all.
-        adapters: whether the blocks are trained through low-rank adapters, which are merged at the end; the
-            source is then the model without them.
-        alpha: the share of the trained weights in the mean with those that training started from.
-        lr_factor: by what the learning rate of the table is multiplied.
-        plugin: the hash of the file that brought the row; nothing for our own.
-    """
-
-    target: Callable[[float], Penalty] | None = None
-    grid: tuple[float, ...] = ()
-    trains: Literal["attention", "ffn"] | None = None
-    transmix: bool = False
-    has_weight_decay: bool = True
-    head: Literal["new", "probe"] = "new"
-    is_trained: bool = True
-    layer_decay: float = 1.0
-    adapters: bool = False
-    alpha: float = 1.0
-    lr_factor: float = 1.0
-    plugin: str = ""
+from vitreg.train.training.composition import GRID as GRID
+from vitreg.train.training.composition import PLAIN, Penalty, compose
+from vitreg.train.training.composition import Method as Method
 
 
 def _around(default: float) -> tuple[float, ...]:
     """Return what the paper tries for a rival whose authors use `default`: {0.1c, c, 10c}."""
     return default / 10, default, default * 10
 
-
-def _from_probe(name: str) -> str:
-    """Return what a method is called that starts from the linear probe's head (LP-FT)."""
-    return "LP-FT" + f"+{name}".removeprefix("+fine-tune")
-
-
-# Adapters take a larger learning rate than the weights: 1e-3 to 5e-3 where these take 1e-4.
-_LORA = Method(adapters=True, lr_factor=10.0)
 
 _PLAIN = {
     "fine-tune": Method(),
@@ -88,25 +42,44 @@ _PLAIN = {
     "GTA-sum": Method(lambda lam: vitreg.GTA(lam=lam, reduction="sum"), GRID),
     # Not in the paper:
     "layer-decay": Method(layer_decay=0.75),
-    "LoRA": _LORA,
-    "LoRA+GTA": replace(_LORA, target=lambda lam: vitreg.GTA(lam=lam), grid=GRID),
+    # Adapters take a larger learning rate than the weights: 1e-3 to 5e-3 where these take 1e-4.
+    "LoRA": Method(adapters=True, lr_factor=10.0),
 }
 
-_FROM_NEW_HEAD = {
-    **_PLAIN,
-    **{f"{name}+TransMix": replace(method, transmix=True) for name, method in _PLAIN.items()},
-}
-
-_WISE = Method(head="probe", alpha=0.5)
-
-METHODS: dict[str, Method] = {
-    **_FROM_NEW_HEAD,
-    **{_from_probe(name): replace(method, head="probe") for name, method in _FROM_NEW_HEAD.items()},
+_BESIDE = {
+    # SPD takes the place of weight decay. The radius of a ball is 1 / λ, so that a larger λ holds more.
+    "SPD": Method(projection=lambda lam: vitreg.SPD(), has_weight_decay=False),
+    "FTP": Method(projection=lambda lam: vitreg.FTP()),
+    "MARS": Method(projection=lambda lam: vitreg.MARS(radius=1 / lam if lam else math.inf), grid=GRID),
+    "L2Ball": Method(projection=lambda lam: vitreg.L2Ball(radius=1 / lam if lam else math.inf), grid=GRID),
+    "TransMix": Method(transmix=True),
+    "LP-FT": Method(head="probe"),
+    "WiSE-FT": Method(head="probe", alpha=0.5),
     "linear-probe": Method(head="probe", is_trained=False),
-    "WiSE-FT": _WISE,
-    "WiSE-FT+GTA": replace(_WISE, target=lambda lam: vitreg.GTA(lam=lam), grid=GRID),
 }
-"""From the name in the paper's tables to the method; each can be combined with TransMix and with LP-FT."""
+
+
+class _Methods(dict[str, Method]):
+    """The rows that were foreseen; any other combination of parts is composed when it is asked for."""
+
+    def __missing__(self, name: str) -> Method:
+        return compose(name, {**_PLAIN, **_BESIDE})[1]
+
+
+METHODS = _Methods()
+"""From a name to the method: `in` and iteration know those of the tables, `[…]` all that can be composed."""
+
+
+def _foresee(*names: str) -> None:
+    """Add parts as rows: alone, with TransMix, and each as LP-FT."""
+    mixed = [f"{name}+TransMix" for name in names]
+    for row in (*names, *mixed, *(f"LP-FT+{name}" for name in (*names, *mixed))):
+        name, method = compose(row, {**_PLAIN, **_BESIDE})
+        METHODS[name] = method
+
+
+_foresee(*_PLAIN, "LoRA+GTA")
+METHODS |= {name: METHODS[name] for name in ("linear-probe", "WiSE-FT", "WiSE-FT+GTA")}
 
 _plugin = ""
 """The hash of the file whose rows are being registered."""
@@ -147,18 +120,13 @@ def register_method(
         raise InputError(f"expected a new name in letters, digits and hyphens for a row, found {name!r}")
     if target is not None and not isinstance(found := target(grid[0]), Penalty):
         raise InputError(f"{name}: expected a penalty from target({grid[0]:g}), found {type(found).__name__}")
-    own = Method(target, grid if target else (), trains, has_weight_decay=has_weight_decay, plugin=_plugin)
-    _PLAIN[name] = own
-    for row, method in ((name, own), (f"{name}+TransMix", replace(own, transmix=True))):
-        METHODS[row] = method
-        METHODS[_from_probe(row)] = replace(method, head="probe")
+    grid = grid if target else ()
+    _PLAIN[name] = Method(target, grid, trains=trains, has_weight_decay=has_weight_decay, plugin=_plugin)
+    _foresee(name)
 
 
 SOURCE = "source"
 """The model before any training, as a row: only its attention can be measured, its head is new."""
-
-
-_BESIDE = {"TransMix", "LP-FT", "LoRA", "WiSE-FT"}
 
 
 def guide_of(method: str) -> str:
@@ -166,12 +134,13 @@ def guide_of(method: str) -> str:
 
     A method without one is returned as it is.
     """
-    return next((part for part in method.split("+") if part not in _BESIDE), method)
+    parts = [part for part in method.split("+") if part in _PLAIN and part != "LoRA"]
+    return next((part for part in parts if _PLAIN[part].target), parts[0] if parts else method)
 
 
 def is_guided(method: str) -> bool:
     """Return whether a method has a λ."""
-    return method in METHODS and METHODS[method].target is not None
+    return method != SOURCE and bool(METHODS[method].grid)
 
 
 def target_of(method: str, lam: float | None) -> Penalty | None:
@@ -186,23 +155,12 @@ def can_be_remembered(target: Penalty) -> bool:
 
 
 def check_methods(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names as the tables write them, each once.
+    """Return the names as they are stored, each once, whatever the order of their parts.
 
     Raises:
-        InputError: A name is unknown.
+        InputError: A name is unknown, or its parts cannot be combined.
     """
-    known = {name.lower(): name for name in METHODS}
-    found: list[str] = []
-    for name in names:
-        if name.lower() not in known:
-            raise InputError(
-                f"unknown method {name!r}{nearest(name, METHODS)} "
-                f"(known: {', '.join(_PLAIN)}; each also with +TransMix, and as LP-FT or LP-FT+… from the "
-                "linear probe's head; linear-probe, WiSE-FT, WiSE-FT+GTA)"
-            )
-        if known[name.lower()] not in found:
-            found.append(known[name.lower()])
-    return tuple(found)
+    return tuple(dict.fromkeys(compose(name, {**_PLAIN, **_BESIDE})[0] for name in names))
 
 
-BASELINE = "fine-tune"
+BASELINE = PLAIN

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+import vitreg
 from vitreg.errors import InputError
 
 Entry = dict[str, float]
@@ -35,6 +36,7 @@ class Training:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    projector: vitreg.Projector | None = None
     step: int = 0
     micro_batch: int = 0
     log: list[Entry] = field(default_factory=list)
