@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 from torch import nn
 
 from vitreg.errors import ArgumentError
+from vitreg.wording import near
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,9 +17,7 @@ R = TypeVar("R")
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return a sentence that names the nearest of `known`, or all of them if none is near."""
     known = sorted(known)
-    near = [k for k in known if k.lower() == name.lower()]
-    near = near or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(map(repr, known))}."
+    return near(name, known, otherwise=f"Known: {', '.join(map(repr, known))}.", at_most=1)
 
 
 class Registry(Generic[T]):

@@ -60,17 +60,17 @@ def harmless_markdown(text: str) -> str:
     return plain(text.replace("](", "]\\(").replace("<", "&lt;"))
 
 
-def near(name: str, known: Iterable[str], *, otherwise: str = "") -> str:
-    """Return a sentence with up to three of `known` that are nearest to `name`, or `otherwise`.
+def near(name: str, known: Iterable[str], *, otherwise: str = "", at_most: int = 3) -> str:
+    """Return a sentence with `at_most` of `known` that are nearest to `name`, or `otherwise`.
 
     Upper and lower case count as the same. Names that begin with `name` come first.
     """
     written = {k.lower(): k for k in sorted(known, reverse=True)}
     name = name.lower()
     begun = sorted((k for k in written if name and k.startswith(name)), key=len)
-    found = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, list(written), n=3, cutoff=0.6)]))[
-        :3
-    ]
+    # A single one may lie further away: nothing worse is named beside it.
+    close = difflib.get_close_matches(name, list(written), n=3, cutoff=0.5 if at_most == 1 else 0.6)
+    found = list(dict.fromkeys([*begun, *close]))[:at_most]
     if not found:
         return otherwise
     quoted = [repr(written[k]) for k in found]

@@ -10,6 +10,7 @@ from vitreg.errors import ArgumentError
 from vitreg.names import plain_name
 from vitreg.registry import suggest
 from vitreg.types import NewHead, Tower
+from vitreg.wording import near
 
 _LIBRARIES = ("torchvision.models.", "open_clip.", "diffusers.", "sentence_transformers.")
 """Libraries whose models come pre-trained; timm's and transformers' are recognised one by one."""
@@ -56,15 +57,11 @@ def _named(model: nn.Module, new_head: NewHead) -> list[nn.Parameter]:
         inside = {id(p): p for own, p in named if own == name or own.startswith(f"{name}.")}
         if not inside:
             known = [plain_name(own) for own, _ in [*model.named_modules(), *model.named_parameters()] if own]
-            near = suggest(name, known) if len(known) <= 20 or name in known else _nearest(name, known)
-            raise ArgumentError(f"new_head={name!r} names no parameters of {type(model).__name__}. {near}")
+            rest = "See `model.named_modules()`." if len(known) > 20 and name not in known else ""
+            hint = near(name, known, otherwise=rest, at_most=1) if rest else suggest(name, known)
+            raise ArgumentError(f"new_head={name!r} names no parameters of {type(model).__name__}. {hint}")
         chosen |= inside
     return list(chosen.values())
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = suggest(name, known)
-    return near if near.startswith("Did") else "See `model.named_modules()`."
 
 
 def _pretrained_parts(model: nn.Module, tower: Tower) -> Iterator[nn.Module]:
