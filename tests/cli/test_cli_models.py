@@ -7,7 +7,7 @@ import json
 import pytest
 
 from support_table import read_table
-from vitreg.cli.models import lines
+from vitreg.cli.models import SORTS, lines
 from vitreg.cli.support import SupportRow, support_rows
 
 ROWS = support_rows()
@@ -54,6 +54,21 @@ def test_one_library(run) -> None:
     found = json.loads(run("models --library torchvision --json").out)
     assert [row["name"] for row in found] == [row.name for row in ROWS if row.library == "torchvision"]
     assert set(found[0]) == set(SupportRow.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("key", SORTS)
+def test_sorted_with_what_has_none_of_it_last(key, run) -> None:
+    values = [row[key] for row in json.loads(run(f"models --sort {key} --json").out)]
+    known = [value for value in values if value not in (None, "")]
+    assert known == sorted(known)
+    assert values[: len(known)] == known
+    assert len(values) == len(ROWS)
+
+
+def test_class_tokens_are_shown(run) -> None:
+    (line,) = [line for line in run("models deit3_small_patch16_224").out.splitlines() if "deit3" in line]
+    assert line.split()[2] == "yes"
+    assert run("models vit_base_patch16_siglip_224").out.splitlines()[1].split()[2] == "no"
 
 
 def test_nothing_matches(run) -> None:

@@ -22,11 +22,12 @@ from vitreg.wording import near
 _EXAMPLE = """For example
 
   vitreg models
-  vitreg models dinov2 reg
+  vitreg models dinov2 reg --sort error
   vitreg models 'swin*tiny*' --library timm
 """
 
-HEADER = ("library", "name", "whose attention", "outputs", "error")
+HEADER = ("library", "name", "[CLS]", "whose attention", "outputs", "error")
+SORTS = ("name", "library", "class_token", "error")
 _NO_TERMINAL = 100_000
 _NARROWEST_NOTE = 24
 
@@ -39,6 +40,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--library", choices=libraries, metavar="NAME", help=f"models of one only: {', '.join(libraries)}"
     )
+    parser.add_argument("--sort", choices=SORTS, help="order of the rows; what has none of it comes last")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
@@ -52,6 +54,8 @@ def run(options: Namespace) -> int:
         where = f" of {options.library}" if options.library else ""
         print(f"No model{where} in the support table matches {wanted!r}. {hint}", file=sys.stderr)
         return 1
+    if options.sort:
+        found.sort(key=lambda row: (getattr(row, options.sort) in (None, ""), getattr(row, options.sort)))
     if options.json:
         print(json.dumps([asdict(row) for row in found], indent=2, ensure_ascii=False))
         return 0
@@ -74,7 +78,11 @@ def lines(rows: Sequence[SupportRow], width: int) -> list[str]:
     A note stands at the end, or below where `width` is too small.
     """
     table = [
-        (r.library, r.name, r.queries, r.outputs, "" if r.error is None else f"{r.error:.1e}") for r in rows
+        (
+            *(r.library, r.name, r.class_token, r.queries, r.outputs),
+            "" if r.error is None else f"{r.error:.1e}",
+        )
+        for r in rows
     ]
     columns = [column for column in zip(HEADER, *table, strict=True) if any(column[1:])]
     header, *cells = zip(*columns, strict=True)
