@@ -33,7 +33,7 @@ def test_what_is_written_agrees(result: Path, class_folders: Path) -> None:
     assert report["metrics"]["per_class"] == pytest.approx(
         {name: 50.0 * sum(right[2 * label : 2 * label + 2]) for label, name in enumerate(folder.classes)}
     )
-    assert (report["fine_tuned"]["method"], report["fine_tuned"]["lam"]) == ("LP-FT+GTA", 10.0)
+    assert (report["fine_tuned"]["method"], report["fine_tuned"]["lam"]) == ("LP-FT+GTA", 1.0)
     assert (report["measured_on"], report["num_measured"]) == ("the test pictures", 6)
     assert {"log", "machine", "seconds"} <= report.keys()
 

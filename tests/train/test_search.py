@@ -25,7 +25,7 @@ def test_each_learning_rate_is_tried_with_each_guide_and_without_the_defaults_fi
     options = FinetuneOptions(search=True, methods=["msa-output", "GTA"], lams=[1, 10], lrs=LRS)
     trials = planned_trials(options)
     assert len(trials) == len(set(trials)) == 3 * (2 * 2 + 1)
-    assert trials[0] == Trial("LP-FT+GTA", 10, 1e-4)
+    assert trials[0] == Trial("LP-FT+GTA", 1, 1e-4)
     assert {trial.lr for trial in trials if trial.method == "LP-FT"} == set(LRS)
     assert trials.index(Trial("LP-FT+GTA", 10, 5e-5)) < trials.index(Trial("LP-FT+GTA", 10, 1e-3))
     new = planned_trials(FinetuneOptions(search=True, head="new"))

@@ -218,7 +218,8 @@ class Readings:
     ) -> Tensor:
         if isinstance(penalty, PassPenalty):
             return self._zero()  # its value is that of all passes
-        target, source = one.of((penalty.extractor, penalty.query), self.blocks[name]), list[Tensor]()
+        target = one.of((penalty.extractor, penalty.query), self.blocks[name])
+        source: list[Tensor] = []  # `list[Tensor]()` breaks a compiled graph
         if self._source_reader is not None and runs_source(penalty):
             target, source = aligned(penalty, self.blocks[name], one, self._source_reader.last)
         if isinstance(penalty, GivenPenalty):

@@ -122,7 +122,8 @@ class Step:
             set_random_state(state, pictures.device)
 
     def _sum(self, pictures: Tensor, labels: Tensor, views: Tensor, step: int) -> dict[str, Tensor]:
-        total, sums = len(pictures), dict[str, Tensor]()
+        total = len(pictures)
+        sums: dict[str, Tensor] = {}  # `dict[str, Tensor]()` breaks a compiled graph
         parts = [slice(start, min(start + self.size, total)) for start in range(0, total, self.size)]
         attachment, before = self._applied.attachment, self._applied.terms
         drawn = [m.factors_of(total, pictures.device) for m in self._drop_paths] if len(parts) > 1 else []
