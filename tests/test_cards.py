@@ -13,11 +13,12 @@ import _nav
 import vitreg
 from _macros import costs, differences, docstrings, macros, paper, results
 from _macros.methods import CARDS, SECTIONS, Card
+from vitreg.projections import projections
 
 ROOT = Path(__file__).parent.parent
 
 METHODS = ROOT / "docs" / "methods"
-NOT_PENALTIES = {"transmix": vitreg.TransMix, "freeze": vitreg.freeze}
+NOT_PENALTIES = {"transmix": vitreg.TransMix, "freeze": vitreg.freeze, **projections._entries}
 
 by_card = pytest.mark.parametrize("name", CARDS)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from _macros.costs import MAIN, reports, step_cost
 from _macros.docstrings import method_sentence
 from _macros.methods import CARDS, ROOT, card
 from vitreg.extractors import extractors
 from vitreg.penalties.base import ParameterPenalty, Penalty, ReadingPenalty
+from vitreg.projections import Projection
 
 
 def method_reads(name: str) -> str:
@@ -19,6 +21,10 @@ def method_reads(name: str) -> str:
             "It reads the model's weights and nothing of a forward pass. The source does not run: it is "
             "where the weights started."
         )
+    thing = card(name).thing
+    if _is_projection(thing):
+        what = "weights and gradients" if thing.reads_gradient else "weights"
+        return f"It reads the model's {what} at each step. Of the source a copy of its weights is kept."
     extractor, runs = _reading(name)
     if not extractor:
         return "It reads nothing of the model. No source is kept or run."
@@ -62,12 +68,16 @@ def methods_costs_table() -> str:
     for name, of in CARDS.items():
         extractor, runs = _reading(name)
         reads, source = f"[{extractor}](../api/read.md)" if extractor else "–", "runs" if runs else "no"
-        if isinstance(_penalty(name), ParameterPenalty):
+        if isinstance(_penalty(name), ParameterPenalty) or _is_projection(of.thing):
             reads, source = "weights", "its weights"
         made = _penalty(name)
         cells = (reads, source, _step(name), "–" if made is None else f"{made.lam:g}")
         lines.append(f"| [{of.title}]({name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _is_projection(thing: object) -> TypeGuard[type[Projection]]:
+    return isinstance(thing, type) and issubclass(thing, Projection)
 
 
 def _reading(name: str) -> tuple[str, bool]:
