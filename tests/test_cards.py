@@ -11,7 +11,7 @@ import pytest
 
 import _nav
 import vitreg
-from _macros import costs, differences, docstrings, macros, paper, results
+from _macros import cards, costs, differences, docstrings, macros, paper, results
 from _macros.methods import CARDS, SECTIONS, Card
 from vitreg.projections import projections
 
@@ -87,8 +87,19 @@ def test_a_card_says_something(name: str) -> None:
     assert "](https://" in docstrings.method_source(name)
 
 
+def test_one_table_says_of_each_method_when_to_try_it() -> None:
+    lines = cards.which_method_table().splitlines()[2:]
+    assert len(lines) == len(CARDS)
+    for line, (name, of) in zip(lines, CARDS.items(), strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[0] == f"[{of.title}](../methods/{name}.md)"
+        assert len(cells) == 7
+        assert all(cells), f"{name}: an empty cell; the head of its card has 'holds' and 'first'"
+    assert "labels, the source's head" in cards.which_method_table()
+
+
 def test_pages_ask_only_for_what_there_is() -> None:
-    pages = [*METHODS.glob("*.md"), ROOT / "docs" / "choose.md"]
+    pages = [*METHODS.glob("*.md"), ROOT / "docs" / "choose.md", ROOT / "docs" / "howto" / "which-method.md"]
     asked = {name for file in pages for name in re.findall(r"\{\{ (\w+)\(", file.read_text(encoding="utf-8"))}
     assert asked
     assert asked <= macros().keys()

@@ -6,10 +6,10 @@ import re
 from typing import TypeGuard
 
 from _macros.costs import MAIN, reports, step_cost
-from _macros.docstrings import method_sentence
+from _macros.docstrings import method_sentence, method_source
 from _macros.methods import CARDS, ROOT, card
 from vitreg.extractors import extractors
-from vitreg.penalties.base import ParameterPenalty, Penalty, ReadingPenalty
+from vitreg.penalties.base import GivenPenalty, ParameterPenalty, PassPenalty, Penalty, ReadingPenalty
 from vitreg.projections import Projection
 
 
@@ -78,6 +78,33 @@ def methods_costs_table() -> str:
 
 def _is_projection(thing: object) -> TypeGuard[type[Projection]]:
     return isinstance(thing, type) and issubclass(thing, Projection)
+
+
+def which_method_table() -> str:
+    """Return all methods in one table: what each holds, costs and needs, and when to try it first."""
+    lines = [
+        "| method | holds | step | needs | default λ | try it first | from |",
+        "|---|---|--:|---|--:|---|---|",
+    ]
+    for name, of in CARDS.items():
+        made, source = _penalty(name), method_source(name).partition(", ")[0].removeprefix("Source: ")
+        lam = "–" if made is None else f"{made.lam:g}"
+        cells = (of.holds, _step(name), _needs(made, of.thing), lam, of.first, source)
+        lines.append(f"| [{of.title}](../methods/{name}.md) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _needs(made: Penalty | None, thing: object) -> str:
+    """Return what a method needs beside the model."""
+    if _is_projection(thing):
+        return "the start"
+    if isinstance(made, GivenPenalty):
+        return f"{made.needs}, the source's head" if made.needs_source else made.needs
+    if isinstance(made, PassPenalty):
+        return "two passes"
+    if made is None or not made.needs_source:
+        return "nothing"
+    return "a source" if isinstance(made, ReadingPenalty) else "the start"
 
 
 def _reading(name: str) -> tuple[str, bool]:

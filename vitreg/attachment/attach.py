@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vitreg.attachment import names
 from vitreg.attachment.alignment import may_differ
+from vitreg.attachment.balance import KEPT, Balanced
 from vitreg.attachment.paired_readings import Readings
 from vitreg.attachment.parameter_values import ParameterValues
 from vitreg.attachment.rhythm import check_rhythm, is_due
@@ -114,7 +115,7 @@ def attach(
     return Attachment(model, tower, kept, penalties, lam, every, passes, new_head)
 
 
-class Attachment(InertCopies):
+class Attachment(Balanced, InertCopies):
     """Penalties attached to a model; made by `attach`.
 
     Use it as a context manager, or call `remove()`, to take the hooks off the model again. The attachment
@@ -125,7 +126,7 @@ class Attachment(InertCopies):
         penalties: the penalties by name.
     """
 
-    COPIED = ("source", "penalties", "_lam", "_every", "_step", "_terms", "_place", "_reads")
+    COPIED = ("source", "penalties", "_lam", "_every", "_step", "_terms", "_place", "_reads", *KEPT)
     _is_attached = False  # apart from the finalizer, which torch.compile cannot look into
 
     def __init__(

@@ -26,12 +26,13 @@ def attention_maps(
         model: a Vision Transformer, or a module with one inside, in any mode, attached or not.
         images: as the Vision Transformer receives them, on its device, [b, c, height, width].
         layers: which blocks.
-        query: whose attention: "cls", "mean" or "pool", see `vitreg.trace`.
+        query: whose attention: "cls", "mean" or "pool", see `vitreg.trace`; "all" for the whole matrix, which
+            takes some hundred times as long and n times the memory: name few `layers`.
 
     Returns:
-        One tensor a block, [b, h, rows, columns], in float32. A row of attention sums to 1 less what falls on
-        the tokens that are no patches. In differential attention each head has two maps, of which the model
-        subtracts the second.
+        One tensor a block, [b, h, rows, columns], in float32; of several tokens [b, h, m, rows, columns]. A
+        row of attention sums to 1 less what falls on the tokens that are no patches. In differential
+        attention each head has two maps, of which the model subtracts the second.
 
     The pass ends at the deepest block that is read. Of a model whose parts are moved or gathered as it runs
     (CPU offload, FSDP) what is behind that stays as it is until the next pass.

@@ -40,9 +40,13 @@ def attention_rollout(model: nn.Module, images: Tensor, *, query: Query = "cls")
     tower = find_tower(model)
     check_images(images)
     check_query(query)
-    _check(tower, query)
+    check_all_tokens(tower, query, "Attention rollout")
     matrices: list[Tensor] = []
-    receivers = [pair for block in tower.blocks for pair in _receivers(block.reading, matrices.append)]
+    receivers = [
+        pair
+        for block in tower.blocks
+        for pair in attention_receivers(block.reading, lambda matrix: matrices.append(matrix.mean(1)))
+    ]
     reader = Reader(tower, {})  # it wants nothing, and silences the others
     hooks = Hooks(receivers)
     try:
@@ -65,33 +69,33 @@ def attention_rollout(model: nn.Module, images: Tensor, *, query: Query = "cls")
     return reached.unflatten(-1, picture_grid(tower, 0, query, images, n - prefix))
 
 
-def _check(tower: Tower, query: Query) -> None:
+def check_all_tokens(tower: Tower, query: Query, what: str) -> None:
     """Raise `UnsupportedModelError` unless every block's attention is known for every token."""
     name = type(tower.module).__name__
     if query == "pool" or (query == "cls" and not tower.has_class_token):
         raise UnsupportedModelError(
-            f"Attention rollout starts at the class token or the patches, not at query={query!r} of {name}. "
+            f"{what} starts at the class token or the patches, not at query={query!r} of {name}. "
             'Use query="mean".'
         )
     for block in tower.blocks:
         if block.reading is not None and block.reading.maps_per_head > 1:
             raise UnsupportedModelError(
-                f"Attention rollout needs the attention that mixes the tokens; each head of {block.name!r} "
+                f"{what} needs the attention that mixes the tokens; each head of {block.name!r} "
                 f"of {name} combines {block.reading.maps_per_head} softmaxes. Use attention_maps."
             )
         same_tokens = block.num_prefix_tokens == tower.num_prefix_tokens and block.grid == tower.grid
         if block.reading is None or not same_tokens or not all(has_query(block, q) for q in (query, "mean")):
             why = block.obstacle or "it has not the attention of all tokens."
             raise UnsupportedModelError(
-                f"Attention rollout needs each block's attention; block {block.name!r} of {name}: {why} "
+                f"{what} needs each block's attention; block {block.name!r} of {name}: {why} "
                 "Use attention_maps for the blocks that can be read."
             )
 
 
-def _receivers(
+def attention_receivers(
     reading: AttentionReading | None, keep: Callable[[Tensor], None]
 ) -> list[tuple[Tap, Callable[[Any], None]]]:
-    """Return hooks that keep the block's attention, [b, n, n], mean over heads."""
+    """Return hooks that keep the block's attention, [b, h, n, n]."""
     assert reading is not None
     check_taps("attention rollout", reading.taps)
     seen: dict[str, Any] = {}
@@ -99,7 +103,7 @@ def _receivers(
     def receive(key: str, delivered: Any) -> None:
         seen[key] = delivered
         if len(seen) == len(reading.taps):
-            keep(rows_of(reading, seen).softmax(-1).mean(1))
+            keep(rows_of(reading, seen).softmax(-1))
             seen.clear()
 
     return [(tap, partial(receive, key)) for key, tap in reading.taps.items()]
