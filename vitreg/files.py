@@ -68,8 +68,12 @@ def sha256_of(path: Path) -> str:
 
 
 def write_sums(path: Path, files: Iterable[Path]) -> None:
-    """Write the checksums of files into the file `path` beside them, as `sha256sum` does."""
-    write_atomically(path, "".join(f"{sha256_of(file)}  {file.name}\n" for file in files))
+    """Write the checksums of files into the file `path` beside them, as `sha256sum` does.
+
+    Its first line, a comment, is the checksum of the others, by which a file that was cut is known.
+    """
+    lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
+    write_atomically(path, f"# {hashlib.sha256(lines.encode()).hexdigest()}\n{lines}")
 
 
 def write_with_sum(path: Path, content: bytes) -> None:
@@ -94,7 +98,7 @@ def check_with_sum(path: Path) -> None:
 def summed_files(path: Path) -> list[str]:
     """Return the names of the files whose checksums are in the file `path`."""
     text = path.read_text(errors="replace") if path.is_file() else ""
-    return [line.partition("  ")[2] for line in text.splitlines()]
+    return [line.partition("  ")[2] for line in text.splitlines() if not line.startswith("#")]
 
 
 def check_sums(path: Path, names: Iterable[str]) -> None:
@@ -109,8 +113,13 @@ def check_sums(path: Path, names: Iterable[str]) -> None:
     text = path.read_text(errors="replace") if path.is_file() else ""
     if not text:
         return
+    first, _, rest = text.partition("\n")
+    own = f"# {hashlib.sha256(rest.encode()).hexdigest()}"
+    # Before sums had one of their own, their first line was a file's.
+    if not text.endswith("\n") or (first != own and first.startswith("#")):
+        raise ValueError(f"the checksums in {path.name} are damaged")
     known: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.splitlines()[first == own :]:
         digest, _, name = line.partition("  ")
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise ValueError(f"the checksums in {path.name} are damaged")

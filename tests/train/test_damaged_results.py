@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import suppress
@@ -167,8 +168,17 @@ def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     write_sums(tmp_path / "DONE", [tmp_path / name for name in "ab"])
     digest = "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
-    assert (tmp_path / "DONE").read_text().splitlines()[0] == f"{digest}  a"
+    first, *lines = (tmp_path / "DONE").read_text().splitlines(keepends=True)
+    assert lines[0] == f"{digest}  a\n"
+    assert first == f"# {hashlib.sha256(''.join(lines).encode()).hexdigest()}\n"  # ignored by sha256sum -c
     check_sums(tmp_path / "DONE", "ab")
+    (tmp_path / "old").write_text("".join(lines))  # as an earlier version wrote them
+    check_sums(tmp_path / "old", "ab")
+    text = (tmp_path / "DONE").read_text()
+    for cut in range(1, len(text)):
+        (tmp_path / "cut").write_text(text[:cut])
+        with pytest.raises(ValueError, match=r"the checksums in cut are damaged"):
+            check_sums(tmp_path / "cut", "a")
     with pytest.raises(ValueError, match="no checksum of c"):
         check_sums(tmp_path / "DONE", "abc")
     write_with_sum(tmp_path / "x", b"1")
