@@ -12,7 +12,7 @@ from statistics import fmean
 import pytest
 
 from _macros import paper
-from _macros.results import RESULTS, TABLES, rows_of
+from _macros.results import RESULTS, TABLES, rows_of, signed
 from engine.presets import PAPER
 from engine.results import rows as table
 from engine.results.paper import DATA_SETS
@@ -102,8 +102,10 @@ def test_gains_below_zero_are_shown_so() -> None:
 
 # Ours
 
+COMPARISONS = ("compare-near", "compare-far", "compare-lam")
 
-@pytest.mark.parametrize("name", TABLES)
+
+@pytest.mark.parametrize("name", [*TABLES, *COMPARISONS])
 def test_a_table_is_that_of_its_runs(name: str) -> None:
     (path,) = (RESULTS / name).glob("*-runs.csv")
     with open(path, newline="", encoding="utf-8") as file:
@@ -114,7 +116,7 @@ def test_a_table_is_that_of_its_runs(name: str) -> None:
         alike = [
             float(run["top1"])
             for run in runs
-            if all(run[key] == one[key] for key in ("share", "method", "lam"))
+            if all(run[key] == one[key] for key in ("data", "share", "method", "lam"))
             and int(run["seed"]) < int(one["num_seeds"])
         ]
         if not one["source"]:  # the runs of several sources differ by the checksum of their weights
@@ -197,3 +199,17 @@ def test_scripts_are_linked_to_their_sections() -> None:
     page = (DOCS / "reproduce.md").read_text(encoding="utf-8")
     linked = re.findall(r"^\| `(\w+)\.py` .*\| \[([\w ]+)\]\(paper\.md#", page, re.MULTILINE)
     assert linked == list(zip(SCRIPTS, TITLES, strict=True))
+
+
+def test_the_table_of_the_readme_is_that_of_our_runs() -> None:
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| \d+ \w+ \|(.*)\|$", page, re.MULTILINE)
+    names = [("near", "cub10"), ("near", "cub36"), ("near", "pets3"), ("far", "grocery60"), ("far", "cars98")]
+    for line, (table_name, data) in zip(shown, names, strict=True):
+        found = {one["method"]: one for one in rows_of(f"compare-{table_name}") if one["data"] == data}
+        expected = [f"{float(found['linear-probe']['top1']):.1f}"]
+        for method in ("fine-tune", "LP-FT", "LP-FT+GTA"):
+            one = found[method]
+            low, high = (signed(one[f"probe_gain_{side}"]) for side in ("low", "high"))
+            expected.append(f"{float(one['top1']):.1f} ({low} to {high})")
+        assert [cell.strip() for cell in line.split("|")] == expected
