@@ -34,7 +34,7 @@ from vitreg.weights import read_weights  # noqa: E402
 
 PAGE = ROOT / "docs" / "gallery.md"
 BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```\n\n!\[[^\]]*\]\((?P<file>assets/[\w-]+\.png)#only-light\)",
+    r"^```python\n(?P<code>.*?)^```\n\n!\[[^\]]*\]\((?P<file>assets/[\w-]+\.png)#both\)",
     re.DOTALL | re.MULTILINE,
 )
 """A block of code, and the picture that stands below it."""

@@ -1,7 +1,8 @@
-"""MkDocs hook: the cards of all methods stand in the navigation, in the order that their pages say."""
+"""MkDocs hook: the methods' cards stand in the navigation, in the order of their pages; pictures in two modes."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,3 +18,9 @@ def on_config(config: Any) -> Any:
     (methods,) = (section["Methods"] for section in config["nav"] if "Methods" in section)
     methods[1:] = [{card.title: f"methods/{name}.md"} for name, card in CARDS.items()]
     return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Show a picture `NAME.png#both` as it is in light mode, and `NAME-dark.png` in the dark."""
+    two = r"\1.png#only-light\2\n\1-dark.png#only-dark\2"
+    return re.sub(r"^(!\[[^\]]*\]\([\w/-]+)\.png#both(\).*)$", two, markdown, flags=re.MULTILINE)

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import _gallery
+import _nav
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,10 +25,10 @@ def test_every_picture_is_drawn_by_the_code_above_it(tmp_path: Path) -> None:
         exec(block["code"], names)
         assert isinstance(names["figure"], Figure)
         names["figure"].canvas.draw()
-    pictures = re.findall(r"!\[([^\]]+)\]\((assets/gallery-[\w-]+\.png)#only-(light|dark)\)", page)
-    for (alt, light, is_light), (dark_alt, dark, is_dark) in zip(pictures[::2], pictures[1::2], strict=True):
-        assert (is_light, is_dark) == ("light", "dark")
-        assert alt == dark_alt
-        assert dark == light.replace(".png", "-dark.png")
+    pictures = re.findall(r"!\[[^\]]+\]\((assets/gallery-[\w-]+)\.png#both\)", page)
+    assert len(pictures) == len(blocks)
+    both = _nav.on_page_markdown(page)
+    assert re.findall(r"\((assets/gallery-[\w-]+)-dark\.png#only-dark\)", both) == pictures
+    assert re.findall(r"\((assets/gallery-[\w-]+)\.png#only-light\)", both) == pictures
     kept = {f"assets/{path.name}" for path in (ROOT / "docs" / "assets").glob("gallery-*.png")}
-    assert kept == {file for _, file, _ in pictures}
+    assert kept == {f"{name}{mode}.png" for name in pictures for mode in ("", "-dark")}

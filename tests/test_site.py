@@ -44,6 +44,9 @@ SEARCHES = {
     "imbalance": {"howto/result.html"},
     "linear probe": {"howto/linear-probe.html"},
     "citation": {"index.html"},
+    "ONNX": {"howto/use-your-model.html"},
+    "deploy": {"howto/use-your-model.html"},
+    "HEIC": {"finetune.html"},
 }
 """What is typed into the search field, and the pages that must all be among the first three found."""
 
