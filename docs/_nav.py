@@ -1,4 +1,4 @@
-"""MkDocs hook: the methods' cards stand in the navigation, in the order of their pages; pictures in two modes."""
+"""MkDocs hook: the methods stand in the navigation in the order of their cards; pictures have two modes."""
 
 from __future__ import annotations
 
