@@ -46,7 +46,7 @@ SEARCHES = {
     "citation": {"index.html"},
     "ONNX": {"howto/use-your-model.html"},
     "deploy": {"howto/use-your-model.html"},
-    "HEIC": {"finetune.html"},
+    "HEIC": {"howto/folders.html"},
 }
 """What is typed into the search field, and the pages that must all be among the first three found."""
 
