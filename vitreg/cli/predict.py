@@ -1,9 +1,9 @@
 """Predict the classes of new pictures with a model that `vitreg finetune` stored.
 
-RESULT is the --out of `vitreg finetune`, or its model.safetensors. The command writes
-predictions.csv: path, and the three most probable classes with their probabilities.
-Folders are searched to the bottom. With --attention it also writes attention.png: up
-to eight of the pictures, with heat where the model looks."""
+RESULT is the --out of `vitreg finetune`, or its model.safetensors. The command
+writes predictions.csv: path, and the three most probable classes with their
+probabilities. Folders are searched to the bottom. With --attention it also writes
+attention.png: up to eight of the pictures, with heat where the model looks."""
 
 from __future__ import annotations
 
