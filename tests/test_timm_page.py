@@ -78,6 +78,7 @@ def test_five_lines() -> None:
         with vitreg.trace(module, "attn_logits") as trace:
             module(torch.ones(2, 3, 32, 32))
             read.append(trace["attn_logits"][0].detach().double())
-    expected = 10 * (read[0] - read[1]).square().mean().item()
+    lam = float(re.findall(r"lam=([\d.]+)", lines["attach"])[0])
+    expected = lam * (read[0] - read[1]).square().mean().item()
     assert expected > 0
     assert (run(script) - run(SCRIPT)).item() == pytest.approx(expected, rel=1e-3)
