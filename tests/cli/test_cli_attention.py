@@ -212,7 +212,7 @@ def test_refused_before_a_model_is_built(line, said, refused, monkeypatch) -> No
         ),
         (
             f"{MODEL} wide.png --weights wide.png -o o.png",
-            "wide.png: expected a whole",
+            "wide.png: expected a .safetensors, .npz or torch file",
         ),
         (
             f"{MODEL} wide.png --weights wide.safetensors -o o.png",

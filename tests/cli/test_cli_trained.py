@@ -77,8 +77,8 @@ def test_state_dicts_in_the_forms_of_several_trainers(stored) -> None:
 
 
 def test_what_a_file_holds_instead_is_said() -> None:
-    torch.save({"weights": {"a": torch.zeros(1)}, "epoch": 3}, "w.pth")
-    with pytest.raises(InputError, match=r"under one of .*state_dict.* found 'weights', 'epoch'"):
+    torch.save({"mine": {"a": torch.zeros(1)}, "epoch": 3}, "w.pth")
+    with pytest.raises(InputError, match=r"under one of .*state_dict.* found 'mine', 'epoch'"):
         read_weights(Path("w.pth"))
     weights("w.safetensors")
     Path("w.safetensors").rename("W.SAFETENSORS")
