@@ -16,6 +16,7 @@ from vitreg.pictures.reading import read_picture, upright
 from vitreg.train.data.dataset import normalise
 from vitreg.train.data.transforms import evaluation_transform
 from vitreg.train.models.stored import Card, load_stored
+from vitreg.train.runs.predictions import most_probable
 from vitreg.train.training.device import make_accelerator
 
 Picture = str | Path | Image.Image
@@ -69,7 +70,7 @@ class TrainedModel:
         Raises:
             InputError: The file cannot be read.
         """
-        values, places = self.probabilities([picture])[0].topk(min(k, len(self.classes)))
+        values, places = most_probable(self.probabilities([picture])[0], min(k, len(self.classes)))
         return [
             (self.classes[place], value)
             for value, place in zip(values.tolist(), places.tolist(), strict=True)

@@ -18,7 +18,7 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.runs import run as run_module
 from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Run
-from vitreg.train.runs.predictions import PREDICTIONS
+from vitreg.train.runs.predictions import PREDICTIONS, predictions
 from vitreg.train.runs.run import stored_model
 from vitreg.train.runs.workplace import Workplace
 
@@ -81,3 +81,15 @@ def test_predictions_are_there_before_the_run_is_done(
     monkeypatch.setattr(run_module, "write_atomically", noted(write_atomically))
     executed(runs, tmp_path / "out")
     assert len(seen) == len(runs)
+
+
+def test_of_equally_probable_classes_the_first_is_predicted_as_the_accuracy_counts_it() -> None:
+    classes = [f"class {number}" for number in range(60)]
+    logits = torch.randn(200, 60, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    rows = torch.arange(200)
+    second = logits.argsort(1, descending=True)[:, 1]
+    logits[rows, second] = logits.amax(1)  # as in bfloat16, where equals are common
+    assert (logits.softmax(1).topk(3).indices[:, 0] != logits.argmax(1)).any()
+    text = predictions([str(row) for row in range(200)], classes, logits.softmax(1))
+    found = [row["predicted"] for row in csv.DictReader(text.splitlines())]
+    assert found == [classes[best] for best in logits.argmax(1).tolist()]

@@ -37,7 +37,7 @@ def predictions(
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    values, places = shares.topk(min(len(RANKS), len(classes)), sorted=True)
+    values, places = most_probable(shares, min(len(RANKS), len(classes)))
     ranks = [column for rank in list(RANKS)[: places.shape[1]] for column in (rank, RANKS[rank])]
     writer.writerow(["path", *([] if labels is None else ["true"]), *ranks])
     for index, name in enumerate(names):
@@ -46,6 +46,15 @@ def predictions(
         ranked = [entry for place, value in best for entry in (cell(classes[place]), f"{value:.4f}")]
         writer.writerow([cell(name), *true, *ranked])
     return text.getvalue()
+
+
+def most_probable(shares: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the `k` largest of each row, and their places; of equals the first comes first, as in argmax.
+
+    In bfloat16 equals are common, and `topk` returns them in any order.
+    """
+    values, places = shares.sort(dim=-1, descending=True, stable=True)
+    return values[..., :k], places[..., :k]
 
 
 def task_predictions(task: Task, logits: Tensor) -> str:
