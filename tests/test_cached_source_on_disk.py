@@ -106,7 +106,7 @@ def test_a_damaged_row_is_read_again(
 
 
 @pytest.mark.parametrize("name", ["values.npy", "prints.npy", "checks.npy", "facts.json"])
-@pytest.mark.parametrize("damage", ["shorter", "gone", "other"])
+@pytest.mark.parametrize("damage", ["shorter", "empty", "gone", "other"])
 def test_a_damaged_folder_is_an_error(
     pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path, name: str, damage: str
 ) -> None:
@@ -115,6 +115,8 @@ def test_a_damaged_folder_is_an_error(
     (path,) = tmp_path.glob(f"*/{name}")
     if damage == "shorter":
         path.write_bytes(path.read_bytes()[:-10])
+    elif damage == "empty":
+        path.write_bytes(b"")
     elif damage == "gone":
         path.unlink()
     elif name == "facts.json":

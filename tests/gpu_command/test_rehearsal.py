@@ -96,7 +96,7 @@ def test_every_step_is_rehearsed(tmp_path: Path) -> None:
     for name in done:
         rows = list(csv.DictReader(files[name.replace("DONE", "predictions.csv")].decode().splitlines()))
         assert len(rows) == 12
-        assert set(rows[0]) == {"path", "true", "predicted", "probability"}
+        assert {"path", "true", "predicted", "probability"} <= set(rows[0])
 
     again = command(tmp_path / "out", "--minutes", "10", *options)
     assert again.count("in an earlier call") == 12

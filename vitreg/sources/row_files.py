@@ -66,7 +66,10 @@ class RowFiles:
 
     def _mapped(self, name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> Any:
         path = self.folder / f"{name}.npy"
-        np.load(path, mmap_mode="r")  # refuses a file that is too short, which "r+" would make longer
+        try:
+            np.load(path, mmap_mode="r")  # refuses a file that is too short, which "r+" would make longer
+        except EOFError as error:  # neither an OSError nor a ValueError
+            raise ValueError(f"{path.name} is empty") from error
         table = np.load(path, mmap_mode="r+")
         if table.dtype != kind or table.shape != shape:
             raise ValueError(f"expected {kind} {shape} in {path.name}, found {table.dtype} {table.shape}")
