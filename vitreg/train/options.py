@@ -14,7 +14,8 @@ from vitreg.train.training.methods import BASELINE, METHODS, check_methods, is_g
 from vitreg.train.training.plugins import load_plugins
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["no", "bf16"]
+Precision = Literal["auto", "no", "bf16"]
+Answer = Literal["yes", "no"]
 
 METHOD, LAM = "GTA", 1.0
 """The method where none is named, and the λ of a guide where none is given."""
@@ -94,6 +95,9 @@ class FinetuneOptions:
         batch_size: pictures of a step.
         micro_batch: pictures of a batch that are computed at once, to the same gradients; "auto" for as
             many as fit into the memory; None for all.
+        compile: compile model, loss and penalty together, to the same figures up to rounding.
+        grad_checkpointing: compute blocks again in the backward pass, for less memory, to the same figures.
+        fused_attention: whether attention is computed by timm's fused functions.
         lr: the highest learning rate, from which it falls to zero in a half cosine.
         layer_decay: by what the learning rate falls from each layer to the one before it; 1 for not at all.
         weight_decay: of AdamW.
@@ -105,7 +109,7 @@ class FinetuneOptions:
         every: the penalty is taken on every so many steps, and as much stronger.
         seed: of everything random.
         device: where it is computed.
-        precision: automatic mixed precision.
+        precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 and more.
         workers: processes that read pictures; the figures do not depend on it; None for a number that fits.
         block: whose attention is drawn, from 0; None for the one that looks at the objects, where they are
             known, else the last.
@@ -133,6 +137,9 @@ class FinetuneOptions:
     steps: int | None = None
     batch_size: int = BATCH_SIZE
     micro_batch: str | int | None = None
+    compile: bool = False
+    grad_checkpointing: bool = False
+    fused_attention: Answer = "yes"
     lr: float = LR
     layer_decay: float = LAYER_DECAY
     weight_decay: float = 0.05
@@ -144,7 +151,7 @@ class FinetuneOptions:
     every: int = 1
     seed: int = 0
     device: DeviceName = "auto"
-    precision: Precision = "no"
+    precision: Precision = "auto"
     workers: int | None = None
     block: int | None = None
     plugins: Sequence[str | Path] = ()
@@ -210,14 +217,14 @@ class PredictOptions:
         attention: whether it is drawn where the model looks, in up to eight of the pictures.
         block: of the attention, from 0; None for the last.
         device: where it is computed.
-        precision: automatic mixed precision.
+        precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 and more.
         plugins: files that register models of one's own.
     """
 
     attention: bool = False
     block: int | None = None
     device: DeviceName = "auto"
-    precision: Precision = "no"
+    precision: Precision = "auto"
     plugins: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:

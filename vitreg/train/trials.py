@@ -138,7 +138,8 @@ class Trials:
             seeds=(self.options.seed,),
             hyper=hyper if trial.lr is None else replace(hyper, lr=trial.lr),
             augment=self.options.augment,
-            precision=self.options.precision,
+            precision=self.place.accelerator.mixed_precision,
+            fused_attention=self.options.fused_attention == "yes",
         )
         (run,) = (run for run in plan(design) if run.configuration.method != SOURCE)
         return run

@@ -13,7 +13,7 @@ from vitreg.cli.parser import Parser
 from vitreg.errors import InputError
 from vitreg.train.basics.command_line import add_fields, attribute_texts, given_options
 from vitreg.train.models.pretrained import FORMS
-from vitreg.train.options import DeviceName, FinetuneOptions, Precision, check_numbers
+from vitreg.train.options import Answer, DeviceName, FinetuneOptions, Precision, check_numbers
 from vitreg.train.training.methods import check_methods, is_guided
 
 T = TypeVar("T")
@@ -76,6 +76,9 @@ class TableOptions:
     epochs: float | None = None
     batch_size: int | None = None
     micro_batch: str | None = None
+    compile: bool = False
+    grad_checkpointing: bool = False
+    fused_attention: Answer = "yes"
     lr: float | None = None
     weight_decay: float | None = None
     warmup_epochs: float | None = None
@@ -93,7 +96,7 @@ class TableOptions:
     measure_every: int | None = None
     seeds: Sequence[int] | None = None
     device: DeviceName = "auto"
-    precision: Precision = "no"
+    precision: Precision = "auto"
     workers: int | None = None
     executor: Literal["local", "ray"] = "local"
     address: str | None = None

@@ -61,7 +61,9 @@ def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: S
     check_trackers(options.log_with)
     ray = ray_options(options)
     # With Ray it is the nodes that need the device.
-    accelerator = make_accelerator("auto" if ray else options.device, options.precision)
+    device = ("auto" if ray.gpus else "cpu") if ray else options.device
+    accelerator = make_accelerator(device, options.precision)
+    ray = ray and replace(ray, precision=accelerator.mixed_precision)
     check_batch(settings.hyper, methods)
     _say_what_is_missing(table, options, folders, progress)
     kind = "demo" if options.is_demo else options.preset or "-".join(folders)
@@ -94,7 +96,8 @@ def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: S
         seeds=tuple(dict.fromkeys(options.seeds or settings.seeds)),
         hyper=settings.hyper,
         augment=settings.augment,
-        precision=options.precision,
+        precision=accelerator.mixed_precision,
+        fused_attention=options.fused_attention == "yes",
         measure_every=measured,
         epochs=options.epochs,
     )
@@ -166,7 +169,7 @@ def ray_options(options: TableOptions) -> RayOptions | None:
     if options.executor == "ray":
         plugins = [path.resolve() for path in options.plugins]
         used = {names[name]: value for name, value in given.items()}
-        ray = RayOptions(precision=options.precision, plugins=plugins, **used)
+        ray = RayOptions(plugins=plugins, **used)
         if options.device not in ("auto", "cuda" if ray.gpus else "cpu"):
             raise InputError(f"--device {options.device} does not go with {ray.gpus:g} GPUs a run")
         if ray.gpus > 1 and ray.gpus % 1:

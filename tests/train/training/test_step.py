@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 import small_runs
 from small_models import make_vit, shake
@@ -20,7 +21,9 @@ from small_runs import HYPER, planned, quiet, with_hyper, write_pictures
 from vitreg.errors import InputError
 from vitreg.train.runs.run import checkpoints_of, trained_model
 from vitreg.train.runs.workplace import Workplace
-from vitreg.train.training.device import check_batch
+from vitreg.train.training import device as device_module
+from vitreg.train.training import step as step_module
+from vitreg.train.training.device import check_batch, checkpoint_blocks, make_accelerator, unfuse_attention
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
 from vitreg.train.training.methods import METHODS, is_guided, target_of
@@ -122,6 +125,73 @@ def test_parts_are_halved_where_the_memory_does_not_hold_them(start: nn.Module) 
     torch.testing.assert_close((found, values), (told, same), rtol=0, atol=0)
     with pytest.raises(torch.OutOfMemoryError):
         step_of(start, "GTA", 4, watch=watch)
+
+
+@pytest.mark.parametrize("method", ["GTA", "BSS", "L2-SP", "block-output+TransMix"])
+def test_blocks_that_are_computed_again_give_the_same_gradients(start: nn.Module, method: str) -> None:
+    def watch(model: nn.Module) -> None:
+        checkpoint_blocks(model)
+        model.get_submodule("blocks.0").register_forward_pre_hook(lambda *_: passes.append(1))
+
+    passes: list[int] = []
+    plain = step_of(start, method, None)[:2]
+    torch.testing.assert_close(step_of(start, method, None, watch=watch)[:2], plain, rtol=0, atol=0)
+    assert len(passes) == 2
+    if not needs_whole_batch(method):
+        parts = step_of(start, method, 4, watch=watch)[:2]
+        torch.testing.assert_close(parts, plain, rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_one_graph_and_is_compiled_once(
+    start: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_module, "COMPILER", {"backend": "eager", "fullgraph": True})
+    options: dict[str, Any] = {"every": 2, "steps": 5}
+    plain, values, _ = step_of(start, "GTA", None, **options)
+    torch._dynamo.reset()
+    counters.clear()
+    compiled, same, _ = step_of(start, "GTA", None, compile=True, **options)
+    assert counters["stats"]["unique_graphs"] == 2  # with and without the penalty
+    assert not counters["graph_break"]
+    torch.testing.assert_close((compiled, same), (plain, values), rtol=1e-3, atol=2e-6)
+
+
+def test_what_cannot_be_switched_is_refused() -> None:
+    with pytest.raises(InputError, match="no attention of timm's"):
+        unfuse_attention(nn.Linear(1, 1))
+    with pytest.raises(InputError, match="no set_grad_checkpointing; use --micro-batch"):
+        checkpoint_blocks(nn.Linear(1, 1))
+    with pytest.raises(InputError, match=r"--compile .* --views, .* leave one out"):
+        check_batch(hyper_of(None, compile=True, views=2), ["GTA"])
+    with pytest.raises(InputError, match="--micro-batch three: expected a whole number"):
+        hyper_of("three")  # type: ignore[arg-type]
+
+
+def test_precision_is_bf16_where_the_device_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(device_module, "Accelerator", lambda **options: told.append(options))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for capability in ((7, 5), (8, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        make_accelerator("auto", "auto")
+        make_accelerator("cpu", "auto")
+    assert [one["mixed_precision"] for one in told] == ["no", "no", "bf16", "no"]
+
+
+def test_fused_attention_is_another_run_and_unfused_is_not_fused(start: nn.Module, tmp_path: Path) -> None:
+    model = copy.deepcopy(start)
+    unfuse_attention(model)
+    assert {m.fused_attn for m in model.modules() if hasattr(m, "fused_attn")} == {False}
+    write_pictures(tmp_path)
+    run = planned(tmp_path, ("fine-tune",))[0]
+    for options in ({"compile": True}, {"grad_checkpointing": True}, {"micro_batch": "auto"}):
+        assert with_hyper(run, **options).configuration.folder == run.configuration.folder
+    unfused = replace(run, configuration=replace(run.configuration, fused_attention=False))
+    assert unfused.configuration.folder != run.configuration.folder
+    assert "fused_attention" not in run.configuration.identity
+    trained, _ = trained_model(unfused, accelerator=Accelerator(cpu=True), workers=0)
+    assert {m.fused_attn for m in trained.modules() if hasattr(m, "fused_attn")} == {False}
 
 
 def test_a_run_in_parts_goes_on_bit_for_bit_and_is_the_same_run(

@@ -16,6 +16,7 @@ from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share, split, subset
 from vitreg.train.models.start import Start
 from vitreg.train.runs.report import Configuration
+from vitreg.train.training.device import checkpoint_blocks, unfuse_attention
 from vitreg.train.training.formulas import formula
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
@@ -64,6 +65,7 @@ class Design:
         hold_out: the share of each class of a run's training pictures that is left out of its training, and
             that the run is measured on in place of the test pictures; 0 for the test pictures.
         measure_every: steps between two measurements in the course of the training; 0 for none.
+        fused_attention: whether timm's fused functions compute the attention.
         epochs: passes over a run's training pictures, which then decide its steps; None for those of `hyper`.
     """
 
@@ -76,6 +78,7 @@ class Design:
     hyper: Hyperparameters
     augment: str
     precision: str = "no"
+    fused_attention: bool = True
     hold_out: float = 0.0
     measure_every: int = 0
     epochs: float | None = None
@@ -161,6 +164,7 @@ def _run(
         seed=seed,
         hyper=hyper if is_trained else None,
         precision=design.precision,
+        fused_attention=design.fused_attention,
         hold_out=0.0 if method == SOURCE else design.hold_out,
         measure_every=design.measure_every if is_trained else 0,
         formula="" if method == SOURCE else formula(method),
@@ -181,6 +185,10 @@ def _check(design: Design, task: Task, start: Start) -> None:
                 digests=task.train_digests,
             )
     model = start.create(len(task.classes), 0.0)
+    if not design.fused_attention:
+        unfuse_attention(model)
+    if design.hyper.grad_checkpointing:
+        checkpoint_blocks(model)
     if task.test_masks is not None:
         with vitreg.trace(model, "attn_probs"):  # what the evaluation reads
             pass

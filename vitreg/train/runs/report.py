@@ -51,6 +51,7 @@ class Configuration:
     seed: int
     hyper: Hyperparameters | None
     precision: str = "no"
+    fused_attention: bool = True
     hold_out: float = 0.0
     measure_every: int = 0
     engine: int = ENGINE
@@ -79,12 +80,14 @@ def _identity(values: dict[str, Any]) -> dict[str, Any]:
     if hyper and hyper.get("layer_decay") == 1:  # it came later
         hyper = {name: value for name, value in hyper.items() if name != "layer_decay"}
     # How a batch is computed changes nothing but the rounding, and the numbers that LoRA's dropout draws.
-    if hyper and (hyper.get("micro_batch") is None or "LoRA" not in values["method"].split("+")):
-        hyper.pop("micro_batch", None)
-    # Before formulas were looked at, a run said nothing of them.
-    return {name: value for name, value in values.items() if (name, value) != ("formula", "")} | {
-        "hyper": hyper
-    }
+    if hyper:
+        rounds = {"compile", "grad_checkpointing"}
+        if hyper.get("micro_batch") is None or "LoRA" not in values["method"].split("+"):
+            rounds |= {"micro_batch"}
+        hyper = {name: value for name, value in hyper.items() if name not in rounds}
+    # Before formulas were looked at, a run said nothing of them; attention was always what timm takes.
+    later = (("formula", ""), ("fused_attention", True))
+    return {name: value for name, value in values.items() if (name, value) not in later} | {"hyper": hyper}
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from vitreg.train.runs.report import DONE, Report, load_report, store_report
 from vitreg.train.runs.tracking import track
 from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.checkpoint import Checkpoints, discard
+from vitreg.train.training.device import unfuse_attention
 from vitreg.train.training.evaluation import evaluate
 from vitreg.train.training.loop import train
 from vitreg.train.training.methods import METHODS, SOURCE
@@ -193,6 +194,8 @@ def trained_model(
     # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
     set_seed(c.seed)
     model = run.start.create(len(task.classes), 0.0 if c.hyper is None else c.hyper.drop_path)
+    if not c.fused_attention:
+        unfuse_attention(model)
     if c.share is None:
         return model, []
     method, indices = METHODS[c.method], training_indices(run)

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from vitreg.errors import InputError
 from vitreg.train.basics.distributed import per_rank, refuse_other_than_ddp, world_size
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
-from vitreg.train.training.step import check_parts
+from vitreg.train.training.step import check_compile, check_parts
 
 
 def make_accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
     """Return accelerate's device and precision, and connect the processes if several were launched.
 
-    torch is made to repeat itself exactly. `device` is auto, cpu, cuda or mps, `precision` no or bf16.
+    torch is made to repeat itself exactly. `device` is auto, cpu, cuda or mps, `precision` no, bf16 or auto:
+    bf16 on GPUs of CUDA capability 8.0 and more.
 
     Raises:
         InputError: There is no such device, or the processes were launched to share out the model.
@@ -29,12 +31,42 @@ def make_accelerator(device: str = "auto", precision: str = "no") -> Accelerator
         raise InputError(f"--device {device}: torch finds no such device here")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for matrix products that repeat exactly
     torch.use_deterministic_algorithms(True, warn_only=True)
+    if precision == "auto":
+        is_cuda = device in ("auto", "cuda") and torch.cuda.is_available()
+        precision = "bf16" if is_cuda and torch.cuda.get_device_capability() >= (8, 0) else "no"
     return Accelerator(cpu=device == "cpu", mixed_precision=precision)
+
+
+def unfuse_attention(model: nn.Module) -> None:
+    """Let timm's attention in `model` multiply its matrices one by one.
+
+    Raises:
+        InputError: There is none that could.
+    """
+    blocks = [module for module in model.modules() if hasattr(module, "fused_attn")]
+    for block in blocks:
+        block.fused_attn = False
+    if not blocks:
+        raise InputError(f"--fused-attention no: {type(model).__name__} has no attention of timm's to switch")
+
+
+def checkpoint_blocks(model: nn.Module, *, enable: bool = True) -> None:
+    """Let the backward pass of `model` compute its blocks again, or not any more.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if not hasattr(model, "set_grad_checkpointing"):
+        raise InputError(
+            f"--grad-checkpointing: {type(model).__name__} has no set_grad_checkpointing; use --micro-batch"
+        )
+    model.set_grad_checkpointing(enable)
 
 
 def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
     """Raise `InputError` unless the processes can divide a batch evenly, mixed pictures in whole pairs."""
     check_parts(hyper, methods)
+    check_compile(hyper)
     mixing = [method for method in methods if METHODS[method].transmix or hyper.mixing]
     if per_rank(hyper.batch_size) % 2 and mixing and world_size() > 1:
         raise InputError(

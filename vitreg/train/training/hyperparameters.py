@@ -39,6 +39,8 @@ class Hyperparameters:
             for what the method itself says.
         micro_batch: how many pictures of a batch a process computes at once, to the same gradients up to
             rounding; 0 for as many as its device's memory holds, None for all.
+        compile: whether model, loss and penalty are compiled together, to the same figures up to rounding.
+        grad_checkpointing: whether blocks are computed again in the backward pass, to the same figures.
     """
 
     steps: int
@@ -53,6 +55,8 @@ class Hyperparameters:
     every: int = 1
     layer_decay: float = 1.0
     micro_batch: int | None = None
+    compile: bool = False
+    grad_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         given = str(self.micro_batch).replace("auto", "0")  # as the options have it

@@ -20,11 +20,12 @@ from vitreg.train.basics.distributed import mean_over_ranks, parallel, vary_rand
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import kept_views
+from vitreg.train.training.device import checkpoint_blocks
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
 from vitreg.train.training.state import DivergenceError, Entry, Measurement, Training
-from vitreg.train.training.step import Step, check_parts
+from vitreg.train.training.step import Step, check_compile, check_parts
 
 if TYPE_CHECKING:
     from vitreg.train.training.checkpoint import Checkpoints
@@ -71,6 +72,7 @@ def train(
         InputError: The batch cannot be divided among the processes.
     """
     check_parts(hyper, [method])
+    check_compile(hyper)
     model.to(accelerator.device).train()
     on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
     with Applied(
@@ -105,6 +107,8 @@ def train(
             first=training.step,
             views=hyper.views,
         )
+        if hyper.grad_checkpointing:
+            checkpoint_blocks(model)
         with parallel(model, accelerator) as replica:
             passes = Step(model, replica, applied, accelerator, hyper, training.micro_batch)
             for drawn in loader(task, batches, hyper, accelerator=accelerator, workers=workers):
@@ -136,6 +140,8 @@ def train(
                 if checkpoints is not None:
                     checkpoints.save(training, is_last=is_last)
                 on_step()
+    if hyper.grad_checkpointing:
+        checkpoint_blocks(model, enable=False)
     return training.log
 
 

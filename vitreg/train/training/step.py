@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from timm.layers import DropPath, drop_path
 from torch import Tensor, nn
 
+from vitreg.attachment.rhythm import is_due
 from vitreg.errors import InputError
 from vitreg.reader.random_state import random_state, set_random_state
 from vitreg.train.basics.distributed import per_rank, world_size
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
+
+COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
+"""What `torch.compile` is told: random numbers are those of a step that is not compiled."""
 
 
 class BatchDropPath(DropPath):
@@ -61,6 +66,17 @@ def check_parts(hyper: Hyperparameters, methods: Sequence[str]) -> None:
         raise InputError("--micro-batch auto is for one process; with several give a number of pictures")
 
 
+def check_compile(hyper: Hyperparameters) -> None:
+    """Raise `InputError` if a step is to be compiled that is not one graph."""
+    if hyper.compile and (world_size() > 1 or hyper.views):
+        what = (
+            "several processes"
+            if world_size() > 1
+            else "--views, whose readings are remembered outside of it"
+        )
+        raise InputError(f"--compile makes one graph of a step, which does not go with {what}; leave one out")
+
+
 class Step:
     """What computes the gradients of one step after the other.
 
@@ -94,6 +110,9 @@ class Step:
         self._replica, self._applied, self._accelerator = replica, applied, accelerator
         self._is_sought = hyper.micro_batch == 0
         self.size = (found if self._is_sought else hyper.micro_batch) or per_rank(hyper.batch_size)
+        self._computes, self._is_compiled, self._every = self._objective, hyper.compile, hyper.every
+        if hyper.compile:
+            self._computes = torch.compile(self._objective, **COMPILER)
         self._drop_paths = [] if hyper.micro_batch is None else _take_over(model)
 
     def gradients(
@@ -131,11 +150,12 @@ class Step:
             for module, factors in zip(self._drop_paths, drawn, strict=bool(drawn)):
                 module.factors = factors[part]
             if attachment is not None:  # all parts are those of one step
-                attachment.step = step
+                attachment.step = self._counted(step)
             share = (part.stop - part.start) / total
             waits = part is not parts[-1]
             with self._accelerator.no_sync(self._replica) if waits else nullcontext():
-                objective, loss = self._objective(pictures[part], labels[part], views[part], part)
+                with self._accelerator.autocast() if self._is_compiled else nullcontext():
+                    objective, loss = self._computes(pictures[part], labels[part], views[part], part)
                 self._accelerator.backward(share * objective)
             taken = {n: term for n, term in self._applied.terms.items() if term is not before.get(n)}
             for name, value in {"objective": objective, "loss": loss, **taken}.items():
@@ -144,10 +164,19 @@ class Step:
             module.factors = None
         return sums
 
+    def _counted(self, step: int) -> int:
+        """Return `step` as the penalty is told it: a compiled one of two, or each were compiled anew."""
+        attachment = self._applied.attachment
+        if not self._is_compiled or attachment is None:
+            return step
+        if any(callable(penalty.lam) for penalty in attachment.penalties.values()):
+            return step
+        return 0 if is_due(step, self._every) else 1  # the first is always due
+
     def _objective(
         self, pictures: Tensor, labels: Tensor, views: Tensor, part: slice
     ) -> tuple[Tensor, Tensor]:
-        with self._accelerator.autocast():
+        with nullcontext() if self._is_compiled else self._accelerator.autocast():
             logits = self._replica(pictures)
         loss = self._applied.loss(logits, labels, part)
         return loss + self._applied.penalty(views), loss
