@@ -78,6 +78,7 @@ def test_every_field_names_another_folder() -> None:
         "seed": 4,
         "hyper": dataclasses.replace(HYPER, lr=1e-4),
         "precision": "bf16",
+        "fused_attention": False,
         "hold_out": 0.2,
         "measure_every": 5,
         "engine": runs.ENGINE + 1,
