@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -45,7 +45,7 @@ def unfuse_attention(model: nn.Module) -> None:
     """
     blocks = [module for module in model.modules() if hasattr(module, "fused_attn")]
     for block in blocks:
-        block.fused_attn = False
+        vars(block)["fused_attn"] = False
     if not blocks:
         raise InputError(f"--fused-attention no: {type(model).__name__} has no attention of timm's to switch")
 
@@ -56,11 +56,12 @@ def checkpoint_blocks(model: nn.Module, *, enable: bool = True) -> None:
     Raises:
         InputError: It cannot.
     """
-    if not hasattr(model, "set_grad_checkpointing"):
+    switch: Callable[[bool], None] | None = getattr(model, "set_grad_checkpointing", None)
+    if switch is None:
         raise InputError(
             f"--grad-checkpointing: {type(model).__name__} has no set_grad_checkpointing; use --micro-batch"
         )
-    model.set_grad_checkpointing(enable)
+    switch(enable)
 
 
 def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:

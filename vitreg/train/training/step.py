@@ -69,11 +69,7 @@ def check_parts(hyper: Hyperparameters, methods: Sequence[str]) -> None:
 def check_compile(hyper: Hyperparameters) -> None:
     """Raise `InputError` if a step is to be compiled that is not one graph."""
     if hyper.compile and (world_size() > 1 or hyper.views):
-        what = (
-            "several processes"
-            if world_size() > 1
-            else "--views, whose readings are remembered outside of it"
-        )
+        what = "several processes" if world_size() > 1 else "--views, whose readings are remembered beside it"
         raise InputError(f"--compile makes one graph of a step, which does not go with {what}; leave one out")
 
 
