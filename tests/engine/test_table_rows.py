@@ -239,3 +239,10 @@ def test_intervals_stand_beside_the_differences() -> None:
     assert cells["gain"][1] == ""
     assert cells["beside the probe"][2] == "-5.0 [-12.5, +2.5]"
     assert any("difference over seeds or seeds and pictures" in note for note in notes(list(table.values())))
+
+
+def test_predictions_of_some_seeds_alone_give_no_interval() -> None:
+    def right(one: Report) -> tuple[bool, ...] | None:
+        return (True, False) if one.configuration.seed == 0 else None
+
+    assert by_method(rows(reports(), PAPER, right=right))["GTA"].gain_low is None

@@ -146,7 +146,9 @@ def _interval(group: Sequence[Report], others: Sequence[Report], right: Right) -
     for side in (group, others):
         kept.append({r.configuration.seed: found for r in side if (found := right(r))})
         top1.append({r.configuration.seed: r.metrics["top1"] for r in side if "top1" in r.metrics})
-    return picture_interval(*kept) or seed_interval(*top1)
+    # Predictions of some of the seeds would give the interval of another difference than the one beside it.
+    is_complete = [len(side) for side in kept] == [len(side) for side in top1]
+    return (picture_interval(*kept) if is_complete else None) or seed_interval(*top1)
 
 
 def object_block(source: Sequence[Report]) -> int | None:
