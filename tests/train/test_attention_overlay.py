@@ -19,9 +19,10 @@ from vitreg.train.models.weights import load_model
 def test_maps_are_the_attention_that_the_model_pays(indexed: Path, state: dict[str, torch.Tensor]) -> None:
     task = photo_task(read_folder(indexed), name="indexed", size=SIZE, augment="none")
     model = load_model(MODEL, state, num_classes=2, size=SIZE)
-    maps = attention_maps(model, task, [2, 0], -1, accelerator=Accelerator(cpu=True))
+    images = task.normalise(task.test[[2, 0]])
+    maps = attention_maps(model, images, -1, accelerator=Accelerator(cpu=True))
     with torch.no_grad(), vitreg.trace(model, "attn_probs") as trace:
-        model(task.normalise(task.test[[2, 0]]))
+        model(images)
     expected = trace["attn_probs"][-1].mean(1)
     assert maps.shape == (2, 2, 2)
     torch.testing.assert_close(maps.flatten(1), expected)

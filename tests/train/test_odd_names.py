@@ -16,8 +16,9 @@ from finetuned import arguments, run, table
 from small_data import write_picture
 from vitreg.cli import main
 from vitreg.errors import InputError
+from vitreg.train.models.stored import Card
 from vitreg.train.page.confusion_matrix import confusion
-from vitreg.train.predictions import probabilities
+from vitreg.train.trained_model import TrainedModel
 from vitreg.train.training.evaluation import rates
 
 ODD = [os.fsdecode(name) for name in (b"caf\xe9.png", b"\x1b[31mred.png", b"=1+1.png", b"a\nb.png")]
@@ -123,5 +124,6 @@ def test_outputs_that_are_not_finite_never_predict() -> None:
         def forward(self, pictures: torch.Tensor) -> torch.Tensor:
             return torch.full((len(pictures), 20), float("nan"))
 
+    card = Card("broken", {}, 32, (0.5,) * 3, (0.5,) * 3, tuple(map(str, range(20))))
     with pytest.raises(InputError, match="values that are not finite"):
-        probabilities(Broken(), drawn_task(), accelerator=Accelerator(cpu=True))
+        TrainedModel(Broken(), card, Accelerator(cpu=True)).probabilities_of(drawn_task().test)

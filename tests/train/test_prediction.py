@@ -48,7 +48,7 @@ def test_the_model_is_loaded_by_timm_and_by_load_state_dict(result: Path) -> Non
 def test_prediction_of_the_test_pictures_is_what_finetune_wrote(
     result: Path, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitreg.train.predictions.BATCH_SIZE", 4)  # so that the pictures come in two batches
+    monkeypatch.setattr("vitreg.train.prediction.BATCH_SIZE", 4)  # so that the pictures come in two batches
     out = tmp_path / "new"
     given = [
         class_folders / "test",

@@ -12,7 +12,8 @@ from vitreg.errors import MissingLibraryError
 
 if TYPE_CHECKING:
     from vitreg.train.export import export
-    from vitreg.train.finetuning import Finetuned, finetune
+    from vitreg.train.finetuned import Finetuned
+    from vitreg.train.finetuning import finetune
     from vitreg.train.options import FinetuneOptions, PredictOptions
     from vitreg.train.prediction import Predicted, predict
     from vitreg.train.trained_model import TrainedModel, load_model
@@ -33,7 +34,8 @@ __all__ = [
 
 _PLACES = {
     "vitreg.train.export": ("export",),
-    "vitreg.train.finetuning": ("Finetuned", "finetune"),
+    "vitreg.train.finetuned": ("Finetuned",),
+    "vitreg.train.finetuning": ("finetune",),
     "vitreg.train.options": ("FinetuneOptions", "PredictOptions"),
     "vitreg.train.prediction": ("Predicted", "predict"),
     "vitreg.train.trained_model": ("TrainedModel", "load_model"),

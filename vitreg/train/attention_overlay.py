@@ -26,18 +26,21 @@ def object_block(model: nn.Module, task: Task, *, accelerator: Accelerator) -> i
     return int(max(range(len(shares)), key=shares.__getitem__))
 
 
-def attention_maps(
-    model: nn.Module, task: Task, indices: Sequence[int], block: int, *, accelerator: Accelerator
-) -> Tensor:
-    """Return the [CLS] attention of test pictures in one block, mean over heads, as [b, side, side].
+def evenly(number: int, *, at_most: int = 8) -> list[int]:
+    """Return up to `at_most` of `number` indices, evenly spread: the pictures whose attention is shown."""
+    count = min(at_most, number)
+    return [int((place + 0.5) * number / count) for place in range(count)]
+
+
+def attention_maps(model: nn.Module, images: Tensor, block: int, *, accelerator: Accelerator) -> Tensor:
+    """Return the [CLS] attention on normalised images in one block, mean over heads, as [b, side, side].
 
     Raises:
         InputError: The model has no such block.
     """
     model.to(accelerator.device)
-    pictures = task.normalise(task.test[list(indices)].to(accelerator.device))
     try:
-        (maps,) = vitreg.measure.attention_maps(model, pictures, layers=block)
+        (maps,) = vitreg.measure.attention_maps(model, images.to(accelerator.device), layers=block)
     except vitreg.ArgumentError as error:
         raise InputError(f"--block {block}: {error}") from error
     return maps.mean(1).cpu()

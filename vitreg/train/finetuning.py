@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from torch import Tensor, nn
 
 from vitreg.files import lock, prepare_out
 from vitreg.train.basics.console import make_console
 from vitreg.train.basics.distributed import enter_on_main, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.choice import Choice, Standing, standing
+from vitreg.train.finetuned import Finetuned
 from vitreg.train.labelled_folder import check_block, read_labelled
 from vitreg.train.losses import describe_losses
-from vitreg.train.models.stored import Card
 from vitreg.train.options import FinetuneOptions
-from vitreg.train.page.outcome import Outcome
-from vitreg.train.predictions import probabilities
 from vitreg.train.result import WRITTEN, summary, write_result
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import stored_model
@@ -32,35 +27,9 @@ from vitreg.train.search import (
     search_table,
     search_verdict,
 )
+from vitreg.train.trained_model import TrainedModel
 from vitreg.train.training.device import check_batch, make_accelerator, workers_for
 from vitreg.train.trials import PROBE, Trial, Trials, trial_of
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """What a fine-tuning left behind.
-
-    Attributes:
-        model: the delivered model, in eval mode.
-        card: what it takes to use it: architecture, size, mean, deviation, class names.
-        report: the delivered model's configuration, metrics and log.
-        probe: the linear probe's.
-        fine_tuned: the fine-tuned model's.
-        choice: why the one or the other is delivered, or None where it was not chosen.
-        searched: how the trials of a search did, the best first.
-        probabilities: of the measured pictures, by the delivered model, float32 [pictures, classes].
-        out: the folder of all files.
-    """
-
-    model: nn.Module
-    card: Card
-    report: Report
-    probe: Report
-    fine_tuned: Report
-    choice: Choice | None
-    searched: Sequence[Standing]
-    probabilities: Tensor
-    out: Path
 
 
 def finetune(
@@ -111,13 +80,15 @@ def finetune(
         is_probe = trial == PROBE or (choice is not None and choice.is_probe)
         run, report = (probe_run, probe) if is_probe else (run, fine_tuned)
         model = stored_model(run, out).eval()
-        shares = probabilities(model, run.task, accelerator=accelerator)
-        outcome = Outcome(trial, report, probe, fine_tuned, choice, searched, _losses(fine_tuned, choice))
+        shares = TrainedModel(model, pictures.card, accelerator).probabilities_of(run.task.test)
+        losses = _losses(fine_tuned, choice)
+        both = (report, probe, fine_tuned, trial)
+        found = Finetuned(model, pictures.card, *both, choice, searched, losses, shares, out)
         with enter_on_main(lock(out, wait=True)):  # one command at a time writes the results
-            on_main(lambda: write_result(model, shares, outcome, pictures, out, accelerator, options.block))
-    for line in [*summary(outcome, shares, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
+            on_main(lambda: write_result(found, pictures, accelerator, options.block))
+    for line in [*summary(found, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return Finetuned(model, pictures.card, report, probe, fine_tuned, choice, searched, shares, out)
+    return found
 
 
 def _search(trials: Trials) -> list[Standing]:

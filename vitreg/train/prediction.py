@@ -10,17 +10,19 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from vitreg.description import describe
 from vitreg.errors import InputError
 from vitreg.files import prepare_out, write_atomically
 from vitreg.pictures.finding import find_pictures, listed_counts
-from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
+from vitreg.train.attention_overlay import attention_maps, draw_overlays, evenly
 from vitreg.train.basics.console import make_console
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.photographs import in_one_line
-from vitreg.train.models.stored import load_stored
+from vitreg.train.data.dataset import normalise
+from vitreg.train.data.photographs import in_one_line, read_pictures
 from vitreg.train.options import PredictOptions
-from vitreg.train.predictions import evenly, new_pictures, predictions, probabilities
-from vitreg.train.training.device import make_accelerator
+from vitreg.train.runs.predictions import predictions
+from vitreg.train.trained_model import load_model
+from vitreg.train.training.evaluation import BATCH_SIZE
 
 
 @dataclass(frozen=True)
@@ -64,49 +66,44 @@ def predict(
     """
     options, console = options or PredictOptions(), console or make_console()
     places = [pictures] if isinstance(pictures, (str, Path)) else pictures
-    trained, card = load_stored(Path(model))
-    listed = find_pictures(map(Path, places))
+    trained = load_model(model, device=options.device, precision=options.precision)
+    card, listed = trained.card, find_pictures(map(Path, places))
     paths = listed.pictures
-    accelerator = make_accelerator(options.device, options.precision)
     out = None if out is None else Path(out)
     if out is not None:
         prepare_out(out)
-    shown = evenly(len(paths)) if options.attention and out is not None else []
-    found, overlaid, maps, block = [], [], [], options.block
-    done: list[Path] = []
-    refused: list[str] = []
+    shown = {paths[place] for place in evenly(len(paths))} if options.attention and out is not None else ()
+    found, refused = dict[Path, Tensor](), list[str]()
+    overlaid = dict[Path, Tensor]()
     with Progress(console) as progress, progress.stage("predicting") as update:
         left = f"; left out: {listed_counts(listed.left_out)}" if listed.left_out else ""
         progress.say(f"{len(paths)} pictures, {len(card.classes)} classes{left}")
-        for task, read, wrong in new_pictures(paths, card):
-            refused += wrong
-            update(len(done) + len(read) + len(refused), len(paths))
-            if task is None:
-                continue
-            found.append(probabilities(trained, task, accelerator=accelerator))
-            done += read
-            places_of = {path: place for place, path in enumerate(read)}
-            here = [places_of[paths[index]] for index in shown if paths[index] in places_of]
-            if here:
-                if block is None:
-                    block = object_block(trained, task, accelerator=accelerator)
-                overlaid.append(task.test[here])
-                maps.append(attention_maps(trained, task, here, block, accelerator=accelerator))
+        for start in range(0, len(paths), BATCH_SIZE):
+            batch = paths[start : start + BATCH_SIZE]
+            read = dict(zip(batch, read_pictures(batch, card.size), strict=True))
+            refused += [str(one) for one in read.values() if isinstance(one, InputError)]
+            crops = {path: one for path, one in read.items() if isinstance(one, Tensor)}
+            update(start + len(batch), len(paths))
+            if crops:
+                shares = trained.probabilities_of(torch.stack(list(crops.values())))
+                found |= dict(zip(crops, shares, strict=True))
+                overlaid |= {path: crop for path, crop in crops.items() if path in shown}
     if not found:
         raise InputError(in_one_line(refused))
-    predicted = Predicted(tuple(done), card.classes, torch.cat(found), tuple(refused), out)
+    done = tuple(found)
+    predicted = Predicted(done, card.classes, torch.stack(list(found.values())), tuple(refused), out)
     if out is not None:
         table = predictions([str(path) for path in done], card.classes, predicted.probabilities)
-        write_atomically(out / "predictions.csv", table)
-        written = "predictions.csv"
-        if block is not None and maps:
-            at = {path: place for place, path in enumerate(done)}
-            drawn_of = [paths[index] for index in shown if paths[index] in at]
-            best = [card.classes[int(predicted.probabilities[at[path]].argmax())] for path in drawn_of]
-            titles = [f"{path.stem}: {name}" for path, name in zip(drawn_of, best, strict=True)]
-            drawn = draw_overlays(torch.cat(overlaid), {"model": torch.cat(maps)}, block=block, titles=titles)
-            write_atomically(out / "attention.png", drawn)
-            written += ", attention.png"
-        said = f"{len(done)} pictures predicted; written: {out}: {written}"
+        files: dict[str, str | bytes] = {"predictions.csv": table}
+        if overlaid:
+            block = describe(trained.network).num_blocks - 1 if options.block is None else options.block
+            crops_shown = torch.stack(list(overlaid.values()))
+            images = normalise(crops_shown, card.mean, card.std)
+            maps = attention_maps(trained.network, images, block, accelerator=trained.accelerator)
+            titles = [f"{path.stem}: {card.classes[int(found[path].argmax())]}" for path in overlaid]
+            files["attention.png"] = draw_overlays(crops_shown, {"model": maps}, block=block, titles=titles)
+        for name, content in files.items():
+            write_atomically(out / name, content)
+        said = f"{len(done)} pictures predicted; written: {out}: {', '.join(files)}"
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     return predicted

@@ -4,79 +4,66 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from vitreg.files import write_atomically
 from vitreg.train.choice import interval
+from vitreg.train.finetuned import Finetuned
 from vitreg.train.labelled_folder import Pictures
 from vitreg.train.models.stored import MODEL_FILE, model_file, timm_config
 from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
 from vitreg.train.page.html_report import html_report
-from vitreg.train.page.outcome import Outcome
 from vitreg.train.page.reliability import reliability
-from vitreg.train.predictions import predictions
+from vitreg.train.runs.predictions import predictions
 
 WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "report.html", "report.json")
 
 
-def summary(outcome: Outcome, shares: Tensor, pictures: Pictures) -> list[str]:
+def summary(found: Finetuned, pictures: Pictures) -> list[str]:
     """Return both models' top-1, which is delivered and why, and its commonest mistakes, as lines of text."""
-    task, report = pictures.task, outcome.report
-    probe, tuned = outcome.probe.metrics["top1"], outcome.fine_tuned.metrics["top1"]
-    both = f"linear probe {probe:.1f} · fine-tuned ({outcome.trial}) {tuned:.1f}: top-1 in % of "
+    task, report, shares = pictures.task, found.report, found.probabilities
+    probe, tuned = found.probe.metrics["top1"], found.fine_tuned.metrics["top1"]
+    both = f"linear probe {probe:.1f} · fine-tuned ({found.trial}) {tuned:.1f}: top-1 in % of "
     lines = [f"{both}{pictures.measured_on} ({len(task.test)})"]
-    if outcome.choice is not None:
-        lines.append(str(outcome.choice))
-    if outcome.losses is not None:
-        lines.append(outcome.losses)
+    if found.choice is not None:
+        lines.append(str(found.choice))
+    if found.losses is not None:
+        lines.append(found.losses)
     top1 = report.metrics["top1"]
     low, high = interval((shares.argmax(1) == torch.tensor(task.test_labels)).tolist())
-    said = (
-        f"delivered, {outcome.kind}: top-1 {top1:.1f} % ({low:.1f} to {high:.1f}) on {pictures.measured_on}"
-    )
+    said = f"delivered, {found.kind}: top-1 {top1:.1f} % ({low:.1f} to {high:.1f}) on {pictures.measured_on}"
     lines.append(f"{said}; balanced accuracy {report.metrics['class_mean']:.1f} %")
     mistakes = commonest_mistakes(confusion(shares, task.test_labels), task.classes)
     return [*lines, *(f"  {mistake}" for mistake in mistakes)]
 
 
-def write_result(
-    model: nn.Module,
-    shares: Tensor,
-    outcome: Outcome,
-    pictures: Pictures,
-    out: Path,
-    accelerator: Accelerator,
-    block: int | None,
-) -> None:
+def write_result(found: Finetuned, pictures: Pictures, accelerator: Accelerator, block: int | None) -> None:
     """Write everything but the runs, each file whole, the report last."""
-    task = pictures.task
-    card = replace(pictures.card, run=outcome.report.configuration.folder)
-    write_atomically(out / MODEL_FILE, model_file(model, card))
-    write_atomically(out / "config.json", timm_config(pictures.card))
-    table = predictions(pictures.names, task.classes, shares, task.test_labels)
+    task, out = pictures.task, found.out
+    card = replace(found.card, run=found.report.configuration.folder)
+    write_atomically(out / MODEL_FILE, model_file(found.model, card))
+    write_atomically(out / "config.json", timm_config(found.card))
+    table = predictions(pictures.names, task.classes, found.probabilities, task.test_labels)
     write_atomically(out / "predictions.csv", table)
-    page = html_report(model, shares, outcome, pictures, out, accelerator, block)
-    write_atomically(out / "report.html", page)
-    story = {**asdict(outcome.report), **_story(outcome, pictures, shares)}
+    write_atomically(out / "report.html", html_report(found, pictures, accelerator, block))
+    story = {**asdict(found.report), **_story(found, pictures)}
     write_atomically(out / "report.json", json.dumps(story, indent=1) + "\n")
 
 
-def _story(outcome: Outcome, pictures: Pictures, shares: Tensor) -> dict[str, Any]:
+def _story(found: Finetuned, pictures: Pictures) -> dict[str, Any]:
     """Return what report.json says beside the delivered model's report: both models, choice, trials."""
-    choice = outcome.choice
+    choice = found.choice
     return {
         "measured_on": pictures.measured_on,
         "num_measured": len(pictures.task.test),
-        "delivered": "linear probe" if outcome.report is outcome.probe else "fine-tuned",
-        "calibration_error": reliability(shares, pictures.task.test_labels).error,
-        "linear_probe": outcome.probe.metrics,
-        "fine_tuned": {**asdict(outcome.trial), **outcome.fine_tuned.metrics},
-        "losses": outcome.losses,
+        "delivered": "linear probe" if found.report is found.probe else "fine-tuned",
+        "calibration_error": reliability(found.probabilities, pictures.task.test_labels).error,
+        "linear_probe": found.probe.metrics,
+        "fine_tuned": {**asdict(found.trial), **found.fine_tuned.metrics},
+        "losses": found.losses,
         "choice": choice
         and {
             "num_folds": choice.num_folds,
@@ -87,6 +74,6 @@ def _story(outcome: Outcome, pictures: Pictures, shares: Tensor) -> dict[str, An
         },
         "search": [
             {**asdict(one.trial), "num_pictures": len(one.right), "top1": one.top1, "loss": one.loss}
-            for one in outcome.searched
+            for one in found.searched
         ],
     }

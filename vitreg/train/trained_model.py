@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from PIL import ExifTags, Image
 from torch import Tensor, nn
 
+from vitreg.errors import InputError
 from vitreg.pictures.colours import in_colours
 from vitreg.pictures.reading import read_picture, upright
 from vitreg.train.data.dataset import normalise
@@ -18,6 +19,7 @@ from vitreg.train.data.transforms import evaluation_transform
 from vitreg.train.models.stored import Card, load_stored
 from vitreg.train.runs.predictions import most_probable
 from vitreg.train.training.device import make_accelerator
+from vitreg.train.training.evaluation import BATCH_SIZE
 
 Picture = str | Path | Image.Image
 """A file, or a picture that is open."""
@@ -48,21 +50,37 @@ class TrainedModel:
         Raises:
             InputError: A file cannot be read.
         """
-        crop = evaluation_transform(self.card.size)
-        crops = torch.stack([crop(_opened(picture), None)[0] for picture in pictures])
-        return normalise(crops, self.card.mean, self.card.std)
+        return normalise(self._crops(pictures), self.card.mean, self.card.std)
 
-    @torch.no_grad()
     def probabilities(self, pictures: Sequence[Picture]) -> Tensor:
         """Return the probability of each class, float32 [pictures, classes].
 
         Raises:
-            InputError: A file cannot be read.
+            InputError: A file cannot be read, or the model makes values of it that are not finite.
         """
-        batch = self.prepare(pictures).to(self.accelerator.device)
-        with self.accelerator.autocast():
-            logits = self.network(batch)
-        return logits.float().softmax(1).cpu()
+        return self.probabilities_of(self._crops(pictures))
+
+    @torch.no_grad()
+    def probabilities_of(self, crops: Tensor) -> Tensor:
+        """Return the same of pictures that are cropped, but not normalised: uint8 [b, 3, size, size].
+
+        Raises:
+            InputError: The model makes values of them that are not finite.
+        """
+        self.network.to(self.accelerator.device).eval()
+        found = []
+        for batch in crops.split(BATCH_SIZE):
+            images = normalise(batch.to(self.accelerator.device), self.card.mean, self.card.std)
+            with self.accelerator.autocast():
+                logits = self.network(images)
+            found.append(logits.float().softmax(1).cpu())
+        shares = torch.cat(found)
+        if not torch.isfinite(shares).all():
+            raise InputError(
+                "expected numbers from the model, found values that are not finite: its weights are damaged, "
+                "or bf16 is too coarse for them; train it again, or with --precision no"
+            )
+        return shares
 
     def top(self, picture: Picture, k: int = 3) -> list[tuple[str, float]]:
         """Return the `k` most probable classes of one picture, each with its probability.
@@ -75,6 +93,10 @@ class TrainedModel:
             (self.classes[place], value)
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
         ]
+
+    def _crops(self, pictures: Sequence[Picture]) -> Tensor:
+        crop = evaluation_transform(self.card.size)
+        return torch.stack([crop(_opened(picture), None)[0] for picture in pictures])
 
 
 def load_model(model: str | Path, *, device: str = "auto", precision: str = "no") -> TrainedModel:

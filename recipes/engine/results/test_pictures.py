@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
 from vitreg.plot.style import plain
+from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.figures import png
 from vitreg.train.data.test_sets import TestSet
-from vitreg.train.predictions import evenly
 
 
 def draw_test_sets(tests: Sequence[TestSet]) -> bytes:

@@ -24,13 +24,14 @@ def attention_figure_script(table: Table, description: str | None, *, num_pictur
 
         def draw(models: Models, job: Job) -> bytes:
             task, maps, how = models.task, {}, {"accelerator": job.place.accelerator}
+            pictures = task.test[pick(task)]
             block = options.block
             if block is None:
                 block = object_block(stored_model(models.runs[0], job.place.out), task, **how)  # the source
             for run in models.runs:
                 model = stored_model(run, job.place.out)
-                maps[title(run, models.runs)] = attention_maps(model, task, pick(task), block, **how)
-            return draw_overlays(task.test[pick(task)], maps, block=block, saturated=0.0)
+                maps[title(run, models.runs)] = attention_maps(model, task.normalise(pictures), block, **how)
+            return draw_overlays(pictures, maps, block=block, saturated=0.0)
 
         return pick, draw
 

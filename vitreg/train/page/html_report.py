@@ -14,16 +14,15 @@ from accelerate import Accelerator
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitreg.plot.pictures import HEAT, Panel, draw_panel, scaled
-from vitreg.train.attention_overlay import SATURATED, attention_maps, object_block
+from vitreg.train.attention_overlay import SATURATED, attention_maps, evenly, object_block
 from vitreg.train.choice import interval, paired_difference
+from vitreg.train.finetuned import Finetuned
 from vitreg.train.labelled_folder import Pictures
 from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
-from vitreg.train.page.outcome import Outcome
 from vitreg.train.page.reliability import NUM_BINS, reliability
-from vitreg.train.predictions import evenly
 from vitreg.train.runs.predictions import stored_right
 from vitreg.train.runs.report import Report
 from vitreg.wording import plain
@@ -48,28 +47,18 @@ _PAGES = Environment(
 """Names of classes and files are escaped, and none can turn the order of letters around."""
 
 
-def html_report(
-    model: nn.Module,
-    shares: Tensor,
-    outcome: Outcome,
-    pictures: Pictures,
-    out: Path,
-    accelerator: Accelerator,
-    block: int | None,
-) -> str:
+def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, block: int | None) -> str:
     """Return the page.
 
     Args:
-        model: the delivered model.
-        shares: what it makes of the measured pictures, [pictures, classes].
-        outcome: what was trained and delivered.
+        found: what was trained and delivered.
         pictures: what was trained and measured on.
-        out: where the runs are stored.
         accelerator: where the model runs.
         block: whose attention is shown, from 0; None for the one that looks at the objects, where they are
             known, else the last.
     """
-    task, labels = pictures.task, torch.tensor(pictures.task.test_labels)
+    task, shares, out = pictures.task, found.probabilities, found.out
+    labels = torch.tensor(task.test_labels)
     source = pictures.start.create(len(task.classes), 0.0)
     if block is None:
         block = object_block(source, task, accelerator=accelerator)
@@ -77,8 +66,9 @@ def html_report(
     worst = shares.gather(1, labels[:, None])[:, 0].argsort(stable=True)
     wrong = worst[shares.argmax(1)[worst] != labels[worst]].tolist()[:NUM_MISTAKES]
     even = evenly(len(labels), at_most=NUM_SHOWN)
-    maps = attention_maps(model, task, [*wrong, *even], block, accelerator=accelerator)
-    before = attention_maps(source, task, even, block, accelerator=accelerator)
+    images = task.normalise(task.test[[*wrong, *even]])
+    maps = attention_maps(found.model, images, block, accelerator=accelerator)
+    before = attention_maps(source, images[len(wrong) :], block, accelerator=accelerator)
 
     def tile(index: int, heats: dict[str, Tensor]) -> dict[str, Any]:
         probability, predicted = shares[index].max(0)
@@ -99,12 +89,10 @@ def html_report(
     each = sorted(zip(task.classes, counts.diag().tolist(), counts.sum(1).tolist(), strict=True), key=_share)
     return _PAGES.get_template("report.html").render(
         name=task.name,
-        outcome=outcome,
+        found=found,
         pictures=pictures,
-        models=_models(outcome, out),
-        difference=paired_difference(
-            *(_right(report, out) for report in (outcome.fine_tuned, outcome.probe))
-        ),
+        models=_models(found),
+        difference=paired_difference(*(_right(report, out) for report in (found.fine_tuned, found.probe))),
         counts=counts.tolist() if len(task.classes) <= MOST_IN_MATRIX else [],
         pairs=commonest_mistakes(counts, task.classes, at_most=NUM_PAIRS),
         weakest=each[:NUM_WEAKEST],
@@ -117,21 +105,21 @@ def html_report(
         reliability=reliability(shares, task.test_labels),
         num_bins=NUM_BINS,
         place=shlex.quote(out.resolve().name),
-        machine=outcome.report.machine,
+        machine=found.report.machine,
     )
 
 
-def _models(outcome: Outcome, out: Path) -> list[dict[str, Any]]:
+def _models(found: Finetuned) -> list[dict[str, Any]]:
     """Return both models, or the probe alone where nothing else was trained."""
-    reports = {"linear probe": outcome.probe, f"fine-tuned: {outcome.trial}": outcome.fine_tuned}
-    if outcome.fine_tuned.configuration == outcome.probe.configuration:
-        del reports[f"fine-tuned: {outcome.trial}"]
+    reports = {"linear probe": found.probe, f"fine-tuned: {found.trial}": found.fine_tuned}
+    if found.fine_tuned.configuration == found.probe.configuration:
+        del reports[f"fine-tuned: {found.trial}"]
     return [
         {
             "name": name,
             "metrics": report.metrics,
-            "interval": interval(_right(report, out)),
-            "is_delivered": report is outcome.report,
+            "interval": interval(_right(report, found.out)),
+            "is_delivered": report is found.report,
         }
         for name, report in reports.items()
     ]
