@@ -92,14 +92,14 @@ def test_one_table_says_of_each_method_when_to_try_it() -> None:
     assert len(lines) == len(CARDS)
     for line, (name, of) in zip(lines, CARDS.items(), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[0] == f"[{of.title}](../methods/{name}.md)"
+        assert cells[0] == f"[{of.title}](methods/{name}.md)"
         assert len(cells) == 7
         assert all(cells), f"{name}: an empty cell; the head of its card has 'holds' and 'first'"
     assert "labels, the source's head" in cards.which_method_table()
 
 
 def test_pages_ask_only_for_what_there_is() -> None:
-    pages = [*METHODS.glob("*.md"), ROOT / "docs" / "choose.md", ROOT / "docs" / "howto" / "which-method.md"]
+    pages = [*METHODS.glob("*.md"), ROOT / "docs" / "choose.md"]
     asked = {name for file in pages for name in re.findall(r"\{\{ (\w+)\(", file.read_text(encoding="utf-8"))}
     assert asked
     assert asked <= macros().keys()

@@ -90,7 +90,7 @@ def which_method_table() -> str:
         made, source = _penalty(name), method_source(name).partition(", ")[0].removeprefix("Source: ")
         lam = "–" if made is None else f"{made.lam:g}"
         cells = (of.holds, _step(name), _needs(made, of.thing), lam, of.first, source)
-        lines.append(f"| [{of.title}](../methods/{name}.md) | {' | '.join(cells)} |")
+        lines.append(f"| [{of.title}](methods/{name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
