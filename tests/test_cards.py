@@ -88,14 +88,14 @@ def test_a_card_says_something(name: str) -> None:
 
 
 def test_one_table_says_of_each_method_when_to_try_it() -> None:
-    lines = cards.which_method_table().splitlines()[2:]
+    lines = cards.methods_table().splitlines()[2:]
     assert len(lines) == len(CARDS)
     for line, (name, of) in zip(lines, CARDS.items(), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[0] == f"[{of.title}](methods/{name}.md)"
+        assert cells[0] == f"[{of.title}]({name}.md)"
         assert len(cells) == 7
         assert all(cells), f"{name}: an empty cell; the head of its card has 'holds' and 'first'"
-    assert "labels, the source's head" in cards.which_method_table()
+    assert "labels, the source's head" in cards.methods_table()
 
 
 def test_pages_ask_only_for_what_there_is() -> None:

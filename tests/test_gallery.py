@@ -19,7 +19,7 @@ def test_every_picture_is_drawn_by_the_code_above_it(tmp_path: Path) -> None:
     names = _gallery.given(tmp_path, pre_training=1, steps=1, seeds=1)
     page = _gallery.PAGE.read_text(encoding="utf-8")
     blocks = list(_gallery.BLOCK.finditer(page))
-    assert len(blocks) == page.count("```python") == 9
+    assert len(blocks) == page.count("```python") == 8
     for block in blocks:
         names.pop("figure", None)
         exec(block["code"], names)

@@ -28,14 +28,14 @@ DOCS = ROOT / "docs"
 
 PAGE = (DOCS / "paper.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-COMPARED = {title: text for title, text in SECTIONS.items() if "**It asks**" in text}
+COMPARED = {title: text for title, text in SECTIONS.items() if "**Agreement:**" in text}
 TITLES = [
     *("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Table A"),
     *("Figure 1", "Figure 3", "Figure 4", "Appendix B"),
 ]
 SCRIPTS = [*(f"table{n}" for n in (1, 2, 3, 4, 5, 6, "_a")), "figure1", "figure3", "figure4", "appendix_b"]
 TABLES_OF_PAPER = sorted(path.stem for path in PAPER_FILES.glob("*.csv"))
-PARTS = ["It asks", "The paper", "Ours", "Agreement", "Not run"]
+PARTS = ["The paper", "Ours", "Agreement", "Not run"]
 
 
 def cells(markdown: str) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ import re
 from typing import TypeGuard
 
 from _macros.costs import MAIN, reports, step_cost
-from _macros.docstrings import method_sentence, method_source
+from _macros.docstrings import method_source
 from _macros.methods import CARDS, ROOT, card
 from vitreg.extractors import extractors
 from vitreg.penalties.base import GivenPenalty, ParameterPenalty, PassPenalty, Penalty, ReadingPenalty
@@ -56,31 +56,11 @@ def names_on(page: str) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def methods_table() -> str:
-    """Return all methods with what they do."""
-    rows = [f"| [{of.title}]({name}.md) | {method_sentence(name)} |" for name, of in CARDS.items()]
-    return "\n".join(["| method | what it does |", "|---|---|", *rows])
-
-
-def methods_costs_table() -> str:
-    """Return all methods with what they read, whether they need a source, and what they cost."""
-    lines = ["| method | reads | source | step | default λ |", "|---|---|---|--:|--:|"]
-    for name, of in CARDS.items():
-        extractor, runs = _reading(name)
-        reads, source = f"[{extractor}](../api/read.md)" if extractor else "–", "runs" if runs else "no"
-        if isinstance(_penalty(name), ParameterPenalty) or _is_projection(of.thing):
-            reads, source = "weights", "its weights"
-        made = _penalty(name)
-        cells = (reads, source, _step(name), "–" if made is None else f"{made.lam:g}")
-        lines.append(f"| [{of.title}]({name}.md) | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def _is_projection(thing: object) -> TypeGuard[type[Projection]]:
     return isinstance(thing, type) and issubclass(thing, Projection)
 
 
-def which_method_table() -> str:
+def methods_table() -> str:
     """Return all methods in one table: what each holds, costs and needs, and when to try it first."""
     lines = [
         "| method | holds | step | needs | default λ | try it first | from |",
@@ -90,7 +70,7 @@ def which_method_table() -> str:
         made, source = _penalty(name), method_source(name).partition(", ")[0].removeprefix("Source: ")
         lam = "–" if made is None else f"{made.lam:g}"
         cells = (of.holds, _step(name), _needs(made, of.thing), lam, of.first, source)
-        lines.append(f"| [{of.title}](methods/{name}.md) | {' | '.join(cells)} |")
+        lines.append(f"| [{of.title}]({name}.md) | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

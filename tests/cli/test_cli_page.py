@@ -36,7 +36,3 @@ def test_every_output_can_be_made() -> None:
 def test_a_command_that_fails_has_no_output() -> None:
     with pytest.raises(RuntimeError, match="ended with 2"):
         command_line.command_output("describe resnet18")
-
-
-def test_the_refusal_shown_is_the_one_printed(refused) -> None:
-    assert f"```sh\nvitreg describe resnet18\n```\n\n```text\n{refused('describe resnet18')}```\n" in PAGE
