@@ -190,7 +190,7 @@ def test_the_papers_values_are_those_of_its_table(name: str) -> None:
             ]
             assert len(own) == len(plainly) == 5
             cells = " | ".join(f"{value:.1f}" for value in [*own, sum(own) / 5])
-            gain = paper.signed(sum(own) / 5 - sum(plainly) / 5)
+            gain = results.signed(sum(own) / 5 - sum(plainly) / 5)
             assert f"| {rate} % | {method} | {cells} | {gain} |" in shown
 
 

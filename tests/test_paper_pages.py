@@ -11,7 +11,6 @@ from statistics import fmean
 
 import pytest
 
-from _macros import paper
 from _macros.results import RESULTS, TABLES, rows_of, signed
 from engine.presets import PAPER
 from engine.results import rows as table
@@ -141,7 +140,7 @@ def test_every_result_is_on_a_page() -> None:
 
 
 def test_a_gain_of_nothing_has_no_minus() -> None:
-    assert paper.signed(-0.04) == "+0.0"
+    assert signed(-0.04) == "+0.0"
 
 
 def test_every_table_and_figure_has_its_section_with_all_parts_in_order() -> None:
@@ -210,6 +209,6 @@ def test_the_table_of_the_readme_is_that_of_our_runs() -> None:
         expected = [f"{float(found['linear-probe']['top1']):.1f}"]
         for method in ("fine-tune", "LP-FT", "LP-FT+GTA"):
             one = found[method]
-            low, high = (signed(one[f"probe_gain_{side}"]) for side in ("low", "high"))
+            low, high = (signed(float(one[f"probe_gain_{side}"])) for side in ("low", "high"))
             expected.append(f"{float(one['top1']):.1f} ({low} to {high})")
         assert [cell.strip() for cell in line.split("|")] == expected

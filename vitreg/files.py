@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -131,12 +132,6 @@ def check_sums(path: Path, names: Iterable[str]) -> None:
             raise ValueError(f"{name} is not what was written: its sha256 is not that in {path.name}")
 
 
-def write_everything_to_disk() -> None:
-    """Wait until all that was written is on the disk, on systems that can tell."""
-    if hasattr(os, "sync"):
-        os.sync()
-
-
 @contextmanager
 def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Hold `folder` alone among all processes; yields whether it is held (always, with `wait`).
@@ -155,3 +150,27 @@ def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
         yield True
     finally:
         held.release()
+
+
+def make_folder_once(place: Path, make: Callable[[Path], None]) -> Path:
+    """Return the folder `files` in `place`, which `make` fills where it is not there.
+
+    Whatever happens meanwhile, it holds all or is not there, and repeating the call starts afresh. Of several
+    processes one makes it, and the others wait.
+    """
+    done, part = place / "files", place / "part"
+    if done.is_dir():
+        return done
+    with lock(place, wait=True):
+        if not done.is_dir():  # another process may have made it meanwhile
+            shutil.rmtree(part, ignore_errors=True)  # of one that was killed
+            try:
+                part.mkdir()
+                make(part)
+                if hasattr(os, "sync"):  # what is in the files, before their folder gets its name
+                    os.sync()
+                part.rename(done)
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
+    return done

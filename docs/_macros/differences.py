@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-import io
 import re
-import tokenize
 from functools import cache
 from typing import NamedTuple
 
 from _macros.methods import CARDS, ROOT, card
 
 FOLDERS = ("vitreg", "recipes", "benchmarks")
-MARK = "NOTE[DIFF]:"
+MARK = "# NOTE[DIFF]: "
+_NOTE = re.compile(rf"^ *{re.escape(MARK)}(.*(?:\n *#(?! NOTE).*)*)", re.MULTILINE)
 
 
 class Difference(NamedTuple):
@@ -28,7 +27,7 @@ def method_differences(name: str) -> str:
     found = [d for d in collected() if d.file in card(name).files]
     if not found:
         return f"None: no `NOTE[DIFF]` in the code concerns {card(name).title}."
-    return "\n".join(f"- {_reference(d)}: {_as_markdown(d.text)}" for d in found)
+    return "\n".join(f"- `{d.where}` in `{d.file}`: {_as_markdown(d.text)}" for d in found)
 
 
 def all_differences() -> str:
@@ -59,19 +58,12 @@ def differences_in(text: str, file: str) -> list[Difference]:
     One begins with a comment `# NOTE[DIFF]: …` and goes on in the comments right below it.
     """
     tree = ast.parse(text)
-    found: list[tuple[int, list[str]]] = []
-    last_row = 0
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type != tokenize.COMMENT:
-            continue
-        row, said = token.start[0], token.string.removeprefix("#").strip()
-        if said.startswith(MARK):
-            found.append((row, [said.removeprefix(MARK).strip()]))
-            last_row = row
-        elif found and row == last_row + 1:
-            found[-1][1].append(said)
-            last_row = row
-    return [Difference(file, _where(tree, row), " ".join(said)) for row, said in found]
+    return [
+        Difference(
+            file, _where(tree, 1 + text.count("\n", 0, note.start())), re.sub(r"\n *# *", " ", note[1])
+        )
+        for note in _NOTE.finditer(text)
+    ]
 
 
 def _where(tree: ast.Module, row: int) -> str:
@@ -85,10 +77,6 @@ def _where(tree: ast.Module, row: int) -> str:
         return below.name
     targets = below.targets if isinstance(below, ast.Assign) else [getattr(below, "target", None)]
     return next((target.id for target in targets if isinstance(target, ast.Name)), "the file")
-
-
-def _reference(difference: Difference) -> str:
-    return f"`{difference.where}` in `{difference.file}`"
 
 
 def _as_markdown(text: str) -> str:

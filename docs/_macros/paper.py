@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from _macros.methods import card
-from _macros.results import BASELINE, RESULTS
+from _macros.results import BASELINE, RESULTS, signed
 from engine.results.paper import read_paper_table
 from vitreg.train.data.subset import Share
 
@@ -36,8 +36,3 @@ def paper_gain(method: str, rate: int, data: str = "", *, table: str = "table2")
     if ours is None or plain is None or (data and printed.same_data(data) is None):
         raise KeyError(f"the paper's {table} has no {method} at {rate} % on {data or 'all data sets'}")
     return signed(ours - plain)
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """Return a difference with its sign, where the minus is one; nothing has no minus."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")

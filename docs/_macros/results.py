@@ -54,24 +54,6 @@ def method_results(name: str) -> str:
     return "\n".join([*lines, "", note, *only_drawn])
 
 
-def our_gains(*methods: str, tables: Sequence[str] = ("cub10", "grocery60", "pets3", "table3-demo")) -> str:
-    """Return the gains of some methods on each of our sets of pictures, one column a method."""
-    lines = [f"| pictures | trained on | λ | {' | '.join(methods)} |"]
-    lines.append(f"|---|---|--:|{'--:|' * len(methods)}")
-    for table in tables:
-        found: dict[tuple[str, str], dict[str, str]] = {}
-        for row in rows_of(table):
-            if row["method"] in methods:
-                cell = row["share"], _text(row, "λ")
-                found.setdefault(cell, {})[row["method"]] = _text(row, "gain")
-        of = TABLES[table].replace("../", "")
-        lines += [
-            f"| {of} | {share} | {lam} | {' | '.join(gains.get(method, '') for method in methods)} |"
-            for (share, lam), gains in found.items()
-        ]
-    return "\n".join(lines)
-
-
 def our_figure(
     table: str,
     method: str,
@@ -115,9 +97,9 @@ def _cells(rows: Sequence[Row], row: Row) -> list[str]:
     return [cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells]
 
 
-def signed(value: str) -> str:
-    """Return a difference in points with its sign; nothing has no minus."""
-    return f"{round(float(value), 1) + 0.0:+.1f}".replace("-", "−")
+def signed(value: float, digits: int = 1) -> str:
+    """Return a difference in points with its sign, where the minus is one; nothing has no minus."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
 
 
 def _text(row: Row, column: str) -> str:
@@ -125,9 +107,10 @@ def _text(row: Row, column: str) -> str:
     if column == "λ":
         return f"{float(row['lam']):g}" if row["lam"] else ""
     if column in ("gain", "probe_gain"):
-        return signed(row[column])
+        return signed(float(row[column]))
     if column in ("gain within", "probe_gain within"):
         name = column.removesuffix(" within")
-        return f"{signed(row[name])} [{signed(row[f'{name}_low'])}, {signed(row[f'{name}_high'])}]"
+        gain, low, high = (signed(float(row[f"{name}{end}"])) for end in ("", "_low", "_high"))
+        return f"{gain} [{low}, {high}]"
     mean, std = {"top-1": ("top1", "std"), "on object": ("object_share", "object_share_std")}[column]
     return f"{float(row[mean]):.1f}" + (f" ± {float(row[std]):.1f}" if row[std] else "")

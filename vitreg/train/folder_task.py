@@ -13,7 +13,7 @@ from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task
 from vitreg.train.data.hub_dataset import hub_folder, parse_hub_data
 from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.samples import Folder
-from vitreg.train.data.subset_lists import evaluation_names, train_names
+from vitreg.train.data.subset_lists import names_of
 from vitreg.train.models.weights import empty_model
 
 
@@ -61,7 +61,8 @@ def folder_task(
         )
     for note in task.notes:
         progress.say(f"{name}: {note}")
-    return replace(task, train_names=train_names(folder), test_names=evaluation_names(folder))
+    train_names, test_names = names_of(folder, folder.train), names_of(folder, folder.test)
+    return replace(task, train_names=train_names, test_names=test_names)
 
 
 def data_root(place: str, cache: Path, *, say: Callable[[str], None]) -> Path:

@@ -51,7 +51,7 @@ def read_labelled(
         progress.say(text)
         notes.append(text)
 
-    folder = read_pictures(data, but_not=but_not)
+    folder = read_folder(data, needs_test=False, but_not=but_not)
     say(describe_folder(folder, data.resolve().name))
     if uneven := imbalance(folder):
         say(uneven)
@@ -73,23 +73,10 @@ def read_labelled(
         statistics=statistics,
         progress=progress,
     )
-    inside = [s.path.is_relative_to(folder.root) for s in folder.test]
-    names = tuple(
-        str(sample.path.relative_to(folder.root) if is_inside else sample.path)
-        for sample, is_inside in zip(folder.test, inside, strict=True)
-    )
+    names = tuple(map(folder.name_of, folder.test))
     size, mean, std = options.size, statistics.mean, statistics.std
     card = Card(start.name, {"img_size": size}, size, mean, std, folder.classes)
     return Pictures(task, names, measured_on, start, card, (*notes, *task.notes))
-
-
-def read_pictures(root: Path, *, but_not: Path | None = None) -> Folder:
-    """Return a folder in the tables' layouts, or `train/CLASS` or `CLASS` alone: then without test pictures.
-
-    Raises:
-        InputError: As `read_folder`.
-    """
-    return read_folder(root, needs_test=False, but_not=but_not)
 
 
 def _hold_out(folder: Folder, rate: float, *, seed: int) -> Folder:

@@ -23,7 +23,7 @@ from vitreg.train.runs.predictions import stored_right
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import trained_model
 from vitreg.train.runs.workplace import Workplace
-from vitreg.train.training.methods import METHODS, SOURCE, is_guided
+from vitreg.train.training.methods import METHODS, SOURCE
 from vitreg.train.training.state import DivergenceError
 
 TIMED_STEPS = 4
@@ -145,10 +145,7 @@ class Trials:
         return run
 
 
-def trial_of(options: FinetuneOptions, *, lr: float | None = None, lam: float | None = None) -> Trial:
-    """Return the trial that the options name, with another learning rate or λ where one is given."""
+def trial_of(options: FinetuneOptions) -> Trial:
+    """Return the trial that the options name."""
     method = options.used_method
-    if not METHODS[method].is_trained:
-        return Trial(method)
-    given = options.used_lam if lam is None else lam
-    return Trial(method, given if is_guided(method) else None, options.lr if lr is None else lr)
+    return Trial(method, options.used_lam, options.lr) if METHODS[method].is_trained else Trial(method)

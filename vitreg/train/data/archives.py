@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from torchvision.datasets.utils import check_integrity
 
 from vitreg.errors import InputError
-from vitreg.files import lock, write_atomically, write_everything_to_disk
+from vitreg.files import make_folder_once, write_atomically
 from vitreg.wording import listed
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
@@ -62,31 +62,23 @@ def unpack(folder: Path, archives: Sequence[Archive], into: Path, *, say: Callab
         names = listed(path.name for path in paths)
         together = f"; {names} belong together" if len(paths) > 1 else ""
         raise InputError(f"cannot read the data archive: no {listed(missing)} in {folder}{together}")
-    done, part = into / "files", into / "part"
     stamp = json.dumps([[path.name, path.stat().st_size] for path in paths])
-    if not done.is_dir():
-        try:
-            into.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot unpack into {into}: {error.strerror}; unpack {listed(path.name for path in paths)} "
-                "yourself and give that folder"
-            ) from error
-        with lock(into, wait=True):
-            if not done.is_dir():  # another process may have done it meanwhile
-                shutil.rmtree(part, ignore_errors=True)  # of one that was killed
-                try:
-                    part.mkdir()
-                    for path, archive in zip(paths, archives, strict=True):
-                        say(f"unpacking {path} (once)")
-                        _check_sum(path, archive)
-                        _extract(path, part)
-                    write_atomically(part / _STAMP, stamp)
-                    write_everything_to_disk()  # what is in the files, before their folder gets its name
-                    part.rename(done)
-                except BaseException:
-                    shutil.rmtree(part, ignore_errors=True)
-                    raise
+    try:
+        into.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot unpack into {into}: {error.strerror}; unpack {listed(path.name for path in paths)} "
+            "yourself and give that folder"
+        ) from error
+
+    def fill(part: Path) -> None:
+        for path, archive in zip(paths, archives, strict=True):
+            say(f"unpacking {path} (once)")
+            _check_sum(path, archive)
+            _extract(path, part)
+        write_atomically(part / _STAMP, stamp)
+
+    done = make_folder_once(into, fill)
     if not (done / _STAMP).is_file() or (done / _STAMP).read_text() != stamp:
         raise InputError(
             f"{into} was unpacked from other archives than {listed(path.name for path in paths)} are now; "

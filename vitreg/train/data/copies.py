@@ -7,7 +7,6 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from vitreg.errors import InputError
 from vitreg.train.data.samples import Folder, Sample
@@ -29,7 +28,7 @@ def copies_in_words(folder: Folder, train: Sequence[str], test: Sequence[str]) -
     for found in places.values():
         if len(found) < 2:
             continue
-        names = " and ".join(_name(folder, sample) for _, sample in found[:3])
+        names = " and ".join(folder.name_of(sample) for _, sample in found[:3])
         if len({split for split, _ in found}) > 1:
             across.append(names)
         elif len({sample.label for _, sample in found}) > 1:
@@ -83,8 +82,3 @@ def _times(found: Sequence[str]) -> str:
 def _first(found: Sequence[str]) -> str:
     rest = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return "; ".join(found[:_NAMED]) + rest
-
-
-def _name(folder: Folder, sample: Sample) -> str:
-    path: Path = sample.path
-    return str(path.relative_to(folder.root) if path.is_relative_to(folder.root) else path)

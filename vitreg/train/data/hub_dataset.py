@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import io
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from vitreg.errors import InputError
-from vitreg.files import lock, write_atomically, write_everything_to_disk
+from vitreg.files import make_folder_once, write_atomically
 from vitreg.pictures.reading import format_of
 from vitreg.wording import listed
 
@@ -79,24 +78,15 @@ def hub_folder(data: HubData, cache: Path, *, say: Callable[[str], None] = lambd
             are not those of a classification, or it cannot be written.
     """
     place = cache / data.folder
-    done, part = place / "files", place / "part"
-    if done.is_dir():
-        return done
+
+    def fill(part: Path) -> None:
+        say(f"fetching {data.name} from the Hugging Face hub (once)")
+        _write(data, _fetch(data), part)
+
     try:
-        with lock(place, wait=True):
-            if not done.is_dir():  # another process may have done it meanwhile
-                shutil.rmtree(part, ignore_errors=True)  # of one that was killed
-                say(f"fetching {data.name} from the Hugging Face hub (once)")
-                try:
-                    _write(data, _fetch(data), part)
-                    write_everything_to_disk()  # what is in the files, before their folder gets its name
-                    part.rename(done)
-                except BaseException:
-                    shutil.rmtree(part, ignore_errors=True)
-                    raise
+        return make_folder_once(place, fill)
     except OSError as error:
         raise InputError(f"cannot write {data.name} into {place}: {error}") from error
-    return done
 
 
 def _library() -> Any:
@@ -139,16 +129,16 @@ def _write(data: HubData, splits: Any, part: Path) -> None:
     names = features[label].names
     index = [list(_COLUMNS)]
     for split, source in (("train", "train"), ("test", test)):
-        (part / split).mkdir(parents=True)
+        (part / split).mkdir()
         rows = (
             splits[source].select_columns([image, label]).cast_column(image, _library().Image(decode=False))
         )
         for number, row in enumerate(rows):
             where = f"{data.name}, {source} picture {number}"
-            content = _content(row[image], where)
+            content, ending = _content(row[image], where)
             if not 0 <= (row[label] if row[label] is not None else -1) < len(names):
                 raise InputError(f"{where} has no label")
-            path = f"{split}/{number:06}.{_format(content, where)}"
+            path = f"{split}/{number:06}.{ending}"
             (part / path).write_bytes(content)
             index.append([path, str(row[label]), names[row[label]], split])
     text = io.StringIO()
@@ -181,20 +171,14 @@ def _is_labelled(splits: Any, name: str, label: str) -> bool:
     )
 
 
-def _content(picture: dict[str, Any] | None, where: str) -> bytes:
+def _content(picture: dict[str, Any] | None, where: str) -> tuple[bytes, str]:
+    """Return a picture, and the ending of its file: what it is, whatever it was called."""
     if picture is None:
         raise InputError(f"{where} is missing")
-    if picture["bytes"] is not None:
-        return bytes(picture["bytes"])
     try:
-        return Path(picture["path"]).read_bytes()
+        content = Path(picture["path"]).read_bytes() if picture["bytes"] is None else bytes(picture["bytes"])
+        return content, format_of(content).lower()
     except OSError as error:
         raise InputError(f"{where}: cannot read {picture['path']}: {error.strerror}") from error
-
-
-def _format(content: bytes, where: str) -> str:
-    """Return the suffix of a picture's file: what it is, whatever it was called."""
-    try:
-        return format_of(content).lower()
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

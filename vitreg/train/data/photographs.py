@@ -104,34 +104,31 @@ def photo_task(
     """
     total = len(folder.train) + len(folder.test)
     digest = hashlib.sha256(repr((mean, std, folder.classes)).encode())
-    train = Photos(folder.train, size=size, augment=augment, mean=mean)
     refused: list[str] = []
-    digests: tuple[list[str], list[str]] = ([], [])
-    for index, read in enumerate(_parallel(_or_error(train.read), folder.train)):
-        if isinstance(read, InputError):
-            refused.append(str(read))
-        else:
-            train.keep(index, read.picture)
-            digests[0].append(read.digest)
-            _add(digest, "train", folder.train[index], read)
-        on_picture(index + 1, total)
+    digests: dict[str, list[str]] = {"train": [], "test": []}
 
+    def readable(
+        split: str, samples: Sequence[Sample], read: Callable[[Sample], _Read], before: int
+    ) -> Iterator[tuple[int, _Read]]:
+        for index, found in enumerate(_parallel(_or_error(read), samples)):
+            if isinstance(found, InputError):
+                refused.append(str(found))
+            else:
+                digests[split].append(found.digest)
+                _add(digest, split, samples[index], found)
+                yield index, found
+            on_picture(before + index + 1, total)
+
+    train = Photos(folder.train, size=size, augment=augment, mean=mean)
+    for index, found in readable("train", folder.train, train.read, 0):
+        train.keep(index, found.picture)
     # Test pictures are the same in each evaluation: they are kept as the network sees them (150 kB each at
     # 224 px).
-    pictures: list[Tensor] = []
-    masks: list[Tensor | None] = []
-    for index, read in enumerate(_parallel(_or_error(test_reader(size)), folder.test)):
-        if isinstance(read, InputError):
-            refused.append(str(read))
-        else:
-            pictures.append(read.picture)
-            masks.append(read.mask)
-            digests[1].append(read.digest)
-            _add(digest, "test", folder.test[index], read)
-        on_picture(len(folder.train) + index + 1, total)
+    test = [found for _, found in readable("test", folder.test, test_reader(size), len(folder.train))]
     if refused:
         raise InputError(in_one_line(refused))
-    notes = copies_in_words(folder, *digests)
+    notes = copies_in_words(folder, *digests.values())
+    masks = [found.mask for found in test]
     known = [mask for mask in masks if mask is not None]
     if 0 < len(known) < len(masks):
         missing = folder.test[masks.index(None)].path
@@ -146,12 +143,12 @@ def photo_task(
         size=size,
         train=train,
         train_labels=tuple(sample.label for sample in folder.train),
-        test=torch.stack(pictures),
+        test=torch.stack([found.picture for found in test]),
         test_labels=tuple(sample.label for sample in folder.test),
-        test_masks=torch.stack(known) if len(known) == len(pictures) else None,
+        test_masks=torch.stack(known) if len(known) == len(test) else None,
         mean=mean,
         std=std,
-        train_digests=tuple(digests[0]),
+        train_digests=tuple(digests["train"]),
         notes=notes,
     )
 

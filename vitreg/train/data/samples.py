@@ -48,6 +48,11 @@ class Folder:
     others: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict, compare=False)
     is_official: bool = field(default=False, compare=False)
 
+    def name_of(self, sample: Sample) -> str:
+        """Return a picture's path from the folder on, or all of it where it lies elsewhere."""
+        is_inside = sample.path.is_relative_to(self.root)
+        return str(sample.path.relative_to(self.root) if is_inside else sample.path)
+
 
 def describe_folder(folder: Folder, name: str) -> str:
     """Return in a line what was understood of a folder: classes, splits, pictures, and what is left out."""

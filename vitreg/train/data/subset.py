@@ -62,6 +62,18 @@ def subset(task: Task, share: Share, *, seed: int) -> list[int]:
     return chosen
 
 
+def trained_and_held_out(task: Task, share: Share, rate: float, *, seed: int) -> tuple[list[int], list[int]]:
+    """Return what `share` takes of the task but for a share `rate` of each class, and that; nothing for 0.
+
+    Raises:
+        InputError: As `subset` and `split`.
+    """
+    taken, digests = subset(task, share, seed=seed), task.train_digests
+    if not rate:
+        return taken, []
+    return split(taken, task.train_labels, rate, seed=seed, classes=task.classes, digests=digests)
+
+
 def stratified_indices(
     labels: Sequence[int], share: Share, *, seed: int, classes: Sequence[str]
 ) -> list[int]:

@@ -21,14 +21,9 @@ _Line = tuple[int, str, str]
 """The number of a line, from 1, its path and its label."""
 
 
-def train_names(folder: Folder) -> tuple[str, ...]:
-    """Return the path of each training picture, relative to the folder's root, with forward slashes."""
-    return tuple(_name(folder, sample) for sample in folder.train)
-
-
-def evaluation_names(folder: Folder) -> tuple[str, ...]:
-    """Return the path of each test picture, likewise."""
-    return tuple(_name(folder, sample) for sample in folder.test)
+def names_of(folder: Folder, samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Return the path of each picture, relative to the folder's root, with forward slashes."""
+    return tuple(Path(os.path.relpath(sample.path, folder.root)).as_posix() for sample in samples)
 
 
 def read_subset_list(path: Path, folder: Folder) -> list[int]:
@@ -64,7 +59,7 @@ def read_subset_list(path: Path, folder: Folder) -> list[int]:
 def write_subset_list(names: Sequence[str], labels: Sequence[str], indices: Sequence[int]) -> str:
     """Return the list of the pictures `indices` as a CSV, which `read_subset_list` reads.
 
-    `names` (see `train_names`) and `labels` (the names of their classes) are those of all training pictures.
+    `names` (see `names_of`) and `labels` (the names of their classes) are those of all training pictures.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -76,10 +71,6 @@ def write_subset_list(names: Sequence[str], labels: Sequence[str], indices: Sequ
 def _path(name: str) -> str:
     """Return a path that no spreadsheet takes for a formula."""
     return f"./{name}" if cell(name).startswith("'") else name
-
-
-def _name(folder: Folder, sample: Sample) -> str:
-    return Path(os.path.relpath(sample.path, folder.root)).as_posix()
 
 
 def _lines(path: Path) -> Iterator[_Line]:
@@ -121,7 +112,7 @@ class _Finder:
 
     def __init__(self, folder: Folder) -> None:
         self.count = len(folder.train)
-        self.names = [_name(folder, sample) for sample in (*folder.train, *folder.test)]
+        self.names = names_of(folder, (*folder.train, *folder.test))
         self.indices = {name: index for index, name in enumerate(self.names)}
         self.ends: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for index, name in enumerate(self.names):

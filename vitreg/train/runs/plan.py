@@ -13,7 +13,7 @@ import vitreg
 from vitreg.errors import InputError
 from vitreg.parameters.linear_head import LinearHead
 from vitreg.train.data.dataset import Task
-from vitreg.train.data.subset import Share, split, subset
+from vitreg.train.data.subset import Share, subset, trained_and_held_out
 from vitreg.train.models.start import Start
 from vitreg.train.runs.report import Configuration
 from vitreg.train.training.device import checkpoint_blocks, unfuse_attention
@@ -174,16 +174,7 @@ def _run(
 
 def _check(design: Design, task: Task, start: Start) -> None:
     for seed, share in itertools.product(design.seeds, design.shares):
-        taken = subset(task, share, seed=seed)
-        if design.hold_out and design.methods:
-            split(
-                taken,
-                task.train_labels,
-                design.hold_out,
-                seed=seed,
-                classes=task.classes,
-                digests=task.train_digests,
-            )
+        trained_and_held_out(task, share, design.hold_out if design.methods else 0.0, seed=seed)
     model = start.create(len(task.classes), 0.0)
     if not design.fused_attention:
         unfuse_attention(model)

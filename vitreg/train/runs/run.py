@@ -20,7 +20,7 @@ from vitreg.errors import InputError
 from vitreg.files import check_sums, write_atomically
 from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.data.dataset import Task
-from vitreg.train.data.subset import split, subset
+from vitreg.train.data.subset import trained_and_held_out
 from vitreg.train.data.subset_lists import write_subset_list
 from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import TRAINING_COST, Run
@@ -158,20 +158,10 @@ def measured_task(run: Run) -> Task:
 
 
 def _split_indices(run: Run) -> tuple[list[int], list[int]]:
-    c, task = run.configuration, run.task
+    c = run.configuration
     if c.share is None:
         return [], []
-    indices = subset(task, c.share, seed=c.seed)
-    if not c.hold_out:
-        return indices, []
-    return split(
-        indices,
-        task.train_labels,
-        c.hold_out,
-        seed=c.seed,
-        classes=task.classes,
-        digests=task.train_digests,
-    )
+    return trained_and_held_out(run.task, c.share, c.hold_out, seed=c.seed)
 
 
 def trained_model(

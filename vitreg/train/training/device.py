@@ -13,7 +13,7 @@ from vitreg.errors import InputError
 from vitreg.train.basics.distributed import per_rank, refuse_other_than_ddp, world_size
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
-from vitreg.train.training.step import check_compile, check_parts
+from vitreg.train.training.step import check_step
 
 
 def make_accelerator(device: str = "auto", precision: str = "no") -> Accelerator:
@@ -66,8 +66,7 @@ def checkpoint_blocks(model: nn.Module, *, enable: bool = True) -> None:
 
 def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
     """Raise `InputError` unless the processes can divide a batch evenly, mixed pictures in whole pairs."""
-    check_parts(hyper, methods)
-    check_compile(hyper)
+    check_step(hyper, methods)
     mixing = [method for method in methods if METHODS[method].transmix or hyper.mixing]
     if per_rank(hyper.batch_size) % 2 and mixing and world_size() > 1:
         raise InputError(

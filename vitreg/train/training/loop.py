@@ -25,7 +25,7 @@ from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS
 from vitreg.train.training.state import DivergenceError, Entry, Measurement, Training
-from vitreg.train.training.step import Step, check_compile, check_parts
+from vitreg.train.training.step import Step, check_step
 
 if TYPE_CHECKING:
     from vitreg.train.training.checkpoint import Checkpoints
@@ -71,8 +71,7 @@ def train(
         DivergenceError: The loss is no longer finite.
         InputError: The batch cannot be divided among the processes.
     """
-    check_parts(hyper, [method])
-    check_compile(hyper)
+    check_step(hyper, [method])
     model.to(accelerator.device).train()
     on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
     with Applied(

@@ -51,8 +51,11 @@ def _take_over(model: nn.Module) -> list[BatchDropPath]:
     return [module for module in model.modules() if isinstance(module, BatchDropPath)]
 
 
-def check_parts(hyper: Hyperparameters, methods: Sequence[str]) -> None:
-    """Raise `InputError` if a batch is to be computed in parts, and a penalty needs all of it at once."""
+def check_step(hyper: Hyperparameters, methods: Sequence[str]) -> None:
+    """Raise `InputError` if a step cannot be computed in parts, or not be compiled."""
+    if hyper.compile and (world_size() > 1 or hyper.views):
+        what = "several processes" if world_size() > 1 else "--views, whose readings are remembered beside it"
+        raise InputError(f"--compile makes one graph of a step, which does not go with {what}; leave one out")
     if hyper.micro_batch is None or hyper.micro_batch >= hyper.batch_size:
         return
     for method in methods:
@@ -64,13 +67,6 @@ def check_parts(hyper: Hyperparameters, methods: Sequence[str]) -> None:
             )
     if hyper.micro_batch == 0 and world_size() > 1:
         raise InputError("--micro-batch auto is for one process; with several give a number of pictures")
-
-
-def check_compile(hyper: Hyperparameters) -> None:
-    """Raise `InputError` if a step is to be compiled that is not one graph."""
-    if hyper.compile and (world_size() > 1 or hyper.views):
-        what = "several processes" if world_size() > 1 else "--views, whose readings are remembered beside it"
-        raise InputError(f"--compile makes one graph of a step, which does not go with {what}; leave one out")
 
 
 class Step:
