@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "vitreg.grids",
         "vitreg.names",
         "vitreg.copies",
+        "vitreg.removable",
     ),
     ("vitreg.functional", "vitreg.hooks", "vitreg.files", "vitreg.pictures", "vitreg.weights"),
     ("vitreg.families",),

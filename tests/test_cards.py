@@ -110,7 +110,7 @@ def test_every_difference_is_shown_once() -> None:
     marks = {
         f.relative_to(ROOT).as_posix(): f.read_text(encoding="utf-8").count("# NOTE[DIFF]") for f in files
     }
-    found = differences.collected()
+    found = differences.all_notes()
     assert sum(marks.values()) == len(found) > 20
     shown = differences.all_differences()
     for file, count in marks.items():
@@ -122,7 +122,7 @@ def test_every_difference_is_shown_once() -> None:
 
 
 def test_a_card_shows_the_differences_of_its_files() -> None:
-    for difference in differences.collected():
+    for difference in differences.all_notes():
         for name in CARDS:
             is_shown = plain(difference.text) in plain(differences.method_differences(name))
             assert is_shown == (difference.file in CARDS[name].files)

@@ -24,7 +24,7 @@ class Difference(NamedTuple):
 
 def method_differences(name: str) -> str:
     """Return the differences that concern a method, as a list."""
-    found = [d for d in collected() if d.file in card(name).files]
+    found = [d for d in all_notes() if d.file in card(name).files]
     if not found:
         return f"None: no `NOTE[DIFF]` in the code concerns {card(name).title}."
     return "\n".join(f"- `{d.where}` in `{d.file}`: {_as_markdown(d.text)}" for d in found)
@@ -33,15 +33,15 @@ def method_differences(name: str) -> str:
 def all_differences() -> str:
     """Return every difference, by file, with the cards that show it."""
     lines: list[str] = []
-    for file in dict.fromkeys(d.file for d in collected()):
+    for file in dict.fromkeys(d.file for d in all_notes()):
         shown = ", ".join(f"[{of.title}]({name}.md)" for name, of in CARDS.items() if file in of.files)
         lines += ["", f"`{file}`{f' ({shown})' if shown else ''}", ""]
-        lines += [f"- `{d.where}`: {_as_markdown(d.text)}" for d in collected() if d.file == file]
+        lines += [f"- `{d.where}`: {_as_markdown(d.text)}" for d in all_notes() if d.file == file]
     return "\n".join(lines).strip()
 
 
 @cache
-def collected() -> tuple[Difference, ...]:
+def all_notes() -> tuple[Difference, ...]:
     """Return all differences, by file and line."""
     return tuple(
         difference

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from engine.data.backgrounds import BACKGROUNDS, background_tests, filled, widened
+from engine.data.backgrounds import BACKGROUNDS, background_tests, fill_holes, widen
 from engine.demo.dataset import drawn_task
 
 
@@ -16,17 +16,17 @@ def test_holes_are_filled_from_around_them_and_nothing_else_changes() -> None:
     hole[:, 6:10, 1:5] = True  # inside the dark half
     damaged = picture.clone()
     damaged[:, :, 6:10, 1:5] = 255
-    result = filled(damaged, hole)
+    result = fill_holes(damaged, hole)
     assert result[:, :, ~hole[0]].equal(damaged[:, :, ~hole[0]])
     assert (result[:, :, 6:10, 1:5].int() - 40).abs().max() <= 40  # of the dark half, not of the bright one
-    assert filled(picture, torch.ones(1, 16, 16, dtype=torch.bool)).unique().tolist() == [128]
+    assert fill_holes(picture, torch.ones(1, 16, 16, dtype=torch.bool)).unique().tolist() == [128]
 
 
 def test_margins_are_as_wide_as_they_say() -> None:
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[0, 32, 32] = True
-    assert widened(mask).nonzero().amin(0).tolist()[1:] == [30, 30]
-    assert widened(mask).sum() == 25
+    assert widen(mask).nonzero().amin(0).tolist()[1:] == [30, 30]
+    assert widen(mask).sum() == 25
 
 
 def test_objects_stand_on_backgrounds_of_the_kind_that_the_name_says() -> None:
@@ -44,7 +44,7 @@ def test_objects_stand_on_backgrounds_of_the_kind_that_the_name_says() -> None:
     assert list(tests) == ["original", "only-background", "mixed-same", "mixed-rand"]
     assert tests["original"].pictures.equal(task.test)
     empty = tests["only-background"].pictures
-    wide = widened(task.test_masks)
+    wide = widen(task.test_masks)
     for name in ("mixed-same", "mixed-rand"):
         test = tests[name]
         assert len(test.labels) == BACKGROUNDS * len(keep)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import weakref
-from types import TracebackType
 from typing import Literal
 
 import torch
@@ -23,6 +22,7 @@ from vitreg.errors import StateError
 from vitreg.families import find_tower
 from vitreg.functional.eagerly import eagerly
 from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, weighted
+from vitreg.removable import Removable
 from vitreg.sources.frozen import Source, check_source, make_source
 from vitreg.types import (
     Align,
@@ -115,7 +115,7 @@ def attach(
     return Attachment(model, tower, kept, penalties, lam, every, passes, new_head)
 
 
-class Attachment(Balanced, InertCopies):
+class Attachment(Balanced, InertCopies, Removable):
     """Penalties attached to a model; made by `attach`.
 
     Use it as a context manager, or call `remove()`, to take the hooks off the model again. The attachment
@@ -227,14 +227,6 @@ class Attachment(Balanced, InertCopies):
         """Take the hooks off the model and forget the last pass; calling it again does nothing."""
         self._is_attached = False
         self._take_off()
-
-    def __enter__(self) -> Attachment:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.remove()
 
     def __repr__(self) -> str:
         state = "attached" if self._is_attached else "removed"

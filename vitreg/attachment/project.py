@@ -6,7 +6,6 @@ import hashlib
 import weakref
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -20,6 +19,7 @@ from vitreg.functional.shifts import pull
 from vitreg.hooks import StepHooks
 from vitreg.parameters.origins import Origin, Origins, find_origins
 from vitreg.projections import Projection, State, projections
+from vitreg.removable import Removable
 from vitreg.sources.frozen import FrozenSource
 from vitreg.types import NewHead
 
@@ -80,7 +80,7 @@ def project(
     return Projector(type(model).__name__, optimizer, chosen, origins)
 
 
-class Projector(InertCopies):
+class Projector(InertCopies, Removable):
     """A projection at work on an optimiser; made by `project`. It lives as long as the optimiser.
 
     Use it as a context manager, or call `remove()`, to take it off again. A copy of the optimiser has none.
@@ -140,14 +140,6 @@ class Projector(InertCopies):
             optimizer = self._optimizer()
             if optimizer is not None:
                 _taken.get(optimizer, set()).discard(self.projection.name)
-
-    def __enter__(self) -> Projector:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.remove()
 
     def __repr__(self) -> str:
         state = "removed" if self._hooks is None else "at work"

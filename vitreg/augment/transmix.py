@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from vitreg.extractors import blocks_read
 from vitreg.families import find_tower
 from vitreg.functional import attention_share, box_on_grid
 from vitreg.reader import Reader
+from vitreg.removable import Removable
 
 
 class _Mix(NamedTuple):
@@ -29,7 +29,7 @@ class _Mix(NamedTuple):
     size: tuple[int, int]
 
 
-class TransMix(InertCopies):
+class TransMix(InertCopies, Removable):
     r"""Mix images in pairs, and weigh their labels by where the class token looks.
 
     With $m$ the box that was pasted from the partner, $a$ the last block's [CLS] attention (softmax, mean
@@ -176,14 +176,6 @@ class TransMix(InertCopies):
     def remove(self) -> None:
         """Take the hooks off the model; calling it again does nothing."""
         self._take_off()
-
-    def __enter__(self) -> TransMix:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        self.remove()
 
     def _draw(self, images: Tensor) -> tuple[float, tuple[int, int, int, int] | None]:
         """Return the share that stays the picture's own, and the box that the partner fills, if any."""

@@ -72,8 +72,8 @@ def export(
     prepare_out(file.parent)
     found = find_pictures(map(Path, pictures)).pictures if pictures else []
     chosen = [found[index] for index in evenly(len(found), at_most=NUM_PICTURES)] if found else []
-    compared = trained.prepare(chosen) if chosen else _drawn(trained.card)
-    content, run = _converted(convert, trained.network, compared[:2], format)
+    compared = trained.prepare(chosen) if chosen else _random_pictures(trained.card)
+    content, run = _convert(convert, trained.network, compared[:2], format)
     difference = _difference(trained.network, run, compared)
     if not difference <= TOLERANCE:
         raise InputError(
@@ -91,7 +91,7 @@ def export(
     return file
 
 
-def _converted(convert: Converter, network: nn.Module, example: Tensor, format: str) -> tuple[bytes, Run]:
+def _convert(convert: Converter, network: nn.Module, example: Tensor, format: str) -> tuple[bytes, Run]:
     example = example if len(example) > 1 else example.repeat(2, 1, 1, 1)  # one would be taken for always one
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -141,7 +141,7 @@ def _difference(network: nn.Module, run: Run, pictures: Tensor) -> float:
     return float(difference / expected.abs().max())
 
 
-def _drawn(card: Card) -> Tensor:
+def _random_pictures(card: Card) -> Tensor:
     """Return pictures of random patches, coarse and fine, normalised."""
     generator = torch.Generator().manual_seed(0)
     patches = [torch.rand(1, 3, side, side, generator=generator) for side in range(2, 2 + NUM_PICTURES)]

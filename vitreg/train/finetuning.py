@@ -80,10 +80,10 @@ def finetune(
         is_probe = trial == PROBE or (choice is not None and choice.is_probe)
         run, report = (probe_run, probe) if is_probe else (run, fine_tuned)
         model = stored_model(run, out).eval()
-        shares = TrainedModel(model, pictures.card, accelerator).probabilities_of(run.task.test)
+        probabilities = TrainedModel(model, pictures.card, accelerator).probabilities_of(run.task.test)
         losses = _losses(fine_tuned, choice)
         both = (report, probe, fine_tuned, trial)
-        found = Finetuned(model, pictures.card, *both, choice, searched, losses, shares, out)
+        found = Finetuned(model, pictures.card, *both, choice, searched, losses, probabilities, out)
         with enter_on_main(lock(out, wait=True)):  # one command at a time writes the results
             on_main(lambda: write_result(found, pictures, accelerator, options.block))
     for line in [*summary(found, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:

@@ -10,10 +10,9 @@ import timm
 
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task
-from vitreg.train.data.hub_dataset import hub_folder, parse_hub_data
+from vitreg.train.data.hub_dataset import PREFIX, hub_folder, parse_hub_data
 from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.samples import Folder
-from vitreg.train.data.subset_lists import names_of
 from vitreg.train.models.weights import empty_model
 
 
@@ -61,11 +60,10 @@ def folder_task(
         )
     for note in task.notes:
         progress.say(f"{name}: {note}")
-    train_names, test_names = names_of(folder, folder.train), names_of(folder, folder.test)
+    train_names, test_names = folder.names_of(folder.train), folder.names_of(folder.test)
     return replace(task, train_names=train_names, test_names=test_names)
 
 
 def data_root(place: str, cache: Path, *, say: Callable[[str], None]) -> Path:
     """Return the folder or archive of a data set; one of a hub is fetched into `cache`, once."""
-    hub = parse_hub_data(place)
-    return Path(place) if hub is None else hub_folder(hub, cache, say=say)
+    return hub_folder(parse_hub_data(place), cache, say=say) if place.startswith(PREFIX) else Path(place)

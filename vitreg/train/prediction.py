@@ -85,8 +85,8 @@ def predict(
             crops = {path: one for path, one in read.items() if isinstance(one, Tensor)}
             update(start + len(batch), len(paths))
             if crops:
-                shares = trained.probabilities_of(torch.stack(list(crops.values())))
-                found |= dict(zip(crops, shares, strict=True))
+                probabilities = trained.probabilities_of(torch.stack(list(crops.values())))
+                found |= dict(zip(crops, probabilities, strict=True))
                 overlaid |= {path: crop for path, crop in crops.items() if path in shown}
     if not found:
         raise InputError(in_one_line(refused))

@@ -24,7 +24,7 @@ WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "report.html", "report.
 
 def summary(found: Finetuned, pictures: Pictures) -> list[str]:
     """Return both models' top-1, which is delivered and why, and its commonest mistakes, as lines of text."""
-    task, report, shares = pictures.task, found.report, found.probabilities
+    task, report, probabilities = pictures.task, found.report, found.probabilities
     probe, tuned = found.probe.metrics["top1"], found.fine_tuned.metrics["top1"]
     both = f"linear probe {probe:.1f} · fine-tuned ({found.trial}) {tuned:.1f}: top-1 in % of "
     lines = [f"{both}{pictures.measured_on} ({len(task.test)})"]
@@ -33,10 +33,10 @@ def summary(found: Finetuned, pictures: Pictures) -> list[str]:
     if found.losses is not None:
         lines.append(found.losses)
     top1 = report.metrics["top1"]
-    low, high = interval((shares.argmax(1) == torch.tensor(task.test_labels)).tolist())
+    low, high = interval((probabilities.argmax(1) == torch.tensor(task.test_labels)).tolist())
     said = f"delivered, {found.kind}: top-1 {top1:.1f} % ({low:.1f} to {high:.1f}) on {pictures.measured_on}"
     lines.append(f"{said}; balanced accuracy {report.metrics['class_mean']:.1f} %")
-    mistakes = commonest_mistakes(confusion(shares, task.test_labels), task.classes)
+    mistakes = commonest_mistakes(confusion(probabilities, task.test_labels), task.classes)
     return [*lines, *(f"  {mistake}" for mistake in mistakes)]
 
 

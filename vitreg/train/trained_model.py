@@ -74,13 +74,13 @@ class TrainedModel:
             with self.accelerator.autocast():
                 logits = self.network(images)
             found.append(logits.float().softmax(1).cpu())
-        shares = torch.cat(found)
-        if not torch.isfinite(shares).all():
+        probabilities = torch.cat(found)
+        if not torch.isfinite(probabilities).all():
             raise InputError(
                 "expected numbers from the model, found values that are not finite: its weights are damaged, "
                 "or bf16 is too coarse for them; train it again, or with --precision no"
             )
-        return shares
+        return probabilities
 
     def top(self, picture: Picture, k: int = 3) -> list[tuple[str, float]]:
         """Return the `k` most probable classes of one picture, each with its probability.
@@ -96,7 +96,7 @@ class TrainedModel:
 
     def _crops(self, pictures: Sequence[Picture]) -> Tensor:
         crop = evaluation_transform(self.card.size)
-        return torch.stack([crop(_opened(picture), None)[0] for picture in pictures])
+        return torch.stack([crop(_open(picture), None)[0] for picture in pictures])
 
 
 def load_model(model: str | Path, *, device: str = "auto", precision: str = "no") -> TrainedModel:
@@ -115,7 +115,7 @@ def load_model(model: str | Path, *, device: str = "auto", precision: str = "no"
     return TrainedModel(network.to(accelerator.device), card, accelerator)
 
 
-def _opened(picture: Picture) -> Image.Image:
+def _open(picture: Picture) -> Image.Image:
     if not isinstance(picture, Image.Image):
         return read_picture(Path(picture))
     return upright(in_colours(picture)[0], picture.getexif().get(ExifTags.Base.Orientation, 1))

@@ -31,8 +31,8 @@ def background_tests(task: Task, *, seed: int = 0) -> list[TestSet]:
     is_seen = task.test_masks.flatten(1).any(1)
     pictures, objects = task.test[is_seen], task.test_masks[is_seen]
     labels = torch.tensor(task.test_labels)[is_seen]
-    wide = widened(objects)
-    empty = filled(pictures, wide)
+    wide = widen(objects)
+    empty = fill_holes(pictures, wide)
     generator = np.random.default_rng(seed)
     tests = [
         TestSet("original", pictures, tuple(labels.tolist()), objects),
@@ -59,13 +59,13 @@ def _pairs(labels: Tensor, is_same: bool, generator: np.random.Generator) -> tup
     return torch.tensor(own, dtype=torch.long), torch.tensor(other, dtype=torch.long)
 
 
-def widened(masks: Tensor) -> Tensor:
+def widen(masks: Tensor) -> Tensor:
     """Return bool masks [n, size, size] with a margin around each object."""
     margin = max(1, round(masks.shape[-1] / MARGIN))
     return F.max_pool2d(masks[:, None].float(), 2 * margin + 1, stride=1, padding=margin)[:, 0] > 0
 
 
-def filled(pictures: Tensor, holes: Tensor) -> Tensor:
+def fill_holes(pictures: Tensor, holes: Tensor) -> Tensor:
     """Return uint8 pictures [n, 3, size, size] whose holes [n, size, size] are filled from around them.
 
     The mean of what is known, at the finest of ever coarser scales at which anything is (push and pull:

@@ -76,14 +76,14 @@ def self_supervised_checkpoint(
     if steps < 1:
         raise InputError(f"expected at least one step of pre-training, found {steps}")
 
-    def pretrained() -> nn.Module:
+    def pretrain() -> nn.Module:
         pretraining = Pretraining(method, steps)
         for step in range(steps):
             pretraining.step()
             progress(step + 1, steps)
         return pretraining.teacher.backbone
 
-    return demo.stored_weights(cache, method, SELF_SUPERVISED, steps, pretrained)
+    return demo.stored_weights(cache, method, SELF_SUPERVISED, steps, pretrain)
 
 
 class Network(nn.Module):

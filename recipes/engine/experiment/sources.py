@@ -99,7 +99,7 @@ def photographed_tasks(
         )
         if lists:
             task = replace(task, lists={lists_name(lists): indices})
-        tasks.append((task, read_test_sets(folder, folders, size=settings.size)))
+        tasks.append((task, read_test_sets(folder, folders, size=settings.size) if tests else {}))
     return tasks
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
-from typing import TypeVar
 
 from matplotlib.axes import Axes
 
@@ -15,8 +15,6 @@ from vitreg.plot.style import STYLES, looks, panels, plain, text_colour
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
-
-T = TypeVar("T")
 
 _OBJECT = "attention on the object, %"
 
@@ -36,7 +34,7 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
         shares = list(dict.fromkeys(row.share for row in own))
         methods = list(dict.fromkeys(row.method for row in own if row.lam is not None))
         for axes, (heading, (value, deviation)) in zip(line, values.items(), strict=True):
-            for share, style in zip(shares, _cycle(STYLES, len(shares)), strict=True):
+            for share, style in zip(shares, itertools.cycle(STYLES), strict=False):
                 for method, (colour, marker) in zip(methods, looks(len(methods) + 1)[1:], strict=True):
                     at = sorted(
                         (r.lam, getattr(r, value), getattr(r, deviation) or 0.0)
@@ -103,7 +101,3 @@ def _steps(axes: Axes, reports: Iterable[Report], name: str, scale: float) -> No
 
 def _heading(data: str, source: str, what: str) -> str:
     return plain(f"{data}{f' from {source}' if source else ''}: {what}")
-
-
-def _cycle(values: Sequence[T], count: int) -> list[T]:
-    return [values[place % len(values)] for place in range(count)]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engine.results.paper import PAPER
+from engine.results.paper import paper_rows
 from vitreg.errors import InputError
 from vitreg.train.basics.tables import TextTable
 from vitreg.train.data.samples import Folder
@@ -54,32 +53,20 @@ class Counts:
 
 def read_paper_counts() -> dict[str, tuple[int, int, int]]:
     """Return the paper's classes, training and test pictures by the lower-case name of the data set."""
-    with open(PAPER / "table1.csv", newline="") as file:
-        return {
-            row["dataset"].lower(): (int(row["classes"]), int(row["train"]), int(row["test"]))
-            for row in csv.DictReader(file)
-        }
+    rows = paper_rows("table1")
+    return {r["dataset"].lower(): (int(r["classes"]), int(r["train"]), int(r["test"])) for r in rows}
 
 
 def count(name: str, folder: Folder) -> Counts:
     """Return the counts of a data set beside the paper's."""
     samples = (*folder.train, *folder.test)
     kinds = {"trimap" if s.trimap is not None else "box" if s.box is not None else "" for s in samples}
-    paper_classes, paper_train, paper_test = read_paper_counts().get(name.lower(), (None, None, None))
-    at_15, at_30, at_50, at_100 = (_subset(folder, rate) for rate in RATES)
+    paper = read_paper_counts().get(name.lower(), (None, None, None))
     return Counts(
-        name,
-        len(folder.classes),
-        len(folder.train),
-        len(folder.test),
-        at_15,
-        at_30,
-        at_50,
-        at_100,
+        *(name, len(folder.classes), len(folder.train), len(folder.test)),
+        *(_subset(folder, rate) for rate in RATES),
         kinds.pop() if len(kinds) == 1 else "",
-        paper_classes,
-        paper_train,
-        paper_test,
+        *paper,
     )
 
 

@@ -23,6 +23,12 @@ class Interval(NamedTuple):
     over: str
 
 
+def gain_fields(name: str, points: float | None, interval: Interval | None) -> dict[str, float | None]:
+    """Return a difference and its interval as three fields of a row: NAME, NAME_low and NAME_high."""
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return {name: points, f"{name}_low": low, f"{name}_high": high}
+
+
 def picture_interval(
     first: Mapping[int, Sequence[float]], second: Mapping[int, Sequence[float]], *, level: float = 0.95
 ) -> Interval | None:

@@ -45,11 +45,15 @@ class PaperTable:
 
 def read_paper_table(name: str) -> PaperTable:
     """Return the numbers of `recipes/paper/NAME.csv`; nothing where the paper has no such table of top-1."""
-    path = PAPER / f"{name}.csv"
-    if not path.exists():
+    if not (PAPER / f"{name}.csv").exists():
         return PaperTable({})
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    return PaperTable(
-        {(r["dataset"], r["method"], float(r["rate_percent"])): float(r["acc1_mean"]) for r in rows}
-    )
+    top1 = {
+        (r["dataset"], r["method"], float(r["rate_percent"])): float(r["acc1_mean"]) for r in paper_rows(name)
+    }
+    return PaperTable(top1)
+
+
+def paper_rows(name: str) -> list[dict[str, str]]:
+    """Return the lines of `recipes/paper/NAME.csv`."""
+    with open(PAPER / f"{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from engine.results.intervals import Interval, picture_interval, seed_interval
+from engine.results.intervals import Interval, gain_fields, picture_interval, seed_interval
 from engine.results.paper import PaperTable
 from vitreg.train.basics.tables import TextTable, ends_of, number, signed
 from vitreg.train.data.subset import Share
@@ -121,7 +121,6 @@ def _row(
         top1=mean,
         std=std,
         class_mean=mean_std([report.metrics.get("class_mean") for report in group])[0],
-        gain=minus(mean, baseline),
         paper=printed,
         paper_gain=minus(printed, printed_baseline),
         difference=minus(mean, printed) if paper.same_data(data) else None,
@@ -131,11 +130,8 @@ def _row(
         object_share_std=looked[1],
         jaccard=matched[0],
         jaccard_std=matched[1],
-        gain_low=ahead and ahead.low,
-        gain_high=ahead and ahead.high,
-        probe_gain=minus(mean, probe),
-        probe_gain_low=of_probe and of_probe.low,
-        probe_gain_high=of_probe and of_probe.high,
+        **gain_fields("gain", minus(mean, baseline), ahead),
+        **gain_fields("probe_gain", minus(mean, probe), of_probe),
         interval_over=next((interval.over for interval in (ahead, of_probe) if interval), ""),
     )
 

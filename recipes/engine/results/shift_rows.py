@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean
 
-from engine.results.intervals import Interval, picture_interval
-from engine.results.rows import PROBE
-from vitreg.train.basics.tables import TextTable, number, signed
+from engine.results.intervals import Interval, gain_fields, picture_interval
+from engine.results.rows import PROBE, mean_std
+from vitreg.train.basics.tables import TextTable, ends_of, number, signed
 from vitreg.train.runs.report import Configuration
 from vitreg.train.training.methods import BASELINE
 
@@ -77,13 +76,9 @@ def shift_rows(found: Sequence[Tested], blocks: Mapping[str, int | None]) -> lis
                 num_seeds=len(group),
                 num_pictures=group[0].num_pictures,
                 top1=fmean(top1),
-                std=stdev(top1) if len(top1) > 1 else None,
-                gain=_ahead(group, plain),
-                gain_low=(of_plain := _interval(group, plain)) and of_plain.low,
-                gain_high=of_plain and of_plain.high,
-                probe_gain=_ahead(group, probe),
-                probe_gain_low=(of_probe := _interval(group, probe)) and of_probe.low,
-                probe_gain_high=of_probe and of_probe.high,
+                std=mean_std(top1)[1],
+                **gain_fields("gain", _ahead(group, plain), _interval(group, plain)),
+                **gain_fields("probe_gain", _ahead(group, probe), _interval(group, probe)),
                 block=block if looked else None,
                 object_share=100 * fmean(looked) if looked else None,
             )
@@ -123,8 +118,7 @@ def text_table(rows: Sequence[ShiftRow]) -> TextTable:
     }
     hidden = [name for name in ("data", "trained on", "seeds", "pictures") if len(set(columns[name])) == 1]
     groups = [(row.data, row.share, row.tested_on) for row in rows]
-    ends = [place for place, (one, next_one) in enumerate(pairwise(groups)) if one != next_one]
-    return TextTable(columns, ("data", "trained on", "tested on", "method"), hidden, [*ends, len(groups) - 1])
+    return TextTable(columns, ("data", "trained on", "tested on", "method"), hidden, ends_of(groups))
 
 
 def notes(rows: Sequence[ShiftRow]) -> list[str]:

@@ -102,11 +102,11 @@ def _open_scenes(options: SegmentationOptions, progress: Progress) -> Callable[[
     pictures = read_voc(unpack_official(options.voc, VOC.name, say=progress.say))
 
     @cache
-    def opened(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Scenes:
+    def open_at(size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Scenes:
         with progress.stage("reading the pictures of VOC") as update:
             return voc_scenes(pictures, size=size, mean=mean, std=std, on_picture=update)
 
-    return lambda task: opened(task.size, task.mean, task.std)
+    return lambda task: open_at(task.size, task.mean, task.std)
 
 
 def _pick_scenes(scenes: Scenes, options: SegmentationOptions, count: int) -> list[int]:

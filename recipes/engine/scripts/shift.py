@@ -58,7 +58,7 @@ def shift_script(table: Table, description: str | None) -> Main:
             with progress.stage("measuring on the test sets") as update:
                 found = []
                 for done, run in enumerate(trained):
-                    found += _tested(run, tests[run.task.name], job)
+                    found += _test_run(run, tests[run.task.name], job)
                     update(done + 1, len(trained))
         sources = {r.configuration.data: r for r in reports if r.configuration.method == SOURCE}
         blocks = {name: object_block([sources[name]] if name in sources else []) for name in tests}
@@ -94,7 +94,7 @@ def _tests(task: Task, job: Job) -> list[TestSet]:
     return found
 
 
-def _tested(run: Run, tests: Sequence[TestSet], job: Job) -> list[Tested]:
+def _test_run(run: Run, tests: Sequence[TestSet], job: Job) -> list[Tested]:
     """Return how a run's model does on its own test pictures and on each test set."""
     c = run.configuration
     own = stored_right(job.place.out / c.folder)

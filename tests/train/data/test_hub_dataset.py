@@ -15,6 +15,7 @@ from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.hub_dataset import HubData, hub_folder, parse_hub_data
+from vitreg.train.folder_task import data_root
 
 NAME = "someone/birds"
 Row = dict[str, object]
@@ -199,7 +200,7 @@ def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_names() -> None:
-    assert parse_hub_data("folder") is None
+    assert data_root("folder", Path("cache"), say=print) == Path("folder")
     assert parse_hub_data("hf:a/b") == HubData("a/b")
     chosen = parse_hub_data("hf:a-1/b.c?label=fine_label&config=plain&revision=0a1b&image=img")
     assert chosen == HubData("a-1/b.c", label="fine_label", config="plain", revision="0a1b", image="img")

@@ -9,7 +9,7 @@ from small_data import write_index, write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.samples import Folder
-from vitreg.train.data.subset_lists import names_of, read_subset_list, write_subset_list
+from vitreg.train.data.subset_lists import read_subset_list, write_subset_list
 
 NAMES = ("auk", "booby", "crow")
 
@@ -27,7 +27,7 @@ def read(folder: Folder, tmp_path: Path, text: str) -> list[int]:
 
 
 def test_names_are_relative_to_the_root(folder: Folder) -> None:
-    names = names_of(folder, folder.train)
+    names = folder.names_of(folder.train)
     assert len(names) == 12
     assert names[5] == "train/booby/1.png"
     assert [folder.root / name for name in names] == [sample.path for sample in folder.train]
@@ -54,7 +54,7 @@ def test_forms(folder: Folder, tmp_path: Path, text: str) -> None:
 
 def test_what_is_written_is_read_again(folder: Folder, tmp_path: Path) -> None:
     labels = [folder.classes[sample.label] for sample in folder.train]
-    text = write_subset_list(names_of(folder, folder.train), labels, [0, 7, 10])
+    text = write_subset_list(folder.names_of(folder.train), labels, [0, 7, 10])
     assert text == "path,label\ntrain/auk/0.png,auk\ntrain/booby/3.png,booby\ntrain/crow/2.png,crow\n"
     assert read(folder, tmp_path, text) == [0, 7, 10]
 
@@ -70,7 +70,7 @@ def test_names_with_spaces_and_commas(tmp_path: Path) -> None:
     write_index(root, rows, ["path", "label", "split", "class"])
     folder = read_folder(root)
     labels = [folder.classes[sample.label] for sample in folder.train]
-    text = write_subset_list(names_of(folder, folder.train), labels, [1, 5])
+    text = write_subset_list(folder.names_of(folder.train), labels, [1, 5])
     assert read(folder, tmp_path, text) == [1, 5]
     assert read(folder, tmp_path, "the #1 auk/1 2.png 1\nimages/the #1 auk/1 0.png 1\n") == [3, 5]
     assert read(folder, tmp_path, '"Grebe, Horned/0 1.png","Grebe, Horned"\n0 0.png,0\n') == [0, 1]
@@ -140,7 +140,7 @@ def test_names_of_any_bytes_and_formulas_are_found_again(class_folders: Path, tm
     os.rename(class_folders / "test" / "crow", class_folders / "test" / "=crow")
     folder = read_folder(class_folders)
     labels = [folder.classes[sample.label] for sample in folder.train]
-    text = write_subset_list(names_of(folder, folder.train), labels, range(len(labels)))
+    text = write_subset_list(folder.names_of(folder.train), labels, range(len(labels)))
     assert all(line[0] not in "=+-@" and ",=" not in line for line in text.splitlines())
     (tmp_path / "list.csv").write_bytes(text.encode(errors="surrogateescape"))
     assert read_subset_list(tmp_path / "list.csv", folder) == list(range(len(labels)))

@@ -159,7 +159,7 @@ def refuse_other_than_ddp() -> None:
 def report_failure_once(say: Callable[[], None]) -> None:
     """Let the first process that fails `say` why; what the others meet is its doing, and not said.
 
-    None ends before it is said: as soon as one has, the launcher kills the rest.
+    No process ends before the message is printed, because the launcher kills the others as soon as one ends.
     """
     if not _are_connected():
         say()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ class Draw(NamedTuple):
     view: int = -1
 
 
+@dataclass(frozen=True)
 class Batches:
     """Batches of draws for `steps` steps: shuffled passes over `indices`, joined end to end.
 
@@ -31,22 +33,13 @@ class Batches:
     one of so many ways, which are the same at every seed.
     """
 
-    def __init__(
-        self,
-        indices: Sequence[int],
-        *,
-        batch_size: int,
-        steps: int,
-        seed: int,
-        first: int = 0,
-        views: int = 0,
-    ) -> None:
-        self.indices = list(indices)
-        self.batch_size = batch_size
-        self.steps = steps
-        self.seed = seed
-        self.first = first
-        self.views = views
+    indices: Sequence[int]
+    _: KW_ONLY
+    batch_size: int
+    steps: int
+    seed: int
+    first: int = 0
+    views: int = 0
 
     def __len__(self) -> int:
         return self.steps - self.first

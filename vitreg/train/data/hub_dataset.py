@@ -43,8 +43,8 @@ class HubData:
         return f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', self.name)}-{digest}"
 
 
-def parse_hub_data(text: str) -> HubData | None:
-    """Return what `hf:OWNER/DATASET?label=COLUMN` names, or None if `text` is a folder's name.
+def parse_hub_data(text: str) -> HubData:
+    """Return what `hf:OWNER/DATASET?label=COLUMN` names.
 
     After the `?`, joined by `&`: `label` and `image`, names of columns; `config`, a part of the data set that
     has several; `revision`, a state of it.
@@ -52,8 +52,6 @@ def parse_hub_data(text: str) -> HubData | None:
     Raises:
         InputError: It is not of that form.
     """
-    if not text.startswith(PREFIX):
-        return None
     name, _, query = text.removeprefix(PREFIX).partition("?")
     choices = parse_qsl(query, keep_blank_values=True)
     chosen = dict(choices)

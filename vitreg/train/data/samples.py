@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +48,10 @@ class Folder:
     left_out: tuple[str, ...] = field(default=(), compare=False)
     others: Mapping[str, tuple[Sample, ...]] = field(default_factory=dict, compare=False)
     is_official: bool = field(default=False, compare=False)
+
+    def names_of(self, samples: Sequence[Sample]) -> tuple[str, ...]:
+        """Return the path of each picture, relative to the folder's root, with forward slashes."""
+        return tuple(Path(os.path.relpath(sample.path, self.root)).as_posix() for sample in samples)
 
     def name_of(self, sample: Sample) -> str:
         """Return a picture's path from the folder on, or all of it where it lies elsewhere."""

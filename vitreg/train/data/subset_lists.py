@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from vitreg.errors import InputError
-from vitreg.train.data.samples import Folder, Sample
+from vitreg.train.data.samples import Folder
 from vitreg.wording import cell, nearest
 
 _Line = tuple[int, str, str]
 """The number of a line, from 1, its path and its label."""
-
-
-def names_of(folder: Folder, samples: Sequence[Sample]) -> tuple[str, ...]:
-    """Return the path of each picture, relative to the folder's root, with forward slashes."""
-    return tuple(Path(os.path.relpath(sample.path, folder.root)).as_posix() for sample in samples)
 
 
 def read_subset_list(path: Path, folder: Folder) -> list[int]:
@@ -59,7 +53,7 @@ def read_subset_list(path: Path, folder: Folder) -> list[int]:
 def write_subset_list(names: Sequence[str], labels: Sequence[str], indices: Sequence[int]) -> str:
     """Return the list of the pictures `indices` as a CSV, which `read_subset_list` reads.
 
-    `names` (see `names_of`) and `labels` (the names of their classes) are those of all training pictures.
+    `names` (by `Folder.names_of`) and `labels` (the names of their classes) are of all training pictures.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -112,7 +106,7 @@ class _Finder:
 
     def __init__(self, folder: Folder) -> None:
         self.count = len(folder.train)
-        self.names = names_of(folder, (*folder.train, *folder.test))
+        self.names = folder.names_of((*folder.train, *folder.test))
         self.indices = {name: index for index, name in enumerate(self.names)}
         self.ends: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for index, name in enumerate(self.names):

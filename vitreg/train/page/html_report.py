@@ -57,21 +57,21 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
         block: whose attention is shown, from 0; None for the one that looks at the objects, where they are
             known, else the last.
     """
-    task, shares, out = pictures.task, found.probabilities, found.out
+    task, probabilities, out = pictures.task, found.probabilities, found.out
     labels = torch.tensor(task.test_labels)
     source = pictures.start.create(len(task.classes), 0.0)
     if block is None:
         block = object_block(source, task, accelerator=accelerator)
     # A mistake is the worse the less probable the model finds what is true.
-    worst = shares.gather(1, labels[:, None])[:, 0].argsort(stable=True)
-    wrong = worst[shares.argmax(1)[worst] != labels[worst]].tolist()[:NUM_MISTAKES]
+    worst = probabilities.gather(1, labels[:, None])[:, 0].argsort(stable=True)
+    wrong = worst[probabilities.argmax(1)[worst] != labels[worst]].tolist()[:NUM_MISTAKES]
     even = evenly(len(labels), at_most=NUM_SHOWN)
     images = task.normalise(task.test[[*wrong, *even]])
     maps = attention_maps(found.model, images, block, accelerator=accelerator)
     before = attention_maps(source, images[len(wrong) :], block, accelerator=accelerator)
 
     def tile(index: int, heats: dict[str, Tensor]) -> dict[str, Any]:
-        probability, predicted = shares[index].max(0)
+        probability, predicted = probabilities[index].max(0)
         image = task.test[index]
         drawn = {"picture": None, **heats}
         return {
@@ -79,13 +79,13 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
             "true": task.classes[labels[index]],
             "predicted": task.classes[predicted],
             "probability": float(probability),
-            "of_true": float(shares[index, labels[index]]),
+            "of_true": float(probabilities[index, labels[index]]),
             "is_right": int(predicted) == int(labels[index]),
             "pictures": {title: _data_uri(image, heat) for title, heat in drawn.items()},
         }
 
     after = maps[len(wrong) :]
-    counts = confusion(shares, task.test_labels)
+    counts = confusion(probabilities, task.test_labels)
     each = sorted(zip(task.classes, counts.diag().tolist(), counts.sum(1).tolist(), strict=True), key=_share)
     return _PAGES.get_template("report.html").render(
         name=task.name,
@@ -102,7 +102,7 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
         ],
         block=block,
         heat=[to_hex(matplotlib.colormaps[HEAT](place / 8)) for place in range(9)],
-        reliability=reliability(shares, task.test_labels),
+        reliability=reliability(probabilities, task.test_labels),
         num_bins=NUM_BINS,
         place=shlex.quote(out.resolve().name),
         machine=found.report.machine,

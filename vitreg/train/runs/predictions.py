@@ -23,7 +23,7 @@ RANKS = {"predicted": "probability", "second": "second_probability", "third": "t
 
 
 def predictions(
-    names: Sequence[str], classes: Sequence[str], shares: Tensor, labels: Sequence[int] | None = None
+    names: Sequence[str], classes: Sequence[str], probabilities: Tensor, labels: Sequence[int] | None = None
 ) -> str:
     """Return a CSV: path, true class (where it is known), and the three most probable classes.
 
@@ -32,12 +32,12 @@ def predictions(
     Args:
         names: of the pictures.
         classes: their names.
-        shares: the probability of each class, [pictures, classes].
+        probabilities: the probability of each class, [pictures, classes].
         labels: the index of each picture's true class.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    values, places = most_probable(shares, min(len(RANKS), len(classes)))
+    values, places = most_probable(probabilities, min(len(RANKS), len(classes)))
     ranks = [column for rank in list(RANKS)[: places.shape[1]] for column in (rank, RANKS[rank])]
     writer.writerow(["path", *([] if labels is None else ["true"]), *ranks])
     for index, name in enumerate(names):
@@ -48,12 +48,12 @@ def predictions(
     return text.getvalue()
 
 
-def most_probable(shares: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def most_probable(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the `k` largest of each row, and their places; of equals the first comes first, as in argmax.
 
     In bfloat16 equals are common, and `topk` returns them in any order.
     """
-    values, places = shares.sort(dim=-1, descending=True, stable=True)
+    values, places = probabilities.sort(dim=-1, descending=True, stable=True)
     return values[..., :k], places[..., :k]
 
 

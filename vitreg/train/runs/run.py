@@ -87,7 +87,7 @@ def complete(run: Run, place: Workplace) -> Report:
 
     report = Report(c, metrics, log, checkpoints.seconds, machine(place.accelerator), checkpoints.continued)
 
-    def stored() -> Report:
+    def store() -> Report:
         (folder / DONE).unlink(missing_ok=True)  # of a run without its model: it vouches for what is replaced
         beside = []
         if place.keeps_models and c.method != SOURCE:
@@ -107,7 +107,7 @@ def complete(run: Run, place: Workplace) -> Report:
         discard(folder)
         return report
 
-    return on_main(stored)
+    return on_main(store)
 
 
 def stored_model(run: Run, out: Path) -> nn.Module:
@@ -195,7 +195,7 @@ def trained_model(
         return model, []
     start = {name: value.clone() for name, value in model.state_dict().items()} if method.alpha < 1 else {}
 
-    def measured(model: nn.Module) -> Entry:
+    def measure(model: nn.Module) -> Entry:
         return _as_entry(evaluate(model, task, accelerator=accelerator))
 
     log = train(
@@ -208,7 +208,7 @@ def trained_model(
         seed=c.seed,
         accelerator=accelerator,
         workers=workers,
-        measure=Measurement(c.measure_every, measured) if c.measure_every else None,
+        measure=Measurement(c.measure_every, measure) if c.measure_every else None,
         on_step=on_step,
         on_entry=on_entry,
         checkpoints=checkpoints,

@@ -123,7 +123,7 @@ def compose(name: str, parts: Mapping[str, Method]) -> tuple[str, Method]:
     _check_pairs(name, of_kind, parts)
     method = Method()
     for part in chosen:
-        method = _merged(method, parts[part])
+        method = _merge(method, parts[part])
     if chosen in ([], ["TransMix"]):
         chosen = [PLAIN, *chosen]
     return "+".join(chosen), method
@@ -147,7 +147,7 @@ def _check_pairs(name: str, of_kind: Mapping[str, str], parts: Mapping[str, Meth
         )
 
 
-def _merged(method: Method, part: Method) -> Method:
+def _merge(method: Method, part: Method) -> Method:
     """Return a method with what a part sets."""
     usual = Method()
     changes: dict[str, Any] = {

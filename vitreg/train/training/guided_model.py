@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitreg
+from vitreg.removable import Removable
 from vitreg.train.training.adapters import Adapters
 from vitreg.train.training.hyperparameters import TRANSMIX, Mixing
 from vitreg.train.training.methods import METHODS, can_be_remembered, target_of
 
 
-class Applied:
-    """Method `method` on `model`, from its construction until `undo`, or as a context manager.
+class Applied(Removable):
+    """Method `method` on `model`, from its construction until `remove`, or as a context manager.
 
     Args:
         model: the model, which is also the source.
@@ -131,12 +132,6 @@ class Applied:
         """The penalty's unweighted terms."""
         return {} if self.attachment is None else dict(self.attachment.terms)
 
-    def undo(self) -> None:
+    def remove(self) -> None:
         """Leave nothing on the model; calling it again does nothing."""
         self._undo.close()
-
-    def __enter__(self) -> Applied:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.undo()

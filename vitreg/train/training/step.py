@@ -142,7 +142,7 @@ class Step:
             for module, factors in zip(self._drop_paths, drawn, strict=bool(drawn)):
                 module.factors = factors[part]
             if attachment is not None:  # all parts are those of one step
-                attachment.step = self._counted(step)
+                attachment.step = self._told_step(step)
             share = (part.stop - part.start) / total
             waits = part is not parts[-1]
             with self._accelerator.no_sync(self._replica) if waits else nullcontext():
@@ -156,7 +156,7 @@ class Step:
             module.factors = None
         return sums
 
-    def _counted(self, step: int) -> int:
+    def _told_step(self, step: int) -> int:
         """Return `step` as the penalty is told it: a compiled one of two, or each were compiled anew."""
         attachment = self._applied.attachment
         if not self._is_compiled or attachment is None:

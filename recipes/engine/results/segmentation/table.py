@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from engine.results.paper import PAPER
+from engine.results.paper import paper_rows
 from engine.results.rows import mean_std, minus
 from engine.results.segmentation.jaccard import Segmentation
 from vitreg.train.basics.tables import TextTable, number, signed
@@ -46,9 +45,8 @@ class SegmentationRow:
 
 def read_paper_jaccard() -> dict[str, float]:
     """Return the paper's Jaccard index by method, the pre-trained model's under `SOURCE`."""
-    with open(PAPER / "table4.csv", newline="") as file:
-        rows = {row["model"]: float(row["jaccard"]) for row in csv.DictReader(file)}
-    return {SOURCE if model == PRE_TRAINED else model: value for model, value in rows.items()}
+    rows = ((row["model"], float(row["jaccard"])) for row in paper_rows("table4"))
+    return {SOURCE if model == PRE_TRAINED else model: value for model, value in rows}
 
 
 def segmentation_rows(

@@ -60,15 +60,15 @@ def read_class_folders(root: Path, *, but_not: Path | None = None) -> Folder:
     if not splits:
         train = _classes(root, but_not)
         _check_no_splits(root, train.classes)
-        return Folder(root, train.classes, train.samples, (), left_out=tuple(_in_words(train.left_out)))
+        return Folder(root, train.classes, train.samples, (), left_out=tuple(_describe(train.left_out)))
     train_name = splits["train"][0]
     test_name = (splits.get("test") or splits.get("val") or [""])[0]
     train = _classes(root / train_name, but_not, "training")
-    notes = _in_words(train.left_out, f"{train_name}/")
+    notes = _describe(train.left_out, f"{train_name}/")
     test = _Classes((), ())
     if test_name:
         test = _classes(root / test_name, but_not, "test")
-        notes += _in_words(test.left_out, f"{test_name}/")
+        notes += _describe(test.left_out, f"{test_name}/")
         _check_twins(root, (*train.classes, *test.classes))
         unknown = sorted(set(test.classes) - set(train.classes))
         if unknown:
@@ -77,7 +77,7 @@ def read_class_folders(root: Path, *, but_not: Path | None = None) -> Folder:
             )
     place = {name: label for label, name in enumerate(train.classes)}
     measured = tuple(Sample(s.path, place[test.classes[s.label]]) for s in test.samples)
-    notes += _unused(root, {train_name, test_name})
+    notes += _describe_unused(root, {train_name, test_name})
     return Folder(
         root,
         train.classes,
@@ -192,7 +192,7 @@ def _check_twins(root: Path, names: Sequence[str] | dict[str, Found]) -> None:
         )
 
 
-def _unused(root: Path, used: set[str]) -> list[str]:
+def _describe_unused(root: Path, used: set[str]) -> list[str]:
     """Return which folders beside the splits are not used, with the number of their pictures."""
     counted = {name: pictures_below(root / name) for name in _folders(root) if name not in used}
     beside = [f"{name}/ ({len(inside.pictures)} pictures)" for name, inside in counted.items()]
@@ -200,5 +200,5 @@ def _unused(root: Path, used: set[str]) -> list[str]:
     return beside + ([f"{loose} pictures beside the splits"] if loose else [])
 
 
-def _in_words(left_out: Counter[str], where: str = "") -> list[str]:
+def _describe(left_out: Counter[str], where: str = "") -> list[str]:
     return [f"{listed_counts(left_out)}{f' in {where}' if where else ''}"] if left_out else []

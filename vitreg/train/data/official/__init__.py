@@ -45,7 +45,7 @@ def unpack_official(path: Path, name: str, *, say: Callable[[str], None]) -> Pat
 
     Any other path is returned as it is.
     """
-    if not is_archive(path) or path.is_dir():
+    if path.is_dir() or not is_archive(path):
         layout = layout_of(name)
         if layout is None or layout.find(path) is not None or not (path / layout.archives[0].name).is_file():
             return path

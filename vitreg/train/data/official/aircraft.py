@@ -25,7 +25,7 @@ def _read(root: Path) -> Folder:
             box = AIRCRAFT.box(where, boxes.get(image, ()), corners=True, first=1)
             samples.append(Sample(root / "images" / f"{image}.jpg", classes.index(variant), box))
         splits.append(samples)
-    return AIRCRAFT.checked(root, classes, *splits)
+    return AIRCRAFT.make_folder(root, classes, *splits)
 
 
 AIRCRAFT = Layout(

@@ -22,7 +22,7 @@ def _read(root: Path) -> Folder:
     classes = [str(name) for name in np.atleast_1d(meta["class_names"])]
     # The test list of the devkit has no classes; the one with them was a download of its own.
     test = CARS.need(root / _WITH_LABELS, devkit / _WITH_LABELS)
-    return CARS.checked(
+    return CARS.make_folder(
         root,
         classes,
         _samples(devkit / "cars_train_annos.mat", root / "cars_train", len(classes)),

@@ -30,7 +30,7 @@ def _read(root: Path) -> Folder:
             )
         box = CUB.box(f"{root / 'bounding_boxes.txt'}, image {image}", boxes[image], corners=False)
         samples[split].append(Sample(root / "images" / path, places[key], box))
-    return CUB.checked(root, [name for (name,) in classes.values()], samples["1"], samples["0"])
+    return CUB.make_folder(root, [name for (name,) in classes.values()], samples["1"], samples["0"])
 
 
 CUB = Layout(

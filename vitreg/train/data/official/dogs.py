@@ -37,7 +37,7 @@ def _read(root: Path) -> Folder:
     if sorted(names) != list(range(len(names))):
         DOGS.refuse(root, "classes from 1 on without a gap", sorted(label + 1 for label in names))
     classes = [names[label].partition("-")[2] for label in sorted(names)]
-    return DOGS.checked(root, classes, *splits)
+    return DOGS.make_folder(root, classes, *splits)
 
 
 def _box(path: Path) -> Box:

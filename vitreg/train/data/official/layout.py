@@ -127,7 +127,7 @@ class Layout:
             self.refuse(where, "a box with an area", " ".join(map(str, numbers)))
         return left - first, top - first, width, height
 
-    def checked(
+    def make_folder(
         self, root: Path, classes: Sequence[str], train: Sequence[Sample], test: Sequence[Sample]
     ) -> Folder:
         """Return the folder, after a look whether each picture is on the disk, and listed once."""

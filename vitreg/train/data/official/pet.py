@@ -28,7 +28,7 @@ def _read(root: Path) -> Folder:
         splits.append(samples)
     if sorted(names) != list(range(len(names))):
         PET.refuse(root, "classes from 1 on without a gap", sorted(label + 1 for label in names))
-    return PET.checked(root, [names[label] for label in sorted(names)], *splits)
+    return PET.make_folder(root, [names[label] for label in sorted(names)], *splits)
 
 
 PET = Layout(
