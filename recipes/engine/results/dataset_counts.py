@@ -61,13 +61,11 @@ def count(name: str, folder: Folder) -> Counts:
     """Return the counts of a data set beside the paper's."""
     samples = (*folder.train, *folder.test)
     kinds = {"trimap" if s.trimap is not None else "box" if s.box is not None else "" for s in samples}
+    objects = kinds.pop() if len(kinds) == 1 else ""
+    sizes = len(folder.classes), len(folder.train), len(folder.test)
     paper = read_paper_counts().get(name.lower(), (None, None, None))
-    return Counts(
-        *(name, len(folder.classes), len(folder.train), len(folder.test)),
-        *(_subset(folder, rate) for rate in RATES),
-        kinds.pop() if len(kinds) == 1 else "",
-        *paper,
-    )
+    at_15, at_30, at_50, at_100 = (_subset(folder, rate) for rate in RATES)
+    return Counts(name, *sizes, at_15, at_30, at_50, at_100, objects, *paper)
 
 
 def _subset(folder: Folder, rate: float) -> int | None:

@@ -65,14 +65,19 @@ def shift_rows(found: Sequence[Tested], blocks: Mapping[str, int | None]) -> lis
     order = list(dict.fromkeys(key[:3] for key in groups))
     rows = []
     for key in sorted(groups, key=lambda key: order.index(key[:3])):
-        group, block = groups[key], blocks[key[0]]
-        plain = groups.get((*key[:3], BASELINE, None), []) if key[3] != BASELINE else []
-        probe = groups.get((*key[:3], PROBE, None), []) if key[3] != PROBE else []
+        data, tested_on, share, method, lam = key
+        group, block = groups[key], blocks[data]
+        plain = groups.get((*key[:3], BASELINE, None), []) if method != BASELINE else []
+        probe = groups.get((*key[:3], PROBE, None), []) if method != PROBE else []
         top1 = [_top1(one) for one in group]
         looked = [one.object_share[block] for one in group if one.object_share and block is not None]
         rows.append(
             ShiftRow(
-                *key,
+                data=data,
+                tested_on=tested_on,
+                share=share,
+                method=method,
+                lam=lam,
                 num_seeds=len(group),
                 num_pictures=group[0].num_pictures,
                 top1=fmean(top1),
