@@ -14,7 +14,7 @@ from vitreg.attachment.alignment import may_differ
 from vitreg.attachment.balance import KEPT, Balanced
 from vitreg.attachment.paired_readings import Readings
 from vitreg.attachment.parameter_values import ParameterValues
-from vitreg.attachment.rhythm import check_rhythm, is_due
+from vitreg.attachment.rhythm import check_rhythm, choice_of_pictures, is_due, rhythm_in_words
 from vitreg.attachment.summary import place_of, summary, what_is_read
 from vitreg.attachment.targets import Target, resolve_target
 from vitreg.copies import InertCopies
@@ -57,6 +57,7 @@ def attach(
     align: Align | None = None,
     heads: Heads | None = None,
     every: int = 1,
+    fraction: float = 1.0,
     passes: Passes | None = None,
     new_head: NewHead | None = None,
 ) -> Attachment:
@@ -81,38 +82,38 @@ def attach(
         reduction: the squared distance's normalisation.
         align: "resample" for a source with another patch or image size.
         heads: "mean" for a source with another number of attention heads.
-        every: take the penalty at one of every k calls of `penalty()` only, k times as strong, so that its
-            sum over the steps is the same on average; the other calls return zero and cost nothing. Which of
-            the k it is changes irregularly, so that loops that take several penalties a step (SAM, batches or
-            tasks in turns) have each of them penalised equally often.
+        every: take the penalty at one of every k calls of `penalty()` only, k times as strong; the others
+            return zero and cost nothing. Which it is changes irregularly, so that loops that take several
+            penalties a step (SAM, batches or tasks in turns) have each of them penalised equally often.
+        fraction: take the penalty of a random part of the pictures, at least one, which the source runs on
+            alone; on average it is the whole batch's. Which they are follows from `step`. For penalties that
+            are means over pictures; others (`BSS`, `L2SP`, `ObjectGuide`) are refused.
         passes: which forward passes count. By default all since the last penalty, by their mean over images:
-            the views of a multi-crop or siamese model, the two passes of R-Drop. A pass that a backward pass
-            or an optimiser's step has followed does not count any more, as its own step took no penalty.
-            "last" counts the last pass alone; "all" is needed where the model is compiled.
+            views of a multi-crop or siamese model, the two passes of R-Drop. One that a backward pass or an
+            optimiser's step has followed counts no more, as its own step took no penalty. "last" counts the
+            last alone; "all" is needed where the model is compiled.
         new_head: for penalties on parameters such as L2-SP, the names of the modules or parameters inside
             `model` that are new, `()` for none. By default the classifier of the Vision Transformer and what
             stands outside of it, other than what is known to come pre-trained: the rest of a CLIP model, and
             other models of timm, torchvision or transformers.
 
     Raises:
-        ArgumentError: an argument of a wrong type or value, an unknown name, a compiled model, or a penalty
-            of that name attached already.
+        ArgumentError: a wrong type or value, an unknown name, a compiled model, or a penalty attached before.
         UnsupportedModelError: the model cannot be read that way.
         MismatchError: model and source differ in architecture.
     """
-    if lam is not None:
-        check_lam(lam)
-    check_rhythm(every, passes)
+    check_lam(1.0 if lam is None else lam)
     given = {"layers": layers, "query": query, "reduction": reduction, "align": align, "heads": heads}
     options = {name: value for name, value in given.items() if value is not None}
     penalties = resolve_target(target, options, keeps_lam=lam is None)
     lam = 1.0 if lam is None else lam
     tower = find_tower(model)
     names.refuse_taken(tower.module, penalties)
+    check_rhythm(every, fraction, passes, penalties)
     check_source(source)
     needs_source = any(penalty.needs_source for penalty in penalties.values())
     kept = make_source(source, model, tower, may_differ(penalties.values())) if needs_source else None
-    return Attachment(model, tower, kept, penalties, lam, every, passes, new_head)
+    return Attachment(model, tower, kept, penalties, lam, every, fraction, passes, new_head)
 
 
 class Attachment(Balanced, InertCopies, Removable):
@@ -126,7 +127,7 @@ class Attachment(Balanced, InertCopies, Removable):
         penalties: the penalties by name.
     """
 
-    COPIED = ("source", "penalties", "_lam", "_every", "_step", "_terms", "_place", "_reads", *KEPT)
+    COPIED = ("source", "penalties", "_lam", "_every", "_part", "_step", "_terms", "_place", "_reads", *KEPT)
     _is_attached = False  # apart from the finalizer, which torch.compile cannot look into
 
     def __init__(
@@ -137,13 +138,14 @@ class Attachment(Balanced, InertCopies, Removable):
         penalties: dict[str, Penalty],
         lam: Lam,
         every: int,
+        fraction: float,
         passes: Passes | None,
         new_head: NewHead | None = None,
     ) -> None:
         self.source = source
         self.penalties = penalties
         self._lam = lam
-        self._every = every
+        self._every, self._part = every, fraction
         self._tower = tower
         self._terms: dict[str, Tensor] = {}
         on_parameters = {n: p for n, p in penalties.items() if isinstance(p, ParameterPenalty)}
@@ -155,9 +157,8 @@ class Attachment(Balanced, InertCopies, Removable):
         taken = names.take(tower.module, penalties)
         self._is_attached = True
         self.step = 0
-        self._finalizer = weakref.finalize(
-            self, _detach, (self._readings, self._parameters), taken, set(penalties)
-        )
+        hooked = (self._readings, self._parameters)
+        self._finalizer = weakref.finalize(self, _detach, hooked, taken, set(penalties))
 
     @property
     def step(self) -> int:
@@ -181,8 +182,8 @@ class Attachment(Balanced, InertCopies, Removable):
         """Return the weighted sum of the penalties of the last forward pass or passes, a float32 scalar.
 
         The source runs now, on what the model was called with and under its autocast, no further than the
-        deepest value that is read. A penalty on parameters alone needs no forward pass. With
-        `every=k`, k - 1 of k calls return zero, without a gradient, and look at nothing.
+        deepest value that is read. A penalty on parameters alone needs no forward pass. With `every=k`, k - 1
+        of k calls return zero, without a gradient, and look at nothing.
 
         Args:
             step: what a `lam` that is a function receives; by default the number of penalties taken so far.
@@ -198,8 +199,9 @@ class Attachment(Balanced, InertCopies, Removable):
             MismatchError: model and source read different shapes, or not all images or patches.
             UnsupportedModelError: the source takes weights of the model, or cannot be run as the model was.
         """
-        if torch.compiler.is_compiling():  # which knows no locks
-            return self._penalty(step, views, {"labels": labels, "masks": masks})
+        if torch.compiler.is_compiling():  # which knows no locks, and no generators that draw pictures
+            take = self._penalty if self._part == 1 else self._penalty_eagerly
+            return take(step, views, {"labels": labels, "masks": masks})
         with _one_at_a_time:
             return self._penalty(step, views, {"labels": labels, "masks": masks})
 
@@ -210,13 +212,15 @@ class Attachment(Balanced, InertCopies, Removable):
         if not is_due(self.step, self._every):
             self.step += 1
             return torch.zeros((), device=next(self._tower.module.parameters()).device)
-        values = {**self._readings.values(views, given), **self._parameters.values()}
-        parts = []
-        for name, penalty in self.penalties.items():
-            parts.append(weighted(values[name], name, penalty, self._lam, self._every, step))
+        choose = choice_of_pictures(self.step, self._part)
+        values = {**self._readings.values(views, given, choose), **self._parameters.values()}
+        lam, every = self._lam, self._every
+        parts = [weighted(values[name], name, p, lam, every, step) for name, p in self.penalties.items()]
         self._terms = {name: values[name].detach() for name in self.penalties}
         self.step += 1
         return sum(parts[1:], parts[0])
+
+    _penalty_eagerly = eagerly(_penalty)
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -230,8 +234,7 @@ class Attachment(Balanced, InertCopies, Removable):
 
     def __repr__(self) -> str:
         state = "attached" if self._is_attached else "removed"
-        rhythm = f", every {self._every} steps" if self._every > 1 else ""
-        state = f"{state}, step {self.step}, lam={self._lam}{rhythm}"
+        state = f"{state}, step {self.step}, lam={self._lam}{rhythm_in_words(self._every, self._part)}"
         return summary(self._place, self._reads, self.penalties, self.source, state)
 
 

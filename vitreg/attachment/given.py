@@ -50,12 +50,29 @@ def known(
     return parts
 
 
-def split(views: Any, counts: Sequence[int]) -> list[Any]:
-    """Return each pass's part of what was given for the images of all; `counts` says how many it has."""
-    if views is None or len(counts) == 1 or len(views) != sum(counts):
-        return [views] * len(counts)
+def split(name: str, given: Any, counts: Sequence[int], chosen: Sequence[Tensor] | None = None) -> list[Any]:
+    """Return each pass's part of what was given for the images of all; `counts` says how many it has.
+
+    Of `chosen` images alone, where these are given for each pass.
+
+    Raises:
+        ArgumentError: some are chosen, and it was not given for each image.
+    """
+    if given is None or (chosen is None and len(counts) == 1):
+        return [given] * len(counts)
+    has_length = isinstance(given, Sequence) or (isinstance(given, Tensor) and given.dim() > 0)
+    if not has_length or len(given) != sum(counts):
+        if chosen is None:
+            return [given] * len(counts)
+        raise ArgumentError(f"Expected {name} for {sum(counts)} pictures, found {in_words(given)}.")
     starts = [sum(counts[:index]) for index in range(len(counts))]
-    return [views[start : start + count] for start, count in zip(starts, counts, strict=True)]
+    parts = [given[start : start + count] for start, count in zip(starts, counts, strict=True)]
+    if chosen is None:
+        return parts
+    return [
+        part[rows.to(part.device)] if isinstance(part, Tensor) else [part[row] for row in rows.tolist()]
+        for part, rows in zip(parts, chosen, strict=True)
+    ]
 
 
 def between_passes(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from vitreg.attachment.alignment import aligned, arguments_for, block_pairs, run
 from vitreg.attachment.given import between_passes, known, split
 from vitreg.attachment.gradients import depend_on_weights, trained_before
 from vitreg.attachment.tokens import check_order, check_tokens
-from vitreg.errors import ArgumentError, StateError
+from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
 from vitreg.extractors import extractors
 from vitreg.penalties import GivenPenalty, PassPenalty, ReadingPenalty
 from vitreg.reader import WITHOUT_GRADIENTS, ForwardPass, Reader
@@ -66,11 +66,17 @@ class Readings:
             self.remove()
             raise
 
-    def values(self, views: ViewNumbers | None, given: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    def values(
+        self,
+        views: ViewNumbers | None,
+        given: Mapping[str, Tensor | None],
+        choose: Callable[[int], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         """Return each penalty's unweighted value in the passes that count, and forget them.
 
         With several passes it is the mean over their images. `views` are the numbers of these, for a source
-        that remembers them, and `given` is what the caller knows of them: labels and masks.
+        that remembers them, and `given` is what the caller knows of them: labels and masks. `choose` returns
+        which of so many images of a pass count; None for all.
 
         Raises:
             StateError: no training forward pass since the last call, several calls of which it is not said
@@ -102,10 +108,14 @@ class Readings:
                     "Expected at least one image in a batch, found an empty one, which has no mean. Skip it, "
                     "or use drop_last=True in the data loader."
                 )
-            each = {name: split(value, counts) for name, value in given.items()}
+            chosen = None if choose is None else [choose(count) for count in counts]
+            if chosen is not None:
+                passes = [one.part(rows) for one, rows in zip(passes, chosen, strict=True)]
+            each = {name: split(name, value, counts, chosen) for name, value in given.items()}
+            numbers = split("views", views, counts, chosen)
             values = [
-                self._values_of(one, numbers, {name: parts[index] for name, parts in each.items()})
-                for index, (one, numbers) in enumerate(zip(passes, split(views, counts), strict=True))
+                self._values_of(one, numbers[index], {name: parts[index] for name, parts in each.items()})
+                for index, one in enumerate(passes)
             ]
             between = between_passes(self._penalties, self.blocks, passes)
             if len(passes) == 1:
@@ -148,6 +158,12 @@ class Readings:
         source.read(
             reader, one.images, one.autocast, more=more, random=one.random_state, resize=resize, views=views
         )
+        if one.is_part and source.is_random:
+            raise UnsupportedModelError(
+                f"Expected a source that reads the same of a picture in any batch, found that "
+                f"{type(source.tower.module).__name__} draws random numbers in eval mode. Attach without "
+                "fraction."
+            )
         same_depth = len(one.tower.blocks) == len(source.tower.blocks)
         for ours, theirs in zip(one.entering, reader.last.entering[: 2 if same_depth else 1], strict=False):
             check_order(ours, theirs, is_random=source.is_random)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vitreg.errors import StateError
+from vitreg.errors import MismatchError, StateError, UnsupportedModelError
 from vitreg.functional.precision import Autocast
 from vitreg.reader.random_state import RandomState
 from vitreg.reader.tower_call import tensors_in
@@ -42,6 +42,7 @@ class ForwardPass:
         random_state: the random numbers that were next as it began, or None.
         entering: what entered the first block and the last one that is read, each a tensor or None.
         leaving: the shape of what left the last block, or None.
+        is_part: whether it stands for some images of a pass.
         values: what was read.
         seen: what the taps of values that are not read yet have delivered.
     """
@@ -56,6 +57,7 @@ class ForwardPass:
     random_state: RandomState | None = None
     entering: list[Tensor | None] = field(default_factory=list)
     leaving: Sequence[int] | None = None
+    is_part: bool = False
     values: dict[Slot, Tensor] = field(default_factory=dict)
     seen: dict[Slot, dict[str, Any]] = field(default_factory=dict)
     _versions: dict[Slot, int] = field(default_factory=dict)
@@ -67,8 +69,43 @@ class ForwardPass:
         leaving = None if self.leaving is None else (len(images), *self.leaving[1:])
         return ForwardPass(self.tower, Habits(), images, entering=self.entering, leaving=leaving)
 
+    def part(self, rows: Tensor) -> ForwardPass:
+        """Return what the pass read of the images with these indices, as if it had run on them alone.
+
+        Raises:
+            MismatchError: what was read is not one value an image.
+            UnsupportedModelError: the model was called with tensors beside the images.
+        """
+        assert self.images is not None
+        self.settle()
+        count, rows = len(self.images), rows.to(self.images.device, non_blocking=True)
+        if any(True for _ in tensors_in(self.more)):
+            raise UnsupportedModelError(
+                f"Expected {type(self.tower.module).__name__} to be called with images alone, found tensors "
+                "beside them, of which it is not known which belong to a part of them. Attach without "
+                "fraction."
+            )
+        for (name, _, index), value in self.values.items():
+            if value.dim() < 1 or len(value) != count:
+                raise MismatchError(
+                    f"Expected {name} of block {index} to have one value for each of {count} images, found "
+                    f"{list(value.shape)}, of which no part can be taken. Attach without fraction."
+                )
+        leaving = self.leaving
+        return replace(
+            self,
+            images=self.images[rows],
+            entering=[t if t is None or len(t) != count else t[rows] for t in self.entering],
+            leaving=(len(rows), *leaving[1:]) if leaving and leaving[0] == count else leaving,
+            values={slot: value[rows] for slot, value in self.values.items()},
+            is_part=True,
+            _versions={},
+        )
+
     def given(self) -> list[Tensor]:
-        """Return the tensors that the pass was given."""
+        """Return the tensors that the pass was given, or the one was that this is a part of."""
+        if self.is_part:
+            return [tensor for tensor, _ in self._inputs]
         return [] if self.images is None else [self.images, *tensors_in(self.more)]
 
     def note_inputs(self) -> None:

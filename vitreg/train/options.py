@@ -49,7 +49,7 @@ _RANGES = {
     "a number of at least 0": (
         *("lam", "lams", "weight_decay", "warmup_epochs", "mixup", "cutmix", "gpus_per_run"),
     ),
-    "a share above 0 and at most 1": ("layer_decay", "rates", "mass"),
+    "a share above 0 and at most 1": ("layer_decay", "fraction", "rates", "mass"),
     "a share above 0 and below 1": ("hold_out",),
     "a share of at least 0 and below 1": ("smoothing", "drop_path"),
 }
@@ -107,6 +107,7 @@ class FinetuneOptions:
         augment: timm's augmentation string, "crop" for crop and flip alone, or "none".
         views: in how many ways each picture is augmented; 0 for anew each time.
         every: the penalty is taken on every so many steps, and as much stronger.
+        fraction: of what random part of a step's pictures the penalty is taken.
         seed: of everything random.
         device: where it is computed.
         precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 and more.
@@ -149,6 +150,7 @@ class FinetuneOptions:
     augment: str = AUGMENT
     views: int = 0
     every: int = 1
+    fraction: float = 1.0
     seed: int = 0
     device: DeviceName = "auto"
     precision: Precision = "auto"

@@ -89,6 +89,7 @@ class TableOptions:
     augment: str | None = None
     views: int | None = None
     every: int | None = None
+    fraction: float | None = None
     methods: Sequence[str] | None = None
     lam: Sequence[str] = ()
     select: Literal["validation", "test", "none"] | None = None

@@ -1,4 +1,4 @@
-"""Runs with a finite number of views, whose source is read once, and with a penalty on every k-th step."""
+"""Runs with a finite number of views, whose source is read once, and with a penalty of a part of all."""
 
 from __future__ import annotations
 
@@ -112,6 +112,14 @@ def test_mixed_pictures_are_read_each_time(
 def test_a_penalty_on_every_other_step(pair: dict[str, Run], passes: list[int]) -> None:
     log_of(with_hyper(pair["GTA"], every=2))
     assert passes == [4] * 4
+
+
+def test_a_penalty_of_half_of_the_pictures(pair: dict[str, Run], passes: list[int]) -> None:
+    log_of(with_hyper(pair["GTA"], fraction=0.5))
+    assert passes == [2] * 8
+    passes.clear()
+    log_of(with_hyper(pair["GTA"], fraction=0.5, views=2))
+    assert 1 <= max(passes) <= 2  # of those that a step asks for, only the views that are new
 
 
 def test_other_pictures_have_a_place_of_their_own(pair: dict[str, Run], tmp_path: Path) -> None:

@@ -72,14 +72,28 @@ def test_only_a_penalty_on_the_weights_replaces_weight_decay(task: Task) -> None
     assert decays == {"fine-tune": 0.05, "L2-SP": 0.0, "GTA": 0.05}
 
 
-def test_only_a_penalty_is_taken_on_every_other_step(task: Task) -> None:
-    runs = [plan(design(task, hyper=replace(HYPER, every=k))) for k in (1, 2)]
+@pytest.mark.parametrize(("option", "value"), [("every", 2), ("fraction", 0.5)])
+def test_only_a_penalty_is_taken_of_a_part(task: Task, option: str, value: float) -> None:
+    methods = ("fine-tune", "GTA") if option == "fraction" else ("fine-tune", "L2-SP", "GTA")
+    runs = [plan(design(task, methods=methods, hyper=replace(HYPER, **{option: k}))) for k in (1, value)]
     folders = [
         {r.configuration.folder for r in some if r.configuration.method == "fine-tune"} for some in runs
     ]
     assert folders[0] == folders[1]
-    everies = {r.configuration.method: r.configuration.hyper.every for r in runs[1] if r.configuration.hyper}
-    assert everies == {"fine-tune": 1, "L2-SP": 2, "GTA": 2}
+    found = {
+        r.configuration.method: getattr(r.configuration.hyper, option)
+        for r in runs[1]
+        if r.configuration.hyper
+    }
+    assert found == {name: 1 if name == "fine-tune" else value for name in methods}
+    assert not {r.configuration.folder for r in runs[0]} & {
+        r.configuration.folder for r in runs[1] if r.configuration.method not in ("fine-tune", SOURCE)
+    }
+
+
+def test_a_penalty_of_a_part_is_a_mean_over_pictures(task: Task) -> None:
+    with pytest.raises(InputError, match=r"L2-SP.*means over pictures"):
+        plan(design(task, hyper=replace(HYPER, fraction=0.5)))
 
 
 def test_a_search_sees_no_test_picture(task: Task) -> None:

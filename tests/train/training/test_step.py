@@ -164,6 +164,8 @@ def test_what_cannot_be_switched_is_refused() -> None:
         checkpoint_blocks(nn.Linear(1, 1))
     with pytest.raises(InputError, match=r"--compile .* --views, .* leave one out"):
         check_batch(hyper_of(None, compile=True, views=2), ["GTA"])
+    with pytest.raises(InputError, match=r"--compile .* --fraction, .* leave one out"):
+        check_batch(hyper_of(None, compile=True, fraction=0.5), ["GTA"])
     with pytest.raises(InputError, match="--micro-batch three: expected a whole number"):
         hyper_of("three")  # type: ignore[arg-type]
 
@@ -194,14 +196,16 @@ def test_fused_attention_is_another_run_and_unfused_is_not_fused(start: nn.Modul
     assert {m.fused_attn for m in trained.modules() if hasattr(m, "fused_attn")} == {False}
 
 
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
 def test_a_run_in_parts_goes_on_bit_for_bit_and_is_the_same_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fraction: float
 ) -> None:
     write_pictures(tmp_path)
     whole = planned(tmp_path, ("GTA",))[0]
-    whole = with_hyper(whole, steps=4)
+    whole = with_hyper(whole, steps=4, fraction=fraction)
     run = with_hyper(whole, micro_batch=3)
-    assert run.configuration.folder == whole.configuration.folder
+    # Of each part others are drawn than of the whole.
+    assert (run.configuration.folder == whole.configuration.folder) == (fraction == 1)
     now = small_runs.count_steps(monkeypatch)
     accelerator = Accelerator(cpu=True)
 

@@ -150,7 +150,7 @@ def _run(
     if is_trained and not METHODS[method].has_weight_decay:
         hyper = replace(hyper, weight_decay=0.0)
     if not is_guided(method):
-        hyper = replace(hyper, every=1)  # without a penalty it is one run, whatever `every`
+        hyper = replace(hyper, every=1, fraction=1.0)  # without a penalty it is one run, whatever they are
     configuration = Configuration(
         data=task.name,
         data_fingerprint=task.fingerprint,
@@ -189,12 +189,12 @@ def _check(design: Design, task: Task, start: Start) -> None:
                 f"{method} mixes pictures in pairs: --batch-size {design.hyper.batch_size} has to be even"
             )
         for lam in _lams(design, method):
-            _check_method(model, method, lam, start.name)
+            _check_method(model, method, lam, start.name, design.hyper.fraction)
 
 
-def _check_method(model: nn.Module, method: str, lam: float | None, name: str) -> None:
+def _check_method(model: nn.Module, method: str, lam: float | None, name: str, fraction: float) -> None:
     try:
-        with Applied(model, method, lam, num_classes=2) as applied:
+        with Applied(model, method, lam, num_classes=2, fraction=fraction) as applied:
             applied.project(torch.optim.SGD(model.parameters()))
         if METHODS[method].head == "probe":
             LinearHead(model)

@@ -77,12 +77,14 @@ def _identity(values: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration in the form in which runs are told apart, whenever it was written."""
     # While pictures could be augmented on the device, too, a run said where its own were.
     hyper = values["hyper"] and {"augment_on": "cpu", **values["hyper"]}
-    if hyper and hyper.get("layer_decay") == 1:  # it came later
-        hyper = {name: value for name, value in hyper.items() if name != "layer_decay"}
-    # How a batch is computed changes nothing but the rounding, and the numbers that LoRA's dropout draws.
+    if hyper:  # these came later
+        hyper = {n: value for n, value in hyper.items() if n not in ("layer_decay", "fraction") or value != 1}
+    # How a batch is computed changes nothing but the rounding, and what is drawn in each part: by LoRA's
+    # dropout, and for a fraction.
     if hyper:
         rounds = {"compile", "grad_checkpointing"}
-        if hyper.get("micro_batch") is None or "LoRA" not in values["method"].split("+"):
+        draws = "fraction" in hyper or "LoRA" in values["method"].split("+")
+        if hyper.get("micro_batch") is None or not draws:
             rounds |= {"micro_batch"}
         hyper = {name: value for name, value in hyper.items() if name not in rounds}
     # Before formulas were looked at, a run said nothing of them; attention was always what timm takes.

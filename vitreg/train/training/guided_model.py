@@ -29,6 +29,7 @@ class Applied(Removable):
         mixing: how pictures are mixed, whatever the method.
         smoothing: of the labels.
         every: the penalty is taken on every so many steps.
+        fraction: of what part of the pictures it is taken.
         views: how many views of pictures there are in all; 0 if each is new, and the source reads it anew.
         readings: the folder in which is kept what the source reads of a view.
 
@@ -48,6 +49,7 @@ class Applied(Removable):
         mixing: Mixing | None = None,
         smoothing: float = 0.0,
         every: int = 1,
+        fraction: float = 1.0,
         views: int = 0,
         readings: Path | None = None,
     ) -> None:
@@ -75,7 +77,7 @@ class Applied(Removable):
                     source = "base"
                 elif is_kept:
                     source = vitreg.CachedSource(model, views, path=readings)
-                self.attachment = vitreg.attach(model, source, target=target, every=every)
+                self.attachment = vitreg.attach(model, source, target=target, every=every, fraction=fraction)
                 undo.callback(self.attachment.remove)
             if chosen.transmix:
                 used = mixing or TRANSMIX

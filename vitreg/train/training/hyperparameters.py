@@ -35,6 +35,7 @@ class Hyperparameters:
         views: in how many ways each picture is augmented, each of which is computed once, and read once by a
             source; 0 for anew each time.
         every: the penalty is taken on every so many steps, and as much stronger.
+        fraction: of what random part of a step's pictures, or of each of its parts', the penalty is taken.
         layer_decay: by what the learning rate falls from each layer to the one before it, in every method; 1
             for what the method itself says.
         micro_batch: how many pictures of a batch a process computes at once, to the same gradients up to
@@ -53,6 +54,7 @@ class Hyperparameters:
     mixing: Mixing = field(default_factory=Mixing)
     views: int = 0
     every: int = 1
+    fraction: float = 1.0
     layer_decay: float = 1.0
     micro_batch: int | None = None
     compile: bool = False

@@ -82,6 +82,7 @@ def train(
         mixing=hyper.mixing,
         smoothing=hyper.smoothing,
         every=hyper.every,
+        fraction=hyper.fraction,
         views=hyper.views * len(task.train_labels),
         readings=readings,
     ) as applied:

@@ -53,8 +53,12 @@ def _take_over(model: nn.Module) -> list[BatchDropPath]:
 
 def check_step(hyper: Hyperparameters, methods: Sequence[str]) -> None:
     """Raise `InputError` if a step cannot be computed in parts, or not be compiled."""
-    if hyper.compile and (world_size() > 1 or hyper.views):
-        what = "several processes" if world_size() > 1 else "--views, whose readings are remembered beside it"
+    beside = {
+        "several processes": world_size() > 1,
+        "--views, whose readings are remembered beside it": hyper.views > 0,
+        "--fraction, which draws other pictures in each": hyper.fraction < 1,
+    }
+    for what in [what for what, is_asked in beside.items() if hyper.compile and is_asked]:
         raise InputError(f"--compile makes one graph of a step, which does not go with {what}; leave one out")
     if hyper.micro_batch is None or hyper.micro_batch >= hyper.batch_size:
         return
