@@ -60,12 +60,35 @@ def test_each_wrapper_and_beginning(tmp_path: Path, wrapper: str, prefix: str) -
         ({"model": B, "ema": {"decay": 0.9}}, "model, ema; model is used"),
         ({"model": B, "ema": {"shadow_params": [torch.zeros(2)]}}, "model, ema; model is used"),
         ({**begun(B, "base_encoder."), **begun(A, "momentum_encoder.")}, "base_encoder. is used"),
+        ({"state_dict": B, "current_model_state": A}, "state_dict, current_model_state; state_dict is used"),
+        ({"state_dict": A, "callbacks": {"EMA": {"ema_weights": begun(B, "model.")}}}, "EMA/ema_weights is"),
+        ({"state_dict": A, "callbacks": {"SWA": {"n_averaged": 3, "average": B}}}, "SWA/average is used"),
+        ({"state_dict": B, "callbacks": {"EMA": {"shadow": [*A.values()]}}}, "EMA/shadow; state_dict is"),
+        ({"state_dict": B, "optimizer_states": [{"ema": (*A.values(),)}]}, "0/ema; state_dict is used"),
     ],
 )
 def test_of_two_sets_the_average_is_taken_and_said(tmp_path: Path, content: object, words: str) -> None:
     said: list[str] = []
     assert_is(read(tmp_path, content, say=said.append), B)
     assert words in said[0]
+
+
+def test_callbacks_of_lightning_without_an_average_or_with_several(tmp_path: Path) -> None:
+    said: list[str] = []
+    best = {"best_k_models": {"1.ckpt": torch.ones(())}}
+    started = {"n_averaged": 0, "average_model_state": A}  # a copy of the start, until SWA begins
+    stored = {"state_dict": B, "callbacks": {"ModelCheckpoint": best, "SWA": started}}
+    assert_is(read(tmp_path, stored, say=said.append), B)
+    assert not said
+    stored["callbacks"] = {"EMA1": {"state": A}, "EMA2": {"state": B}}
+    with pytest.raises(InputError, match="expected one average of the weights, found callbacks/EMA1/state, "):
+        read(tmp_path, stored)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_wrappers_of_single_blocks(tmp_path: Path, wrapper: str) -> None:
+    state = {key.replace("blocks.0.", f"blocks.0.{wrapper}."): value for key, value in B.items()}
+    assert_is(read(tmp_path, {"model": begun(state, "backbone.")}), B)
 
 
 @pytest.mark.parametrize("root", ["encoder.", "vit.", "0.", "online.net."])

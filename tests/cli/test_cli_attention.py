@@ -141,7 +141,7 @@ def test_another_picture_size(run, refused, drawn) -> None:
     name = "vit_tiny_patch16_224"
     torch.save(timm.create_model(name, img_size=64, num_classes=2).state_dict(), "w.pth")
     message = refused(f"attention {name} wide.png --weights w.pth -o o.png")
-    assert "pos_embed [1, 17, 192] instead of [1, 197, 192]" in message
+    assert "pos_embed (1, 17, 192) instead of (1, 197, 192)" in message
     assert "--size" in message
     for size in (64, 96):  # as it was trained, and resampled by timm
         assert run(f"attention {name} wide.png --weights w.pth --size {size} -o o.png").code == 0
@@ -159,7 +159,7 @@ def test_weights_that_do_not_fit_are_named(refused) -> None:
     message = refused(f"attention {MODEL} wide.png --weights w.pth -o o.png")
     assert "missing: norm.bias" in message
     assert "unexpected: surplus" in message
-    assert "cls_token [1, 1, 8] instead of [1, 1, 64]" in message
+    assert "cls_token (1, 1, 8) instead of (1, 1, 64)" in message
 
 
 class Dangerous:

@@ -54,7 +54,7 @@ def test_a_fine_tuned_model_is_drawn_as_it_was_trained(run, drawn) -> None:  # n
 
 def test_a_damaged_result_is_refused(refused) -> None:
     Path("result", MODEL_FILE).write_text("junk")
-    assert "whole model.safetensors" in refused("attention local-dir:result dog.png -o o.png")
+    assert "model.safetensors: expected a whole" in refused("attention local-dir:result dog.png -o o.png")
     weights("w.pth")
     for given in ("", "--weights w.pth"):
         assert "folder with config.json" in refused(f"attention local-dir:nowhere dog.png {given} -o o.png")

@@ -6,7 +6,6 @@ import inspect
 import json
 import pickle
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,8 @@ from torch import Tensor, nn
 from vitreg.cli.build import first_line
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower
-from vitreg.weights import read_weights
+from vitreg.weights import misfits, nothing_executed, read_weights
+from vitreg.wording import listed
 
 PRETRAINED: Literal["pretrained"] = "pretrained"
 RANDOM: Literal["random"] = "random"
@@ -30,8 +30,6 @@ Weights = Path | Literal["pretrained", "random"]
 
 _NOTES = "vitreg"
 """Under which key of its metadata a file of `vitreg finetune` says how the model is used."""
-
-_NAMED = 5
 
 
 def in_words(weights: Weights) -> str:
@@ -51,6 +49,13 @@ def load_timm(name: str, weights: Weights, size: int | None) -> nn.Module:
         ArgumentError: the weights cannot be fetched or read, or the model cannot be of that size.
         MismatchError: the file holds other tensors than the model has.
     """
+    if weights == PRETRAINED and name.startswith("local-dir:"):
+        # timm before its version 1.0.26 executes what else lies in such a folder
+        weights = Path(name.removeprefix("local-dir:"), "model.safetensors")
+        if not weights.is_file():
+            raise ArgumentError(
+                f"Expected a folder with config.json and model.safetensors, found no {weights}."
+            )
     if isinstance(weights, Path):
         state = read_weights(weights, model=name, say=_say)
         model: Any = _create(name, size, num_classes=_num_classes(name, state))
@@ -89,20 +94,13 @@ def read_notes(path: Path) -> dict[str, Any]:
 
 def _create(name: str, size: int | None, **options: Any) -> nn.Module:
     sized = {} if size is None else {"img_size": size}
-    folder = Path(name.removeprefix("local-dir:"))
-    is_folder = name.startswith("local-dir:") and folder.is_dir()
-    if is_folder and options.get("pretrained") and not (folder / "model.safetensors").is_file():
-        # timm would read others, and execute them before its version 1.0.26
-        raise ArgumentError(f"Expected a folder with config.json and a whole model.safetensors in {folder}.")
     try:
-        return timm.create_model(name, **sized, **options)
+        with nothing_executed():
+            return timm.create_model(name, **sized, **options)
     except (OSError, SafetensorError, pickle.UnpicklingError) as error:
         remedy = "Without the network, give the name of a timm model with --weights FILE, or --random."
         if name.startswith("local-dir:"):
-            remedy = (
-                "Expected a folder with config.json and a whole model.safetensors, which timm reads from "
-                "its version 1.0.26 on."
-            )
+            remedy = "Expected a folder with config.json and model.safetensors."
         raise ArgumentError(f"Cannot fetch {name}: {first_line(error)}. {remedy}") from error
     except (TypeError, ValueError, AssertionError, LookupError, RuntimeError) as error:
         if size is None and ":" not in name:
@@ -141,41 +139,22 @@ def _load(model: nn.Module, state: dict[str, Tensor], name: str, path: Path, *, 
     if not any(key.startswith("head.") for key in own):  # a trainer's own, such as a projection head
         known.append("head.")
     state = {key: value for key, value in state.items() if key in own or not key.startswith(tuple(known))}
-    problems = _problems(state, own)
+    problems = misfits(state, own)
     translate = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if "missing" in problems and translate is not None:  # another spelling, such as gamma_1 for ls1.gamma
         scales = "adapt_layer_scale" in inspect.signature(translate).parameters
         with suppress(Exception):  # then the names stay as they are, and are told
             translated = translate(dict(state), model, **({"adapt_layer_scale": True} if scales else {}))
-            if len(_problems(translated, own)) < len(problems):
-                state, problems = translated, _problems(translated, own)
+            if len(misfits(translated, own)) < len(problems):
+                state, problems = translated, misfits(translated, own)
     of_size = list(problems) == ["of another shape"] and all(
         key.startswith("pos_embed ") for key in problems["of another shape"]
     )
     if of_size and may_resample and translate is not None:
         state = translate(state, model)
-        problems = _problems(state, own)
+        problems = misfits(state, own)
     if problems:
-        told = "; ".join(f"{what}: {', '.join(k[:_NAMED])}{_more(k)}" for what, k in problems.items())
+        told = "; ".join(f"{what}: {listed(keys)}" for what, keys in problems.items())
         remedy = " If they are of another picture size, give it with --size." if of_size else ""
         raise MismatchError(f"The weights in {path} do not fit {name}: {told}.{remedy}")
     model.load_state_dict(state)
-
-
-def _problems(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, list[str]]:
-    """Return which keys do not fit, by what is wrong with them."""
-    shapes = [
-        f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    found = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": shapes,
-    }
-    return {what: keys for what, keys in found.items() if keys}
-
-
-def _more(keys: Sequence[str]) -> str:
-    return f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""

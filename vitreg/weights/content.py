@@ -5,8 +5,11 @@ What a file is, is told from its first bytes and not from its name. Nothing in i
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,9 @@ _PASSED_OVER = (
 )
 """Objects that trainers keep beside the weights: they are read as `_Unread`, which does nothing."""
 
+_PART = re.compile(r"-\d+-of-(?!0*1\D)\d+\.\w+$|\.index\.json$")
+"""What the names of the parts of a model end with, and that of their list."""
+
 
 def content_of(path: Path, model: str) -> Any:
     """Return what a file of weights of the timm model `model` holds: tensors by name, or a checkpoint.
@@ -41,6 +47,10 @@ def content_of(path: Path, model: str) -> Any:
     """
     if path.is_dir():
         raise InputError(f"cannot read the weights {path}: {_folder(path)}")
+    if path.exists() and not path.is_file():  # which would be waited for
+        raise InputError(f"cannot read the weights {path}: expected a file, found a pipe or a device")
+    if _PART.search(path.name):
+        raise InputError(f"cannot read the weights {path}: {_IN_PARTS}")
     try:
         with open(path, "rb") as file:
             beginning = file.read(512)
@@ -57,6 +67,8 @@ def content_of(path: Path, model: str) -> Any:
     except FileNotFoundError as error:
         raise InputError(f"cannot read the weights {path}: expected a file of weights, found none") from error
     except Exception as error:  # whatever the broken bytes lead the readers into
+        if "Object arrays" in str(error):  # numpy advises to execute them
+            raise InputError(_executable(path)) from error
         raise InputError(
             f"cannot read the weights {path}: expected a whole .safetensors, .npz or torch file "
             f"({first_line(error)}); fetch it again"
@@ -100,6 +112,12 @@ _BEGINNINGS = {
 """What a file that is none of weights begins with, and what it is then."""
 
 
+_IN_PARTS = (
+    "expected a single file, found a model in parts; put them together: load each part by "
+    "safetensors.torch.load_file, and save all tensors by save_file"
+)
+
+
 def _folder(path: Path) -> str:
     files = {entry.name for entry in path.iterdir()}
     whole = next((name for name in ("model.safetensors", "pytorch_model.bin") if name in files), None)
@@ -108,6 +126,8 @@ def _folder(path: Path) -> str:
             "it is a folder of transformers, expected a file of timm's; give the weights that timm serves "
             "(--weights timm or hf-hub:OWNER/NAME), or train the transformers model itself with vitreg.attach"
         )
+    if any(map(_PART.search, files)):
+        return _IN_PARTS
     return f"expected a file of weights, found a folder; give {path / whole if whole else 'a file in it'}"
 
 
@@ -126,6 +146,8 @@ class _Unread:
 
 def _of_torch(path: Path) -> Any:
     known: list[Any] = [(_Unread, name) for name in _PASSED_OVER]
+    if zipfile.is_zipfile(path):
+        check_archive(path)
     try:
         with torch.serialization.safe_globals(known):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -135,11 +157,45 @@ def _of_torch(path: Path) -> Any:
         if not is_code or _is_broken(path):
             raise
         held = f" ({listed(dict.fromkeys(named))})" if named else ""
-        raise InputError(
-            f"cannot read the weights {path}: it holds more than tensors{held}, which would have to be "
-            "executed to be read, and is not; ask its owner for a .safetensors file, or for the tensors "
-            "alone (the model's state_dict)"
-        ) from error
+        raise InputError(_executable(path, held)) from error
+
+
+def _executable(path: Path, held: str = "") -> str:
+    return (
+        f"cannot read the weights {path}: it holds more than tensors{held}, which would have to be executed "
+        "to be read, and is not; ask its owner for a .safetensors file, or for the tensors alone (the "
+        "model's state_dict)"
+    )
+
+
+def check_archive(path: Path) -> None:
+    """Compare the content of an archive of torch with the checksums in it, at which torch does not look.
+
+    Raises:
+        BadZipFile: It is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.CRC:  # torch can be told to leave them out, and writes 0
+                with archive.open(entry) as file:
+                    while file.read(2**20):
+                        pass
+
+
+@contextmanager
+def nothing_executed() -> Iterator[None]:
+    """Have torch read nothing but tensors inside the block, whatever a library asks it for.
+
+    timm before its version 1.0.26 executes files from folders.
+    """
+    forced, freed = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (forced, freed)}
+    os.environ[forced] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(forced)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _is_broken(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,10 +19,11 @@ WRAPPERS = (
     *("state_dict_ema", "model_ema", "model_ema_state_dict", "ema_state_dict", "ema_model", "ema"),
     *("params_ema", "teacher", "target_encoder"),
     *("state_dict", "model_state_dict", "model_state", "model", "student"),
-    *("module", "net", "network", "encoder", "backbone", "weights", "params"),
+    *("module", "net", "network", "encoder", "backbone", "weights", "params", "current_model_state"),
 )
 """Under which keys a checkpoint keeps its weights, the wanted ones first: the moving average (EMA) before the
-weights that it is the average of, as timm takes it, and the teacher, which is one, before the student."""
+weights that it is the average of, as timm takes it, and the teacher, which is one, before the student.
+Lightning's WeightAveraging keeps the average as `state_dict` and the others as `current_model_state`."""
 
 _SETS = ("model_ema.", "ema_model.", "ema.", "teacher.", "student.")
 PREFIXES = (
@@ -34,6 +35,7 @@ PREFIXES = (
 FSDP, and of what trainers call the network beside their heads (DINO, iBOT, DINOv2, MoCo-v3, Lightning)."""
 
 _ROOT = re.compile(r"((?:\w+\.)*)blocks\.0\.")
+_WRAPPED = re.compile(r"(?<=\.)_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 _UNUSED = ("masked_embed", "n_averaged")
 """What stands for a masked patch in iBOT, where fine-tuning masks none, and the count of an average."""
 
@@ -55,6 +57,8 @@ def read_weights(path: Path, *, model: str = "", say: Callable[[str], None] = la
         InputError: It cannot be read without executing it, holds no tensors, or a value is not finite.
     """
     loaded = content_of(path, model)
+    if average := _average_of_callbacks(loaded, path, say):
+        loaded = average
     while keys := _wrappers_in(loaded, _has_tensors):
         # An average may also be kept as a list, whose tensors nobody can name.
         unread = [key for key in _wrappers_in(loaded, bool) if key not in keys]
@@ -88,6 +92,7 @@ def read_weights(path: Path, *, model: str = "", say: Callable[[str], None] = la
             "those that timm serves (--weights timm or hf-hub:OWNER/NAME), or train the transformers model "
             "itself with vitreg.attach"
         )
+    state = {_WRAPPED.sub("", key): value for key, value in state.items()}
     # DINOv2 trains its blocks in chunks: blocks.1.7 is block 7.
     named = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key): value for key, value in state.items()}
     return finite({key: value for key, value in named.items() if key not in _UNUSED}, str(path))
@@ -111,17 +116,69 @@ def _below_one_root(state: State, path: Path) -> State:
     return {key.removeprefix(roots[0]): value for key, value in state.items() if key.startswith(roots[0])}
 
 
+def _average_of_callbacks(
+    loaded: object, path: Path, say: Callable[[str], None]
+) -> Mapping[str, Tensor] | None:
+    """Return the average of the weights that a callback of Lightning keeps, if any, and say what is used.
+
+    Raises:
+        InputError: There are several.
+    """
+    if not isinstance(loaded, Mapping):
+        return None
+    places = ("callbacks", "optimizer_states")
+    found = {name: kept for place in places for name, kept in _averages_in(loaded.get(place), place)}
+    named = {name: kept for name, kept in found.items() if kept is not None}
+    if len(named) > 1:
+        raise InputError(
+            f"cannot read the weights {path}: expected one average of the weights, found {listed(named)}; "
+            "give a file with the tensors of one of them"
+        )
+    known = [*named, *_wrappers_in(loaded, _has_tensors)]
+    others = [*known[1:], *(name for name in found if name not in named)]
+    if found and known:
+        say(f"{path} holds {listed([known[0], *others])}; {known[0]} is used")
+    return next(iter(named.values()), None)
+
+
+def _averages_in(kept: object, place: str) -> Iterator[tuple[str, Mapping[str, Tensor] | None]]:
+    """Yield where weights are kept below `place`, and them, or None where they are a list without names."""
+    if isinstance(kept, Mapping):
+        if any(isinstance(value, Tensor) and _ROOT.match(str(key)) for key, value in kept.items()):
+            yield place, kept
+        elif kept.get("n_averaged") != 0:  # before the first average of SWA there is a copy of the start
+            for key, value in kept.items():
+                yield from _averages_in(value, f"{place}/{key}")
+    elif isinstance(kept, (list, tuple)):
+        if kept and all(isinstance(value, Tensor) for value in kept):
+            yield place, None
+        else:
+            for number, value in enumerate(kept):
+                yield from _averages_in(value, f"{place}/{number}")
+
+
 def finite(state: Mapping[str, Tensor], where: str) -> State:
     """Return the tensors in float32.
 
     Raises:
-        InputError: A tensor of `where` has a value that is not finite.
+        InputError: A tensor of `where` has a value that is not finite, or is none of plain numbers.
     """
+    odd = [key for key, value in state.items() if not _is_plain(value)]
+    if odd:
+        raise InputError(
+            f"{where}: expected tensors of plain numbers, found quantised, sparse, complex or empty ones in "
+            f"{listed(odd)}; save them in float32"
+        )
     state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
     if broken:
         raise InputError(f"{where} has values that are not finite in {listed(broken)}")
     return dict(state)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    is_laid_out = tensor.layout == torch.strided and not tensor.is_meta
+    return is_laid_out and not tensor.is_quantized and not tensor.is_complex()
 
 
 def _wrappers_in(loaded: object, is_wanted: Callable[[object], bool]) -> list[str]:

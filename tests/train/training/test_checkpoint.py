@@ -203,7 +203,7 @@ def other_source(path: Path) -> None:
 REFUSED = {
     truncated: "it cannot be read: BadZipFile",
     empty: "it cannot be read: BadZipFile",
-    one_bit: "it cannot be read: ValueError",
+    one_bit: "it cannot be read: BadZipFile",
     harmful: "it cannot be read: UnpicklingError",
     other_rate: f"lr was 0.5, is {HYPER.lr}",
     other_torch: "torch was 1.0, is ",

@@ -21,7 +21,7 @@ from vitreg.errors import InputError
 from vitreg.files import check_sums, prepare_out, sha256_of, whole_file, write_atomically
 from vitreg.train.basics.download import download
 from vitreg.train.models.weights import file_hash, load_model, state_hash
-from vitreg.weights import finite, read_weights
+from vitreg.weights import finite, nothing_executed, read_weights
 from vitreg.wording import first_line, listed, nearest
 
 FORMS = "a .safetensors, .pth or .npz FILE, timm, hf-hub:OWNER/NAME, open_clip:MODEL/TAG or https://HOST/FILE"
@@ -116,7 +116,8 @@ def _of_hub(name: str, model: str) -> State:
 
 def _create(name: str, advice: str) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=True).eval()
+        with nothing_executed():
+            return timm.create_model(name, pretrained=True).eval()
     except Exception as error:  # whatever the hub, its network library or the model's configuration raises
         raise InputError(f"cannot get the weights of {name}: {first_line(error)}; {advice}") from error
 
@@ -130,7 +131,8 @@ def _of_open_clip(place: str, model: str) -> State:
     name, _, tag = place.rpartition("/")
     _check_clip(open_clip, name, tag)
     try:
-        tower = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual.eval()
+        with nothing_executed():
+            tower = open_clip.create_model(name, pretrained=tag, require_pretrained=True).visual.eval()
     except Exception as error:
         settings = open_clip.get_pretrained_cfg(name, tag)
         hub = settings.get("hf_hub")

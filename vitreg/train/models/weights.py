@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vitreg.errors import InputError, UnsupportedModelError
 from vitreg.families import find_tower
 from vitreg.files import sha256_of
+from vitreg.weights import misfits
 from vitreg.wording import listed, nearest
 
 
@@ -94,17 +95,8 @@ def load_model(
     wanted, found = (
         {k: v for k, v in tensors.items() if not k.startswith(heads)} for tensors in (own, found)
     )
-    problems = {
-        "missing": sorted(wanted.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - wanted.keys()),
-        "of another shape": [
-            f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
-            for key in wanted
-            if key in found and found[key].shape != wanted[key].shape
-        ],
-    }
-    if any(problems.values()):
-        told = "; ".join(f"{what}: {listed(keys, at_most=3)}" for what, keys in problems.items() if keys)
+    if problems := misfits(found, wanted):
+        told = "; ".join(f"{what}: {listed(keys, at_most=3)}" for what, keys in problems.items())
         raise InputError(f"the weights do not fit {name}: {told}")
     model.load_state_dict(found, strict=False)
     return model

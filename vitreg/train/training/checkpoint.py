@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
@@ -21,6 +20,7 @@ from vitreg.files import write_atomically
 from vitreg.train.basics.distributed import gather, on_main, rank
 from vitreg.train.models.weights import state_hash
 from vitreg.train.training.state import Training
+from vitreg.weights import check_archive
 from vitreg.wording import listed
 
 NAME = "checkpoint.pt"
@@ -168,9 +168,7 @@ def _fingerprint(model: nn.Module, indices: Sequence[int]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Return what a checkpoint holds. Nothing in it is executed, and every byte of its tensors is checked."""
-    with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not look at them
-        if damaged := archive.testzip():
-            raise ValueError(f"{damaged} is damaged")
+    check_archive(path)
     stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return stored
 
