@@ -21,7 +21,7 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share
 from vitreg.train.data.test_sets import TestSet
-from vitreg.train.folder_task import input_statistics
+from vitreg.train.models.start import input_statistics
 from vitreg.train.runs.plan import Design
 from vitreg.train.runs.tracking import check_trackers
 from vitreg.train.runs.workplace import Workplace

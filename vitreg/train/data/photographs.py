@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vitreg.errors import InputError
 from vitreg.pictures.reading import opened_picture, read_numbers, upright
+from vitreg.train.basics.progress import Progress
 from vitreg.train.data.copies import copies_in_words
-from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task
+from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Statistics, Task
 from vitreg.train.data.samples import Folder, Sample
 from vitreg.train.data.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
 from vitreg.views import random_numbers
@@ -148,9 +149,25 @@ def photo_task(
         test_masks=torch.stack(known) if len(known) == len(test) else None,
         mean=mean,
         std=std,
+        train_names=folder.names_of(folder.train),
+        test_names=folder.names_of(folder.test),
         train_digests=tuple(digests["train"]),
         notes=notes,
     )
+
+
+def folder_task(
+    folder: Folder, name: str, *, size: int, augment: str, statistics: Statistics, progress: Progress
+) -> Task:
+    """Return the task of a folder as `photo_task` does, and show and say how it goes."""
+    mean, std = statistics
+    with progress.stage(f"reading the pictures of {name}") as update:
+        task = photo_task(
+            folder, name=name, size=size, augment=augment, mean=mean, std=std, on_picture=update
+        )
+    for note in task.notes:
+        progress.say(f"{name}: {note}")
+    return task
 
 
 def read_pictures(paths: Sequence[Path], size: int) -> Iterator[Tensor | InputError]:

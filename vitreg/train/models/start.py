@@ -1,4 +1,4 @@
-"""The pre-trained model that every method starts from."""
+"""The pre-trained model that every method starts from, and how its input is normalised."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import nn
 
+from vitreg.train.data.dataset import Statistics
 from vitreg.train.models.pretrained import open_weights
 from vitreg.train.models.weights import empty_model, file_hash, load_model
 
@@ -61,3 +62,22 @@ def _own_code(name: str) -> str:
     module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
     is_own = module.__name__.partition(".")[0] != "timm"
     return file_hash(Path(module.__file__)) if is_own and module.__file__ else ""
+
+
+def input_statistics(
+    normalise: str | None, model: str, size: int, *, say: Callable[[str], None]
+) -> Statistics:
+    """Return ImageNet's mean and deviation, or those that timm notes for `model` if `normalise` is "model".
+
+    Where nobody chose and timm notes others, it is said.
+    """
+    fixed = timm.data.resolve_model_data_config(empty_model(model, num_classes=2, size=size))
+    noted = Statistics(tuple(fixed["mean"]), tuple(fixed["std"]))
+    if normalise == "model":
+        return noted
+    if normalise is None and noted != Statistics():
+        say(
+            f"pictures are normalised as ImageNet's; timm notes a mean of {noted.mean} and a deviation of "
+            f"{noted.std} for {model}: if your weights are timm's, add --normalise model"
+        )
+    return Statistics()
