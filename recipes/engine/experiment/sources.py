@@ -39,15 +39,19 @@ def drawn_sources(
 
 
 def photographed_starts(
-    weights: dict[str, str], settings: Settings, *, say: Callable[[str], None] = lambda text: None
+    weights: Mapping[str, str],
+    models: Mapping[str, str],
+    size: int,
+    *,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Start]:
-    """Return a source for each label of a table.
+    """Return a source for each label of a table, of the weights and the timm model that the label has.
 
     Raises:
         InputError: As `photographed_start`, or two labels have the same weights.
     """
     starts = [
-        photographed_start(place, settings.model, size=settings.size, label=label, say=say)
+        photographed_start(place, models[label], size=size, label=label, say=say)
         for label, place in weights.items()
     ]
     seen: dict[str, str] = {}

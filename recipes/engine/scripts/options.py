@@ -18,7 +18,14 @@ from vitreg.train.training.methods import check_methods, is_guided
 
 T = TypeVar("T")
 
-METAVARS = {"data": "DIR", "weights": "FILE", "subset": "FILE", "plugins": "FILE", "lam": "[METHOD=]LAM"}
+METAVARS = {
+    "data": "DIR",
+    "model": "NAME",
+    "weights": "FILE",
+    "subset": "FILE",
+    "plugins": "FILE",
+    "lam": "[METHOD=]LAM",
+}
 METAVARS |= {
     "log_with": "TRACKER",
     "micro_batch": "N|auto",
@@ -27,6 +34,7 @@ METAVARS |= {
     "measure_every": "N",
     "pictures": "INDEX",
     "test": "NAME[=DIR]",
+    "tied": "RATE",
 }
 
 
@@ -41,6 +49,7 @@ class TableOptions:
             hf:OWNER/DATASET; also NAME=DIR; None for the demo.
         rates: shares of each class; None for 0.15 and 1.
         shots: pictures of each class instead.
+        model: name of a timm model with a class token; LABEL=NAME for each source where they differ.
         subset: file that lists the training pictures, PATH LABEL in each line; NAME=FILE for several data
             sets.
         epochs: passes over a run's training pictures in place of `steps`.
@@ -66,7 +75,7 @@ class TableOptions:
 
     data: Sequence[str] | None = None
     weights: Sequence[str] | None = None
-    model: str | None = None
+    model: Sequence[str] | None = None
     size: int | None = None
     normalise: Literal["imagenet", "model"] | None = None
     rates: Sequence[float] | None = None
@@ -168,6 +177,12 @@ def one_for_each(option: str, texts: Sequence[str], names: Sequence[str]) -> dic
         expected = " ".join(f"{name}=FILE" for name in names) if len(names) > 1 else "one FILE"
         raise InputError(f"{option} {' '.join(texts)}: expected {expected}")
     return {name: found[name] for name in names}
+
+
+def labels_of(weights: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Return the labels of a table's sources: of its own ones, or of several that the command line gives."""
+    several = [text.partition("=")[0] for text in weights]
+    return several if list(sources) == [""] and len(several) > 1 else list(sources)
 
 
 def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[float, ...]]:

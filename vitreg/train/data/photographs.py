@@ -176,6 +176,20 @@ def read_pictures(paths: Sequence[Path], size: int) -> Iterator[Tensor | InputEr
         yield read if isinstance(read, InputError) else read.picture
 
 
+def read_objects(samples: Sequence[Sample], side: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each picture's middle square, uint8 [3, side, side], and its object there, bool [side, side].
+
+    The undecided pixels of an outline count to the object.
+
+    Raises:
+        InputError: A picture or an outline cannot be read.
+    """
+    use = evaluation_transform(side, ratio=1.0)
+    for read in _parallel(lambda sample: _read(sample, use, object_values=(1, 3)), samples):
+        assert read.mask is not None
+        yield read.picture, read.mask
+
+
 def test_reader(size: int) -> Callable[[Sample], _Read]:
     """Return the function that reads a picture as the network sees it in the test."""
     evaluate = evaluation_transform(size)
@@ -190,7 +204,11 @@ def in_one_line(refused: Sequence[str], *, at_most: int = 50) -> str:
     return f"{len(refused)} pictures cannot be used: {'; '.join(refused[:at_most])}{rest}"
 
 
-def _read(sample: Sample, use: Callable[[Image.Image, Tensor | None], tuple[Any, Tensor | None]]) -> _Read:
+def _read(
+    sample: Sample,
+    use: Callable[[Image.Image, Tensor | None], tuple[Any, Tensor | None]],
+    object_values: Sequence[int] = (1,),
+) -> _Read:
     """Return what `use` makes of a picture, upright as its EXIF orientation says, and of its object.
 
     Boxes and trimaps are in pixels of the stored picture, as index.csv defines them, and turned with it.
@@ -205,7 +223,7 @@ def _read(sample: Sample, use: Callable[[Image.Image, Tensor | None], tuple[Any,
                     f"{sample.trimap} is {trimap.size} pixels, its picture {sample.path} {opened.stored} as "
                     "stored"
                 )
-            mask = trimap_mask(trimap)
+            mask = trimap_mask(trimap, object_values)
         elif sample.box is not None:
             mask = box_mask(sample.box, height=height, width=width)
         if mask is not None:
