@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from torch import Tensor
-from vitreg.train.folder_task import data_root
 
 from engine.data.backgrounds import background_tests
 from engine.data.tied import Placed, placed, tied_folder
@@ -40,6 +39,7 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
+from vitreg.train.data.hub_dataset import data_root
 from vitreg.train.data.test_sets import TestSet
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.predictions import stored_right
