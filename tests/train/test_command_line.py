@@ -72,12 +72,12 @@ def test_the_docstring_is_the_help() -> None:
     parser = argparse.ArgumentParser()
     add_fields(parser.add_argument, Options, texts={"quick": "quicker"}, metavars={"size": "PX"})
     help = " ".join(parser.format_help().split())
-    assert "--size PX of the input, in pixels (8)" in help
-    assert "--kind {a,b} one of two (a)" in help
+    assert "--size PX of the input, in pixels (default: 8)" in help
+    assert "--kind {a,b} one of two (default: a)" in help
     assert "--rates RATE [RATE ...] shares of 50 %" in help
     assert "--plugin PLUGIN files, in place of --size" in help
     assert "--quick quicker" in help
-    assert "a rate (0.0001)" in help
+    assert "a rate (default: 0.0001)" in help
 
 
 @pytest.mark.parametrize("kind", [FinetuneOptions, PredictOptions, TableOptions, SegmentationOptions])

@@ -2,8 +2,8 @@
 
 MODEL is a model of timm: NAME, NAME.TAG, local-dir:FOLDER or hf-hub:ORG/NAME. Its
 pre-trained weights are fetched unless --weights or --random is given. Pictures are
-resized, cropped and normalised as timm notes it for the model; what is shown is
-the crop that the model sees."""
+resized, cropped and normalised as timm records for the model; the figure shows the
+crop that the model sees."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ _EXAMPLE = """For example
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="see above")
+    add("model", metavar="MODEL", help="name of the model, see above")
     add("images", nargs="+", type=Path, metavar="IMAGE", help="picture files")
-    add("-o", "--out", type=Path, required=True, metavar="FILE", help="the figure: .png, .pdf or .svg")
+    add("-o", "--out", type=Path, required=True, metavar="FILE", help="output figure, .png, .pdf or .svg")
     weights = parser.add_mutually_exclusive_group()
     add = weights.add_argument
     add("--weights", type=Path, metavar="FILE", help=".safetensors or torch file with the model's state dict")
-    add("--random", action="store_true", help="untrained weights, to try the command")
+    add("--random", action="store_true", help="use untrained weights, to try the command")
     add = parser.add_argument
-    source = f"a second checkpoint of the same model, drawn first, or the word {PRETRAINED}"
+    source = f"second checkpoint of the same model, drawn first, or {PRETRAINED}"
     add("--source", metavar="FILE", help=source)
-    add("--size", type=_pixels, metavar="PIXELS", help="side of the picture (what timm notes for the model)")
-    layers = "blocks from 0, negative ones from the end: 11 or 0,5,11 or --layers=-2,-1 or all (-1)"
+    add("--size", type=_pixels, metavar="PIXELS", help="input size (default: as timm records)")
+    layers = "blocks, from 0 or negative from the end: 11, 0,5,11, --layers=-2,-1 or all (default: -1)"
     add("--layers", type=_layers, metavar="BLOCKS", help=layers)
-    add("--heads", choices=("mean", "each"), help="the mean over the attention heads, or each (mean)")
+    add("--heads", choices=("mean", "each"), help="mean over the attention heads, or each (default: mean)")
     query = (
-        "whose attention: the class token's, the mean of the patches', or the attention pooling's "
-        "(cls if there is a class token, else mean)"
+        "query of the attention: the class token's, the mean of the patches', or the attention pooling's "
+        "(default: cls if there is a class token, else mean)"
     )
     add("--query", choices=("cls", "mean", "pool"), help=query)
-    add("--rollout", action="store_true", help="attention through all blocks instead of one block's")
+    add("--rollout", action="store_true", help="attention through all blocks instead of in one")
 
 
 def run(options: Namespace) -> int:

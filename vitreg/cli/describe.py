@@ -1,4 +1,4 @@
-"""Say what a model is and what can be read in it; it is built without weights.
+"""Show what a model is and what can be read in it. It is built without weights.
 
 MODEL is one of
   NAME, NAME.TAG           a model of timm
@@ -25,7 +25,7 @@ _EXAMPLE = """For example
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("model", metavar="MODEL", help="see above")
+    parser.add_argument("model", metavar="MODEL", help="name of the model, see above")
     parser.add_argument("--json", action="store_true", help="print the fields of vitreg.Description as JSON")
 
 

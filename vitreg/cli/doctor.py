@@ -33,7 +33,7 @@ class Device:
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: Namespace) -> int:

@@ -1,9 +1,9 @@
 """Write a model that `vitreg finetune` stored as a file for other programs.
 
 RESULT is the --out of `vitreg finetune`, or its model.safetensors. The file takes
-normalised pictures and gives logits; FILE.json beside it says how a picture is
-prepared, and names the classes. Nothing is written if the file's logits differ from
-the model's own on ten pictures by more than a thousandth of the largest.
+normalised pictures and returns logits; FILE.json beside it describes how to prepare
+a picture and lists the classes. The file is kept only if, on ten pictures, no
+logit differs from the model's by more than a thousandth of the largest.
 
 It needs onnx, onnxruntime and onnxscript for ONNX: pip install "vitreg[export]"."""
 
@@ -26,10 +26,10 @@ def add_options(parser: ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     add("model", type=Path, metavar="RESULT", help="the model")
-    formats = "ONNX, or a program of torch.export (onnx)"
+    formats = "ONNX, or a program of torch.export (default: onnx)"
     add("--format", choices=("onnx", "torch"), default="onnx", help=formats)
-    add("--out", type=Path, metavar="FILE", help="the file (model.onnx or model.pt2 in RESULT)")
-    pictures = "files or folders that the ten pictures are taken from (drawn at random)"
+    add("--out", type=Path, metavar="FILE", help="output file (default: model.onnx or model.pt2 in RESULT)")
+    pictures = "files or folders of pictures for the check (default: random pictures)"
     add("--pictures", nargs="+", type=Path, default=[], metavar="PICTURES", help=pictures)
 
 

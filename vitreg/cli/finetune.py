@@ -7,12 +7,11 @@ Transformer of timm:
   FOLDER/CLASS/*.jpg alone
 
 
-In the second form a fifth of each class is held out from training, to measure
-on. The model, predictions.csv, and report.html (one page with all results) are
-written into the folder of --out. Whether the linear probe or the fine-tuned model
-is delivered is chosen by training pictures that are held out in turn; those that
-are reported on choose nothing. What is finished is never done again: the same
-command goes on where it was stopped."""
+In the second form a fifth of each class is held out for testing. The command
+writes the model, predictions.csv and report.html, one page with all results, into
+the folder of --out. It delivers the linear probe or the fine-tuned model,
+whichever is more accurate on folds of the training pictures; the test pictures
+choose nothing. Run the same command again to continue one that was stopped."""
 
 from __future__ import annotations
 
@@ -27,12 +26,11 @@ _EXAMPLE = """For example
 
   vitreg finetune photos --weights deit_tiny.safetensors --out result
 
-starts from the linear probe and trains with GTA, which keeps the attention where
-the pre-trained model had it. Which learning rate and λ are best for your pictures?
+  vitreg finetune photos --weights timm --out result --search
 
-  vitreg finetune photos --weights deit_tiny.safetensors --out result --search
-
-tries some on training pictures that are held out in turn, and trains with the best.
+The first starts from the linear probe and trains with GTA, which keeps the
+attention where the pre-trained model had it. The second also searches learning
+rate and λ on folds of the training pictures.
 """
 
 
@@ -44,14 +42,15 @@ def add_options(parser: ArgumentParser) -> None:
     from vitreg.train.options import METHOD
     from vitreg.train.training.methods import METHODS
 
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="your pictures")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="the same, by name")
-    parser.add_argument("--weights", metavar="FILE", help=f"of the pre-trained model: {FORMS}")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (runs/finetune-FOLDER)")
+    add = parser.add_argument
+    add("folder", nargs="?", type=Path, metavar="FOLDER", help="folder with your pictures")
+    add("--data", type=Path, metavar="FOLDER", help="the same as FOLDER")
+    add("--weights", metavar="FILE", help=f"pre-trained weights: {FORMS}")
+    add("--out", type=Path, metavar="DIR", help="folder of the results (default: runs/finetune-FOLDER)")
     plain = [name for name in METHODS if not name.startswith("LP-FT") and not name.endswith("+TransMix")]
-    method = f"{', '.join(plain)}, each also with +TransMix; None for {METHOD}"
+    method = f"{', '.join(plain)}, or several joined by +; None for {METHOD}"
     metavars = {"hold_out": "RATE", "micro_batch": "N|auto", "views": "K", "every": "K", "plugins": "FILE"}
-    add_fields(parser.add_argument, FinetuneOptions, texts={"method": method}, metavars=metavars)
+    add_fields(add, FinetuneOptions, texts={"method": method}, metavars=metavars)
 
 
 def run(options: Namespace) -> int:

@@ -14,16 +14,18 @@ from vitreg.errors import ArgumentError
 
 COMMANDS = {
     "finetune": "fine-tune one model on your labelled photographs",
-    "predict": "predict the classes of new pictures with that model",
+    "predict": "name the classes of new pictures with that model",
     "export": "write that model for other programs: ONNX or torch.export",
-    "describe": "say what a model is and what can be read in it",
-    "models": "list the models that vitreg was tried on",
-    "attention": "draw where a model looks, over your pictures",
-    "doctor": "check versions and devices, and GTA on a small model",
+    "describe": "show what a model is and what can be read in it",
+    "models": "list the models that vitreg was tested with",
+    "attention": "draw where a model looks on your pictures",
+    "doctor": "check the installation",
 }
 """What each command is for. Its module, called like it, is loaded only when it is chosen."""
 
 _FORMAT = argparse.RawDescriptionHelpFormatter
+_MANY = 12
+"""Options from which on the usage does not list them."""
 
 
 def load_command(name: str) -> Command:
@@ -33,7 +35,14 @@ def load_command(name: str) -> Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises instead of leaving the program."""
+    """A parser that raises instead of leaving the program, with one line of usage."""
+
+    def format_help(self) -> str:
+        """Return the help; what takes many options is not listed twice."""
+        if len(self._actions) > _MANY:
+            places = [action.metavar for action in self._actions if not action.option_strings]
+            self.usage = " ".join(["%(prog)s [options]", *map(str, places)])
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise `ArgumentError` with the parser's message."""
@@ -72,7 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         "vitreg",
         description="Keep what a pre-trained Vision Transformer knows while fine-tuning it.",
-        epilog="`vitreg COMMAND --help` says more of a command. For example\n\n"
+        epilog="`vitreg COMMAND --help` shows the options of a command. For example\n\n"
         "  vitreg describe vit_small_patch16_224.dino",
         formatter_class=partial(_FORMAT, max_help_position=16),
     )

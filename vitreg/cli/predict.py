@@ -1,9 +1,9 @@
 """Predict the classes of new pictures with a model that `vitreg finetune` stored.
 
 RESULT is the --out of `vitreg finetune`, or its model.safetensors. The command
-writes predictions.csv: path, and the three most probable classes with their
-probabilities. Folders are searched to the bottom. With --attention it also writes
-attention.png: up to eight of the pictures, with heat where the model looks."""
+writes predictions.csv with the path of each picture and its three most probable
+classes. Folders are searched with all their subfolders. --attention also writes
+attention.png, which shows where the model looks in up to eight of the pictures."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def add_options(parser: ArgumentParser) -> None:
     from vitreg.train.basics.command_line import add_fields
 
     add = parser.add_argument
-    given = "the model, then picture files or folders of them; without the model where --model names it"
+    given = "the model, then picture files or folders; only pictures if --model is given"
     add("places", nargs="+", type=Path, metavar="RESULT PICTURES", help=given)
-    add("--model", type=Path, metavar="RESULT", help="the model, by name")
-    out = "where results go (predicted)"
+    add("--model", type=Path, metavar="RESULT", help="the same as RESULT")
+    out = "folder of the results (default: predicted)"
     add("--out", type=Path, default=Path("predicted"), metavar="DIR", help=out)
     add_fields(add, PredictOptions, metavars={"plugins": "FILE"})
 

@@ -49,7 +49,7 @@ _RANGES = {
     "a number of at least 0": (
         *("lam", "lams", "weight_decay", "warmup_epochs", "mixup", "cutmix", "gpus_per_run"),
     ),
-    "a share above 0 and at most 1": ("layer_decay", "fraction", "rates", "mass", "tied"),
+    "a share above 0 and at most 1": ("layer_decay", "fraction", "rates", "mass"),
     "a share above 0 and below 1": ("hold_out",),
     "a share of at least 0 and below 1": ("smoothing", "drop_path"),
 }
@@ -74,47 +74,49 @@ class FinetuneOptions:
     """How a model is fine-tuned.
 
     Attributes:
-        model: name of a timm model with a class token.
-        size: side of the network's input in pixels.
-        normalise: mean and deviation of the input, ImageNet's or those that timm notes for the model; None
-            for ImageNet's, and a word where timm notes others.
-        method: a row of the tables, such as "GTA", "fine-tune" or "msa-output+TransMix"; None for GTA.
-        head: where the head starts: at the linear probe, or at random.
-        lam: λ, how strongly a guide holds; None for 1.
-        select: how it is chosen whether the linear probe or the fine-tuned model is delivered: by training
-            pictures that are held out in folds, or not at all: then it is the fine-tuned one.
-        folds: how many folds; fewer where a class has fewer pictures.
-        search: whether learning rate, method and λ are searched first, in the same folds.
-        methods: the guides that the search tries; None for GTA.
-        lams: the λ that the search tries; None for 1 and 10.
-        lrs: the learning rates that the search tries; None for 3e-5, 1e-4 and 3e-4.
-        minutes: how long the search may take; None for as long as it takes.
-        hold_out: the share of each class that is held out to measure on where there are no test pictures.
+        model: timm model with a class token.
+        size: input size in pixels.
+        normalise: mean and deviation of the input, ImageNet's or those that timm records for the model; None
+            for imagenet, with a warning if timm records others.
+        method: method, a name or several joined by +, such as "GTA", "fine-tune" or "msa-output+TransMix";
+            None for GTA.
+        head: initial head, the linear probe's or one with random weights.
+        lam: λ, the weight of the penalty; None for 1.
+        select: choice between the linear probe and the fine-tuned model, by folds of the training pictures;
+            none always delivers the fine-tuned model.
+        folds: number of folds; fewer if a class has fewer pictures.
+        search: search learning rate, method and λ first, on the same folds.
+        methods: methods that the search tries; None for GTA.
+        lams: values of λ that the search tries; None for 1 and 10.
+        lrs: learning rates that the search tries; None for 3e-5, 1e-4 and 3e-4.
+        minutes: time limit of the search; None for no limit.
+        hold_out: share of each class held out for testing if there are no test pictures.
         epochs: passes over the training pictures.
-        steps: training steps in place of `epochs`.
-        batch_size: pictures of a step.
-        micro_batch: pictures of a batch that are computed at once, to the same gradients; "auto" for as
-            many as fit into the memory; None for all.
-        compile: compile model, loss and penalty together, to the same figures up to rounding.
-        grad_checkpointing: compute blocks again in the backward pass, for less memory, to the same figures.
-        fused_attention: whether attention is computed by timm's fused functions.
-        lr: the highest learning rate, from which it falls to zero in a half cosine.
-        layer_decay: by what the learning rate falls from each layer to the one before it; 1 for not at all.
-        weight_decay: of AdamW.
+        steps: number of training steps, instead of `epochs`.
+        batch_size: pictures per step.
+        micro_batch: pictures computed at once, with the same gradients as the whole batch; "auto" for as many
+            as fit into memory; None for all.
+        compile: compile model, loss and penalty.
+        grad_checkpointing: recompute blocks in the backward pass to save memory.
+        fused_attention: use of timm's fused attention.
+        lr: peak learning rate, which decays to zero along a half cosine.
+        layer_decay: factor of the learning rate from each layer to the one before it.
+        weight_decay: weight decay of AdamW.
         warmup_epochs: passes over the pictures with a rising learning rate.
-        smoothing: of the labels.
-        drop_path: stochastic depth.
-        augment: timm's augmentation string, "crop" for crop and flip alone, or "none".
-        views: in how many ways each picture is augmented; 0 for anew each time.
-        every: the penalty is taken on every so many steps, and as much stronger.
-        fraction: of what random part of a step's pictures the penalty is taken.
-        seed: of everything random.
-        device: where it is computed.
-        precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 and more.
-        workers: processes that read pictures; the figures do not depend on it; None for a number that fits.
-        block: whose attention is drawn, from 0; None for the one that looks at the objects, where they are
-            known, else the last.
-        plugins: files that register penalties, extractors, families, models or rows.
+        smoothing: label smoothing.
+        drop_path: stochastic depth rate.
+        augment: augmentation, a string of timm, "crop" for crop and flip only, or "none".
+        views: number of augmented views of each picture; 0 for a new one each time.
+        every: penalty on one in this many steps, this many times as strong.
+        fraction: share of a step's pictures, drawn at random, on which the penalty is taken.
+        seed: random seed.
+        device: device to compute on.
+        precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 or higher.
+        workers: processes that read pictures, without effect on results; None for a suitable number.
+        block: block whose attention is drawn, from 0; None for the one that looks most at the objects where
+            they are known, else the last.
+        plugins: Python file that registers penalties, extractors, families, models or methods; may be
+            repeated.
 
     Raises:
         InputError: One of them cannot be meant.
@@ -216,11 +218,11 @@ class PredictOptions:
     """How new pictures are predicted.
 
     Attributes:
-        attention: whether it is drawn where the model looks, in up to eight of the pictures.
-        block: of the attention, from 0; None for the last.
-        device: where it is computed.
-        precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 and more.
-        plugins: files that register models of one's own.
+        attention: draw where the model looks, on up to eight of the pictures.
+        block: block whose attention is drawn, from 0; None for the last.
+        device: device to compute on.
+        precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 or higher.
+        plugins: Python file that registers your own models; may be repeated.
     """
 
     attention: bool = False

@@ -32,8 +32,8 @@ class FigureOptions(TableOptions):
     """What the script of a figure is told.
 
     Attributes:
-        pictures: by their place, from 0.
-        block: whose attention is looked at, from 0.
+        pictures: test pictures to draw, by index from 0.
+        block: block whose attention is drawn, from 0.
     """
 
     pictures: Sequence[int] | None = None

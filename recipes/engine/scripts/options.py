@@ -18,14 +18,7 @@ from vitreg.train.training.methods import check_methods, is_guided
 
 T = TypeVar("T")
 
-METAVARS = {
-    "data": "DIR",
-    "model": "NAME",
-    "weights": "FILE",
-    "subset": "FILE",
-    "plugins": "FILE",
-    "lam": "[METHOD=]LAM",
-}
+METAVARS = {"data": "DIR", "weights": "FILE", "subset": "FILE", "plugins": "FILE", "lam": "[METHOD=]LAM"}
 METAVARS |= {
     "log_with": "TRACKER",
     "micro_batch": "N|auto",
@@ -34,7 +27,6 @@ METAVARS |= {
     "measure_every": "N",
     "pictures": "INDEX",
     "test": "NAME[=DIR]",
-    "tied": "RATE",
 }
 
 
@@ -45,37 +37,36 @@ class TableOptions:
     What is not said here of an option is said in `FinetuneOptions`, which has it too.
 
     Attributes:
-        data: pictures in train/CLASS beside test/CLASS, with index.csv, in an official layout or archive, or
-            hf:OWNER/DATASET; also NAME=DIR; None for the demo.
-        rates: shares of each class; None for 0.15 and 1.
-        shots: pictures of each class instead.
-        model: name of a timm model with a class token; LABEL=NAME for each source where they differ.
-        subset: file that lists the training pictures, PATH LABEL in each line; NAME=FILE for several data
-            sets.
-        epochs: passes over a run's training pictures in place of `steps`.
-        mixup: mix pictures in all methods; DeiT: 0.8.
-        cutmix: the same by boxes; DeiT: 1.
+        data: folders or archives of pictures, DIR or NAME=DIR, with train/CLASS beside test/CLASS, an
+            index.csv or an official layout; or hf:OWNER/DATASET; None for the demo.
+        rates: shares of each class to train on; None for 0.15 and 1.
+        shots: numbers of pictures of each class to train on, instead of `rates`.
+        subset: file that lists the training pictures, PATH LABEL per line; NAME=FILE for several data sets.
+        epochs: passes over the training pictures, instead of `steps`.
+        mixup: mixup alpha in all methods; DeiT uses 0.8.
+        cutmix: CutMix alpha in all methods; DeiT uses 1.
         methods: rows of the table.
-        lam: λ of all penalties or of one; of several the best is taken.
-        select: how the best λ is found: on a part of the training pictures that is held out, on the test
-            pictures, as the paper may have done, or not at all: then each is a row.
-        hold_out: share of each class's training pictures that is held out to choose by.
-        measure_every: measure accuracy and attention every N steps too, for the curves in each report.
-        seeds: one run each; None for 0, 1 and 2.
-        executor: where runs are computed: one after the other here, or several at once on GPUs or machines.
-        address: of Ray's cluster, HOST:PORT or auto; None for this machine alone.
-        cpus_per_run: on Ray; below 1, several share one; None for 1.
-        gpus_per_run: on Ray, as the CPUs; None for 0.
-        retries: on Ray, of a run that lost its process; None for 3.
-        log_with: also tell the log of each run to tensorboard, wandb or another of accelerate's trackers.
-        out: folder of runs and tables; tables with one folder share their runs.
-        preset: the paper's protocol.
-        quick: a few steps of everything, to see that it works.
+        lam: λ of all penalties or of one method; the best of several is chosen.
+        select: pictures that choose the best λ, held-out training pictures or, as the paper may have done,
+            the test pictures; none makes each λ a row.
+        hold_out: share of each class's training pictures held out to choose λ.
+        measure_every: number of steps between measurements of accuracy and attention during training.
+        seeds: random seeds, one run each; None for 0, 1 and 2.
+        executor: local for one run after the other, ray for several at once on GPUs or machines.
+        address: address of the Ray cluster, HOST:PORT or auto; None for this machine alone.
+        cpus_per_run: CPUs per run on Ray; below 1, runs share one; None for 1.
+        gpus_per_run: GPUs per run on Ray; below 1, runs share one; None for 0.
+        retries: restarts on Ray of a run that lost its process; None for 3.
+        log_with: trackers that also receive the log of each run, tensorboard, wandb or another of
+            accelerate's.
+        out: folder of runs and tables; tables with the same folder share their runs.
+        preset: settings of the paper's protocol.
+        quick: take a few steps of everything, to see that it works.
     """
 
     data: Sequence[str] | None = None
     weights: Sequence[str] | None = None
-    model: Sequence[str] | None = None
+    model: str | None = None
     size: int | None = None
     normalise: Literal["imagenet", "model"] | None = None
     rates: Sequence[float] | None = None
@@ -139,7 +130,7 @@ def read_options(kind: type[T], name: str, description: str | None, argv: Sequen
     """
     parser = Parser(f"python recipes/{name}.py", description=description)
     parser.formatter_class = RawDescriptionHelpFormatter
-    weights = f"of the pre-trained model: {FORMS}; LABEL=… for each source of a table of several"
+    weights = f"pre-trained weights: {FORMS}; LABEL=… for each of several sources"
     texts = attribute_texts(FinetuneOptions) | {"weights": weights} | attribute_texts(kind)
     add_fields(parser.add_argument, kind, texts=texts, metavars=METAVARS)
     return given_options(kind, parser.parse_args(argv))
@@ -177,12 +168,6 @@ def one_for_each(option: str, texts: Sequence[str], names: Sequence[str]) -> dic
         expected = " ".join(f"{name}=FILE" for name in names) if len(names) > 1 else "one FILE"
         raise InputError(f"{option} {' '.join(texts)}: expected {expected}")
     return {name: found[name] for name in names}
-
-
-def labels_of(weights: Sequence[str], sources: Sequence[str]) -> list[str]:
-    """Return the labels of a table's sources: of its own ones, or of several that the command line gives."""
-    several = [text.partition("=")[0] for text in weights]
-    return several if list(sources) == [""] and len(several) > 1 else list(sources)
 
 
 def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -45,8 +45,8 @@ class SegmentationOptions(FigureOptions):
     """What the scripts of table 4 and figure 3 are told.
 
     Attributes:
-        voc: PASCAL VOC 2012, or its archive, to measure on; None for each data set's own test pictures.
-        mass: of the attention that the patches hold which count as attended.
+        voc: folder or archive of PASCAL VOC 2012 to measure on; None for the test pictures of each data set.
+        mass: share of the attention that the attended patches hold.
     """
 
     voc: Path | None = None

@@ -82,8 +82,8 @@ def _without_none(annotation: Any) -> Any:
 
 def _help(text: str, default: object) -> str:
     """Return what an option's help says, from the words of a docstring."""
-    text = re.sub(r"; None for (.*)$", r" (\1)", text.rstrip("."))
+    text = re.sub(r"; None for (.*)$", r" (default: \1)", text.rstrip("."))
     text = re.sub(r"`(\w+)`", lambda name: f"--{name[1].replace('_', '-')}", text)
     if isinstance(default, str) or (isinstance(default, (int, float)) and not isinstance(default, bool)):
-        text += f" ({default if isinstance(default, str) else format(default, 'g')})"
+        text += f" (default: {default if isinstance(default, str) else format(default, 'g')})"
     return text.replace("%", "%%")
