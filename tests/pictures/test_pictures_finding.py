@@ -58,11 +58,11 @@ def test_special_files_other_endings_and_lost_links(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
-    for name in ("a.heic", "b.HEIC", "notes"):
+    for name in ("a.cr2", "b.CR2", "notes"):
         (tmp_path / name).touch()
     found = pictures_below(tmp_path)
     assert [path.name for path in found.pictures] == ["1.JPG", "lost.png"]  # whoever opens it says it is lost
-    assert found.left_out == {"special files": 2, "*.heic": 2, "files without an ending": 1}
+    assert found.left_out == {"special files": 2, "*.cr2": 2, "files without an ending": 1}
 
 
 def test_earlier_results_are_no_pictures(tmp_path: Path) -> None:

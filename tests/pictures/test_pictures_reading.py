@@ -72,6 +72,63 @@ def test_a_brightest_value_that_nobody_knows_is_refused(
         read_picture(tmp_path / f"p.{suffix}")
 
 
+@pytest.mark.parametrize("opacity", [0, 1])
+def test_what_is_transparent_everywhere_is_refused(tmp_path: Path, opacity: int) -> None:
+    pixels = np.dstack([noise(), np.full((12, 10), opacity, np.uint8)])
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    with pytest.raises(InputError, match="transparent everywhere; store it without transparency"):
+        read_picture(tmp_path / "p.png")
+
+
+def test_signed_numbers_are_no_levels(tmp_path: Path) -> None:
+    signed = {339: 2}
+    Image.fromarray(noise(bands=1)).save(tmp_path / "p.tiff", tiffinfo=signed)
+    with pytest.raises(InputError, match="brightest value is not known"):
+        read_picture(tmp_path / "p.tiff")
+
+
+def test_literal_values_of_sixteen_bits(tmp_path: Path) -> None:
+    """Dark and bright scans stay apart: each value of 65535 is the same share of 255, rounded down."""
+    for name, low in (("dark", 9000), ("bright", 40000)):
+        values = (low + np.random.default_rng(0).integers(0, 3000, (6, 5))).astype(np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        found = np.asarray(read_picture(tmp_path / f"{name}.png"))
+        for row in range(6):
+            for column in range(5):
+                level = int(values[row, column]) * 255 // 65535
+                assert found[row, column].tolist() == [level, level, level]
+        assert low * 255 // 65535 <= found.min() <= found.max() <= (low + 3000) * 255 // 65535
+
+
+def first_frame(path: Path) -> np.ndarray:
+    with Image.open(path) as stored:
+        stored.seek(0)
+        return np.asarray(stored.convert("RGB"))
+
+
+@pytest.mark.parametrize("name", ["p.gif", "p.webp", "p.png", "p.mpo", "p.jpg"])
+def test_of_several_frames_the_first_is_read(tmp_path: Path, name: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    form = {"p.jpg": "MPO"}.get(name)
+    frames[0].save(tmp_path / name, format=form, save_all=True, append_images=frames[1:])
+    found = np.asarray(read_picture(tmp_path / name))
+    assert np.array_equal(found, first_frame(tmp_path / name))
+    assert found[4, 4, 0] > 250 > 5 > found[4, 4, 1]
+
+
+def test_heic_where_pillow_heif_is_installed(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    assert {".heic", ".heif"} <= suffixes()
+    stored = Image.fromarray(np.kron(noise(4, 6), np.ones((16, 16, 1), np.uint8)))
+    heif.from_pillow(stored).save(tmp_path / "p.heic", quality=-1)
+    found = np.asarray(read_picture(tmp_path / "p.heic")).astype(int)
+    assert np.abs(found - np.asarray(stored)).max() <= 3
+    content = (tmp_path / "p.heic").read_bytes()
+    (tmp_path / "cut.heic").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="not whole"):
+        read_picture(tmp_path / "cut.heic")
+
+
 def png_of_16_bits(values: np.ndarray) -> bytes:
     """Return a PNG of 16 bits in three channels, which Pillow reads and does not write."""
 
@@ -147,7 +204,12 @@ def test_formats_are_those_that_pillow_reads_and_runs_nothing_for() -> None:
         (b"", "the file is empty"),
         (b"<!DOCTYPE html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"\0\0\0\x18ftypheic" + bytes(40), "pillow-heif"),
+        (
+            b"\0\0\0\x18ftypheic" + bytes(40),
+            "HEIF or AVIF(, which pip install pillow-heif| that is not)",
+        ),
+        (b"\xff\xd8", "found a JPEG that is not whole"),
+        (b"II*\0" + bytes(40), "found a TIFF that is not whole, or of a depth"),
         (b"nothing", "found something else"),
     ],
 )

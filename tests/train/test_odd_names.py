@@ -102,14 +102,14 @@ def test_one_unreadable_picture_costs_no_prediction(
         write_picture(new / f"{number}.png", seed=number)
     (new / "._0.png").write_bytes(b"\0\5\x16\7")
     (new / "z.jpg").touch()
-    (new / "notes.heic").touch()
+    (new / "notes.cr2").touch()
     capsys.readouterr()
     given = ["predict", str(tmp_path / "out"), str(new), "--out", str(tmp_path / "p"), "--device", "cpu"]
     assert main([*given, "--attention"]) == 2
     told = capsys.readouterr()
     assert "1 of 6 pictures left out: cannot read the picture" in told.err
     assert "z.jpg: the file is empty" in told.err
-    assert "left out: 1 hidden files or folders of tools, 1 *.heic" in told.out
+    assert "left out: 1 hidden files or folders of tools, 1 *.cr2" in told.out
     assert [Path(row["path"]).name for row in table(tmp_path / "p/predictions.csv")] == [
         f"{number}.png" for number in range(5)
     ]

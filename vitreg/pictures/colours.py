@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
-"""TIFF's tags of the depth, and of what 0 means; `_WHITE_IS_ZERO` is a value of the second."""
-_WHITE_IS_ZERO = 0
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+"""TIFF's tags of the depth, of what 0 means, and of signs; the next two are values of the last two."""
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 _SCALED_BY_PILLOW = ("PPM", "JPEG2000")
 """Formats that note the brightest value, which Pillow scales to that of 16 bits."""
 _LEAST_CONTRAST = 16
@@ -15,7 +15,7 @@ _LEAST_CONTRAST = 16
 
 
 class UnknownBrightnessError(ValueError):
-    """Nobody knows which value of a picture is the brightest."""
+    """Nobody knows which value of a picture is the brightest, or nothing of it is to be seen."""
 
 
 def has_16_bits(stored: Image.Image) -> bool:
@@ -35,11 +35,12 @@ def in_colours(stored: Image.Image, *, of_16_bits: bool = False) -> tuple[Image.
             several channels.
 
     Raises:
-        UnknownBrightnessError: It has 32 bits, or fewer than its file says.
+        UnknownBrightnessError: It has 32 bits, signs, or fewer bits than its file says, or is transparent
+            everywhere.
     """
     if stored.mode.startswith("I;16") or (stored.mode == "I" and stored.format in ("PNG", "PPM")):
         return _of_16_bits(stored), ("16 bits",)
-    if stored.mode in ("I", "F"):
+    if stored.mode in ("I", "F") or _SIGNED in getattr(stored, "tag_v2", {}).get(_SAMPLE_FORMAT, ()):
         raise UnknownBrightnessError(
             f"its brightest value is not known (mode {stored.mode}); store it with 8 or 16 bits a channel"
         )
@@ -51,6 +52,8 @@ def in_colours(stored: Image.Image, *, of_16_bits: bool = False) -> tuple[Image.
     alpha = np.asarray(layer.getchannel("A"))
     if alpha.min() == 255:
         return layer.convert("RGB"), ()
+    if alpha.max() < _LEAST_CONTRAST:
+        raise UnknownBrightnessError("it is transparent everywhere; store it without transparency")
     shown = _on("white", layer)
     if alpha.min() < alpha.max() and _contrast(shown) < _LEAST_CONTRAST:
         shown = _on("black", layer)

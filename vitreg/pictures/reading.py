@@ -200,14 +200,16 @@ def _reason(error: Exception, content: bytes) -> str:
         return str(error)
     if isinstance(error, UnidentifiedImageError):
         found = next((what for beginning, what in _BEGINNINGS if content.startswith(beginning)), "")
-        if content[4:8] == b"ftyp" and "HEIF" in formats():
-            found = "HEIF or AVIF that is not whole"
-        elif content[4:8] == b"ftyp":
-            found = "HEIF or AVIF, which pip install pillow-heif reads"
+        if content[4:8] == b"ftyp":
+            is_read = ("AVIF" if content[8:12] in (b"avif", b"avis") else "HEIF") in formats()
+            found = "HEIF or AVIF" + (
+                " that is not whole" if is_read else ", which pip install pillow-heif reads"
+            )
         return f"expected {', '.join(formats())}, found {found or 'something else'}"
     return f"it is not whole or not sound ({type(error).__name__}: {error})".replace("\n", " ")
 
 
+_TIFF = (b"II*\0", b"MM\0*")
 _BEGINNINGS = (
     (b"%!PS", "PostScript, which is a program"),
     (b"\xc5\xd0\xd3\xc6", "PostScript, which is a program"),
@@ -216,6 +218,9 @@ _BEGINNINGS = (
     (b"<", "a web page or a drawing (SVG)"),
     (b"PK", "an archive"),
     (b"8BPS", "a Photoshop document"),
+    (b"\xff\xd8", "a JPEG that is not whole"),
+    (b"\x89PNG", "a PNG that is not whole"),
+    *((start, "a TIFF that is not whole, or of a depth or compression that is not read") for start in _TIFF),
 )
 """What a file that is no picture begins with, and what it is then."""
 

@@ -85,3 +85,28 @@ def test_a_column_twice(root: Path) -> None:
     (root / "index.csv").write_bytes("path,label,split\n".encode("utf-16"))
     with pytest.raises(InputError, match="expected a CSV in UTF-8"):
         read_folder(root)
+
+
+def test_pictures_that_no_row_lists_are_counted(indexed: Path) -> None:
+    assert not read_folder(indexed).left_out
+    for name in ("more/1.png", "2.png"):
+        write_picture(indexed / name, seed=99)
+    assert read_folder(indexed).left_out == ("2 pictures that index.csv does not list",)
+
+
+def test_an_index_of_another_spelling_is_no_other_layout(indexed: Path) -> None:
+    (indexed / "index.csv").rename(indexed / "Index.CSV")
+    with pytest.raises(InputError, match=r"expected the list .* as index\.csv, found Index\.CSV; rename it"):
+        read_folder(indexed)
+
+
+def test_labels_of_any_length_are_sorted_as_numbers(indexed: Path) -> None:
+    index, large = indexed / "index.csv", "9" * 400
+    index.write_text(index.read_text().replace(",10,", f",{large},"))
+    assert read_folder(indexed).classes == ("9 lives", "10 lives")
+
+
+def test_what_is_no_utf8_is_told_without_a_line_zero(indexed: Path) -> None:
+    (indexed / "index.csv").write_bytes("path,label,split\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"cannot read .*index\.csv: .*expected a CSV in UTF-8"):
+        read_folder(indexed)

@@ -117,12 +117,12 @@ def test_what_is_no_class(tmp_path: Path) -> None:
     (tmp_path / "runs" / "finetune-x" / "report.json").touch()
     write_picture(tmp_path / "loose.png", seed=2)
     for number in range(3):
-        (tmp_path / "ant" / f"{number}.HEIC").touch()
+        (tmp_path / "ant" / f"{number}.CR2").touch()
     folder = read(tmp_path)
     assert folder.classes == ("ant", "bee")
     assert len(folder.train) == 4
     said = describe_folder(folder, "x")
-    for text in ("3 *.heic", "1 folders of results", "1 pictures outside", "3 hidden files or folders"):
+    for text in ("3 *.cr2", "1 folders of results", "1 pictures outside", "3 hidden files or folders"):
         assert text in said
 
 
@@ -170,3 +170,16 @@ def test_twins() -> None:
     assert twins(["1", "1.0"]) == ("1", "1.0")
     assert twins(["1", "-1", "1.5", "a-1", "a1"]) is None
     assert twins(["cat", "cat"]) is None
+
+
+def test_a_folder_is_one_class_and_no_class_of_its_own_parent(class_folders: Path) -> None:
+    root = class_folders / "train"
+    (root / "self").symlink_to(root)
+    (root / "gone").symlink_to(root / "nowhere")
+    (root / "labels.csv").touch()
+    folder = read_folder(root, needs_test=False)
+    assert folder.classes == ("auk", "booby", "crow")
+    assert folder.left_out == ("1 links to nowhere, 1 *.csv, 1 links to a folder above",)
+    (root / "owl").symlink_to(root / "auk")
+    with pytest.raises(InputError, match="folders auk and owl are one folder by a link; remove it"):
+        read_folder(root, needs_test=False)

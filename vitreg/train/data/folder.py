@@ -57,6 +57,8 @@ def read_folder(
         names = sorted(entry.name for entry in root.iterdir())
     except OSError as error:
         raise InputError(f"cannot read the data folder {root}: {error.strerror}") from error
+    if other := next((name for name in names if name.lower() == "index.csv" != name), None):
+        raise InputError(f"{root}: expected the list of the pictures as index.csv, found {other}; rename it")
     if "index.csv" in names:
         folder = read_index(root, others)
     elif others:

@@ -98,9 +98,10 @@ class _Classes:
 
 def _classes(root: Path, but_not: Path | None, split: str = "") -> _Classes:
     """Return the classes in a folder and their pictures, and count what is left out."""
-    found = {name: pictures_below(root / name, but_not=but_not) for name in _folders(root)}
     here = _loose(root)
     left_out = here.left_out
+    names = _own_folders(root, left_out)
+    found = {name: pictures_below(root / name, but_not=but_not) for name in names}
     kept: dict[str, Found] = {}
     for name, inside in found.items():
         if (not inside.pictures and _holds(root / name, but_not)) or is_result(root / name, inside):
@@ -135,6 +136,27 @@ def _classes(root: Path, but_not: Path | None, split: str = "") -> _Classes:
     return _Classes(tuple(kept), tuple(samples), left_out)
 
 
+def _own_folders(root: Path, left_out: Counter[str]) -> list[str]:
+    """Return the names of the folders in `root` without links to where they lie, which are counted.
+
+    Raises:
+        InputError: Two of them are one folder.
+    """
+    above, first, names = os.path.realpath(root), dict[str, str](), []
+    for name in _folders(root):
+        real = os.path.realpath(root / name)
+        if above == real or above.startswith(os.path.join(real, "")):
+            left_out["links to a folder above"] += 1
+        elif real in first:
+            raise InputError(
+                f"{root}: the class folders {first[real]} and {name} are one folder by a link; remove it"
+            )
+        else:
+            first[real] = name
+            names.append(name)
+    return names
+
+
 def _holds(folder: Path, place: Path | None) -> bool:
     return place is not None and place.resolve().is_relative_to(folder.resolve())
 
@@ -149,13 +171,20 @@ def _folders(root: Path) -> list[str]:
 
 
 def _loose(root: Path) -> Found:
-    """Return the pictures that lie in `root` itself, and what of it is passed over."""
+    """Return the pictures that lie in `root` itself, and what of it is passed over, folders aside."""
     found = Found()
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        ending = Path(entry.name).suffix.lower()
         if is_passed_over(entry.name):
             found.left_out["hidden files or folders of tools"] += 1
-        elif os.path.isfile(entry.path) and Path(entry.name).suffix.lower() in suffixes():
+        elif not os.path.exists(entry.path):
+            found.left_out["links to nowhere"] += 1
+        elif not os.path.isdir(entry.path) and not os.path.isfile(entry.path):
+            found.left_out["special files"] += 1
+        elif os.path.isfile(entry.path) and ending in suffixes():
             found.pictures.append(Path(entry.path))
+        elif os.path.isfile(entry.path):
+            found.left_out[f"*{ending}" if ending else "files without an ending"] += 1
     return found
 
 
@@ -196,8 +225,9 @@ def _describe_unused(root: Path, used: set[str]) -> list[str]:
     """Return which folders beside the splits are not used, with the number of their pictures."""
     counted = {name: pictures_below(root / name) for name in _folders(root) if name not in used}
     beside = [f"{name}/ ({len(inside.pictures)} pictures)" for name, inside in counted.items()]
-    loose = len(_loose(root).pictures)
-    return beside + ([f"{loose} pictures beside the splits"] if loose else [])
+    loose = _loose(root)
+    pictures = [f"{len(loose.pictures)} pictures beside the splits"] if loose.pictures else []
+    return [*beside, *pictures, *_describe(loose.left_out)]
 
 
 def _describe(left_out: Counter[str], where: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vitreg.errors import InputError
+from vitreg.pictures.finding import pictures_below
 from vitreg.train.data.layouts.names import split_of, twins
 from vitreg.train.data.samples import Box, Folder, Sample
 from vitreg.wording import listed
@@ -36,6 +37,7 @@ class _Index:
         self.names: dict[str, tuple[str, str]] = {}  # of a label: its class, and the line that named it first
         self.lines: dict[str, str] = {}  # of a real file: the line that lists it
         self.passed_over = 0
+        self.beside: set[str] = set()  # real files that are listed, and no pictures of a split
         for where, row in self._rows():
             self._take(where, row)
         if not self.names:
@@ -53,6 +55,10 @@ class _Index:
             for role, found in self.samples.items()
         }
         left_out = [f"{self.passed_over} rows of no split"] if self.passed_over else []
+        known = self.lines.keys() | self.beside
+        inside = pictures_below(self.root).pictures
+        if unlisted := sum(os.path.realpath(path) not in known for path in inside):
+            left_out.append(f"{unlisted} pictures that index.csv does not list")
         # Where there is a test split, a validation split beside it is left alone, so that the test figures
         # stay honest.
         if "test" in of and "val" in of:
@@ -86,7 +92,7 @@ class _Index:
                         )
                     yield where, dict(zip(header, cells, strict=True))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            where = f"{self.file}, line {reader.line_num}" if reader else str(self.file)
+            where = f"{self.file}, line {reader.line_num}" if reader and reader.line_num else str(self.file)
             raise InputError(f"cannot read {where}: {error}; expected a CSV in UTF-8") from error
 
     def _check_header(self, header: list[str]) -> None:
@@ -107,6 +113,7 @@ class _Index:
         where = f"{where}, {path}"
         if split.strip().lower() in _NOWHERE:
             self.passed_over += 1
+            self.beside |= {os.path.realpath(self.root / folder / path) for folder in ("", "images")}
             return
         role = split.strip() if split.strip() in self.others else split_of(split)
         if role is None:
@@ -127,6 +134,8 @@ class _Index:
             raise InputError(f"{where}: {path} is listed twice, the first time in {self.lines[real]}")
         self.lines[real] = where
         trimap = self._locate(row["trimap"], where) if row.get("trimap") else None
+        if trimap is not None:
+            self.beside.add(os.path.realpath(trimap))
         self.samples.setdefault(role, []).append((file, label, _box(row, where), trimap))
 
     def _check_names(self) -> None:
@@ -152,11 +161,11 @@ class _Index:
         raise InputError(f"{where}: {name} is neither in {self.root} nor in its images/")
 
 
-def _by_number(label: str) -> tuple[float, str]:
+def _by_number(label: str) -> tuple[bool, int, str]:
     try:
-        return float(int(label)), label
+        return False, int(label), label
     except ValueError:
-        return math.inf, label
+        return True, 0, label
 
 
 def _box(row: dict[str, str], where: str) -> Box | None:
