@@ -31,9 +31,9 @@ from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import folder_task
 from vitreg.train.data.subset import Share, subset
-from vitreg.train.folder_task import folder_task, input_statistics
-from vitreg.train.models.start import Start, photographed_start
+from vitreg.train.models.start import Start, input_statistics, photographed_start
 from vitreg.train.runs.plan import Design, Run, plan
 from vitreg.train.runs.run import complete
 from vitreg.train.runs.workplace import Workplace

@@ -6,7 +6,14 @@ import statistics
 import numpy as np
 import pytest
 
-from engine.results.intervals import picture_interval, seed_interval
+from engine.results.intervals import (
+    AT_ONCE,
+    RESAMPLES,
+    picture_interval,
+    seed_interval,
+    worst_interval,
+    worst_top1,
+)
 
 
 def test_it_is_the_bootstrap_of_seeds_and_pictures() -> None:
@@ -53,3 +60,37 @@ def test_over_seeds_alone_it_is_student_s() -> None:
     assert found[:2] == pytest.approx((3 - half, 3 + half))
     assert found.over == "seeds"
     assert seed_interval({0: 80.0, 1: 82.0}, {0: 79.0, 1: 79.0}) is None
+
+
+def test_the_worst_pair_literally() -> None:
+    cells = ["a", "a", "b", "b", "b", "a"]
+    objects = [0, 0, 1, 1, 2, 3]
+    first = {0: [1, 0, 1, 1, 0, 1], 1: [1, 1, 0, 1, 0, 1]}
+    second = {0: [0, 0, 1, 1, 1, 1], 1: [1, 0, 0, 0, 0, 0]}
+    assert worst_top1(first[0], cells) == pytest.approx(100 * 2 / 3)
+    assert worst_top1(first[1], cells) == pytest.approx(100 / 3)
+
+    def worst(right: list[int], drawn: list[int]) -> float:
+        means = []
+        for cell in "ab":
+            weights = [drawn[o] for c, o in zip(cells, objects, strict=True) if c == cell]
+            values = [r for c, r in zip(cells, right, strict=True) if c == cell]
+            if sum(weights):
+                means.append(sum(w * r for w, r in zip(weights, values, strict=True)) / sum(weights))
+        return min(means)
+
+    generator, differences = np.random.default_rng(0), []
+    for _ in range(RESAMPLES // AT_ONCE):
+        seeds = generator.multinomial(2, [0.5, 0.5], AT_ONCE)
+        drawn = generator.multinomial(4, [0.25] * 4, AT_ONCE)
+        for number in range(AT_ONCE):
+            total = 0.0
+            for seed in (0, 1):
+                ahead = [worst(side[seed], list(drawn[number])) for side in (first, second)]
+                total += seeds[number][seed] * (ahead[0] - ahead[1])
+            differences.append(100 * total / 2)
+    found = worst_interval(first, second, cells, objects)
+    assert found is not None
+    assert found[:2] == pytest.approx(np.quantile(differences, [0.025, 0.975]))
+    assert found.over == "seeds and objects"
+    assert worst_interval(first, {2: [0] * 6}, cells, objects) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import os
 import subprocess
@@ -9,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from small_data import MODEL
+from small_data import MODEL, write_index, write_picture
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SCRIPTS = [script for script in importlib.import_module("all").SCRIPTS if script != "table1"]
@@ -96,3 +98,48 @@ def test_the_paper_s_protocol_says_what_it_misses(
     else:
         assert "CUB, Cars, Aircraft, Dogs, Pet" in error
         assert all(f"{label}=FILE" in error for label in module.TABLE.sources if label)
+
+
+@pytest.mark.slow
+def test_tied_sets_and_several_sources(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A made set is trained on from two sources, and measured again without any training."""
+    from safetensors.torch import load_file, save_file
+
+    rows, trimap = [], np.full((48, 48), 2, np.uint8)
+    trimap[12:36, 12:36] = 1
+    for number in range(24):
+        write_picture(tmp_path / "data" / f"{number}.png", seed=number, height=48)
+        with Image.open(tmp_path / "data" / f"{number}.png") as picture:
+            darker = Image.fromarray(np.asarray(picture) // 4 + 7 * number)
+        darker.save(tmp_path / "data" / f"{number}.png")
+        Image.fromarray(trimap).save(tmp_path / "data" / f"t{number}.png")
+        split = "train" if number % 4 < 2 else "test"
+        rows.append([f"{number}.png", str(number % 2), split, f"t{number}.png"])
+    write_index(tmp_path / "data", rows, ["path", "label", "split", "trimap"])
+    other = tmp_path / "other.safetensors"
+    save_file({name: 0.9 * tensor for name, tensor in load_file(weights).items()}, other)
+    shift: Any = importlib.import_module("shift")
+    options = ["--data", f"pets={tmp_path / 'data'}", "--weights", f"A={weights}", f"B={other}", "--quick"]
+    options += ["--model", MODEL, "--size", "32", "--steps", "2", "--batch-size", "4", "--device", "cpu"]
+    options += ["--methods", "fine-tune", "GTA", "--select", "none", "--lam", "1"]
+    assert shift.main([*options, "--tied", "0.8", "--out", str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out" / "shift.csv", newline="") as file:
+        found = [
+            (row["data"], row["source"], row["tested_on"], row["method"]) for row in csv.DictReader(file)
+        ]
+    assert found == [
+        ("pets-tied80", source, test, method)
+        for source in "AB"
+        for test in ("own", "usual", "unusual", "worst pair")
+        for method in ("fine-tune", "GTA")
+    ]
+    assert shift.main([*options, "--out", str(tmp_path / "plain")]) == 0
+    before = (tmp_path / "plain" / "shift.csv").read_text()
+    for path in (tmp_path / "plain").glob("pets_*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-8] + bytes(8))  # what is measured is not measured again
+    assert shift.main([*options, "--out", str(tmp_path / "plain")]) == 0
+    assert (tmp_path / "plain" / "shift.csv").read_text() == before
+    assert shift.main([*options, "--tied", "0.8", "--test", "x", "--out", str(tmp_path / "out")]) == 2
+    assert "brings its own test pictures" in capsys.readouterr().err

@@ -11,10 +11,10 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
+from vitreg.train.data.photographs import folder_task
 from vitreg.train.data.samples import Folder, describe_folder, imbalance
 from vitreg.train.data.subset import split
-from vitreg.train.folder_task import folder_task, input_statistics
-from vitreg.train.models.start import Start, photographed_start
+from vitreg.train.models.start import Start, input_statistics, photographed_start
 from vitreg.train.models.stored import Card
 from vitreg.train.options import FinetuneOptions
 

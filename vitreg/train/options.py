@@ -49,7 +49,7 @@ _RANGES = {
     "a number of at least 0": (
         *("lam", "lams", "weight_decay", "warmup_epochs", "mixup", "cutmix", "gpus_per_run"),
     ),
-    "a share above 0 and at most 1": ("layer_decay", "fraction", "rates", "mass"),
+    "a share above 0 and at most 1": ("layer_decay", "fraction", "rates", "mass", "tied"),
     "a share above 0 and below 1": ("hold_out",),
     "a share of at least 0 and below 1": ("smoothing", "drop_path"),
 }

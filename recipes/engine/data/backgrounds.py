@@ -36,14 +36,16 @@ def background_tests(task: Task, *, seed: int = 0) -> list[TestSet]:
     generator = np.random.default_rng(seed)
     tests = [
         TestSet("original", pictures, tuple(labels.tolist()), objects),
-        TestSet("only-background", empty, tuple(labels.tolist())),
+        TestSet("only-background", empty, tuple(labels.tolist()), beside="original"),
     ]
     for name, is_same in (("mixed-same", True), ("mixed-rand", False)):
         own, other = _pairs(labels, is_same, generator)
         if not len(own):
             continue
         mixed = torch.where(wide[own, None], pictures[own], empty[other])
-        tests.append(TestSet(name, mixed, tuple(labels[own].tolist()), objects[own], tuple(own.tolist())))
+        groups = tuple(own.tolist())
+        beside = "original" if len(set(groups)) == len(pictures) else ""
+        tests.append(TestSet(name, mixed, tuple(labels[own].tolist()), objects[own], groups, beside=beside))
     return tests
 
 

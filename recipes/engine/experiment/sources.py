@@ -11,13 +11,14 @@ from engine.presets import Settings
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.dataset import Task
+from vitreg.train.data.dataset import Statistics, Task
 from vitreg.train.data.folder import read_folder
+from vitreg.train.data.hub_dataset import data_root
+from vitreg.train.data.photographs import folder_task
 from vitreg.train.data.samples import Folder, imbalance
 from vitreg.train.data.samples import describe_folder as in_a_line
 from vitreg.train.data.subset_lists import read_subset_list
 from vitreg.train.data.test_sets import TestSet, read_test_sets
-from vitreg.train.folder_task import Statistics, data_root, folder_task
 from vitreg.train.models.start import Start, photographed_start
 
 
@@ -38,15 +39,19 @@ def drawn_sources(
 
 
 def photographed_starts(
-    weights: dict[str, str], settings: Settings, *, say: Callable[[str], None] = lambda text: None
+    weights: Mapping[str, str],
+    models: Mapping[str, str],
+    size: int,
+    *,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Start]:
-    """Return a source for each label of a table.
+    """Return a source for each label of a table, of the weights and the timm model that the label has.
 
     Raises:
         InputError: As `photographed_start`, or two labels have the same weights.
     """
     starts = [
-        photographed_start(place, settings.model, size=settings.size, label=label, say=say)
+        photographed_start(place, models[label], size=size, label=label, say=say)
         for label, place in weights.items()
     ]
     seen: dict[str, str] = {}

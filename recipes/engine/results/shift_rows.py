@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
-from engine.results.intervals import Interval, gain_fields, picture_interval
+from engine.results.intervals import Interval, gain_fields, picture_interval, worst_interval, worst_top1
 from engine.results.rows import PROBE, mean_std
 from vitreg.train.basics.tables import TextTable, ends_of, number, signed
 from vitreg.train.runs.report import Configuration
 from vitreg.train.training.methods import BASELINE
 
+OWN, ORIGINAL, USUAL, UNUSUAL, WORST = "own", "original", "usual", "unusual", "worst pair"
+"""Names of test sets."""
+
+EXPLAINED = {
+    OWN: "own: the data set's own test pictures.",
+    "mixed-rand": (
+        "original: test pictures whose object is known; only-background: the object taken out; mixed-same, "
+        "mixed-rand: each object on three backgrounds of test pictures of its own class, of another."
+    ),
+    WORST: (
+        "usual: test objects on a background as bright as their class mostly has in the training; unusual: "
+        "the same objects on the others; worst pair: of a class and a kind of background, for each model; "
+        "the interval's draws have a worst of their own, so that it lies low."
+    ),
+}
+
 
 @dataclass(frozen=True)
-class Tested:
+class Measured:
     """What one model had right of a test set, and the share of its attention on the objects, by block.
 
-    `right` is the share of each object's pictures that were right: 0 or 1 where it has one.
+    `right` is the share of each object's pictures that were right: 0 or 1 where it has one. With `cells` it
+    is of each picture, `objects` says what that shows, and top-1 is that of the worst cell. `beside` names
+    the test set that shows the same objects as they usually stand, for the change from there.
     """
 
     configuration: Configuration
@@ -25,122 +44,149 @@ class Tested:
     num_pictures: int
     right: Sequence[float]
     object_share: Sequence[float] = ()
+    cells: Sequence[Hashable] = ()
+    objects: Sequence[int] = ()
+    beside: str = ""
+
+    @property
+    def top1(self) -> float:
+        """In percent; where there are cells, of the worst."""
+        return worst_top1(self.right, self.cells) if self.cells else 100 * fmean(self.right)
 
 
 @dataclass(frozen=True)
 class ShiftRow:
-    """A method on a test set: top-1 and attention on the object in percent, differences with 95 % intervals.
+    """A method on a test set: top-1 and attention on the object in percent, each with a 95 % interval.
 
-    `block` is the one whose attention is looked at, from 0.
+    `source` is the label of the weights in a table of several, and `change` the difference to the same models
+    on the same objects as they usually stand. `block` is the one whose attention is looked at, from 0.
     """
 
     data: str
-    tested_on: str
+    source: str
     share: str
+    tested_on: str
     method: str
     lam: float | None
     num_seeds: int
     num_pictures: int
     top1: float
     std: float | None
+    low: float | None
+    high: float | None
     gain: float | None
     gain_low: float | None
     gain_high: float | None
     probe_gain: float | None
     probe_gain_low: float | None
     probe_gain_high: float | None
+    change: float | None
+    change_low: float | None
+    change_high: float | None
     block: int | None
     object_share: float | None
 
 
-def shift_rows(found: Sequence[Tested], blocks: Mapping[str, int | None]) -> list[ShiftRow]:
-    """Return a row for each data set, test set, share, method and λ, in the order in which they come.
+Key = tuple[str, str, str, str, str, float | None]
+"""Data set, source, share, test set, method, λ."""
 
-    `blocks` are the blocks whose attention is looked at, by data set.
+
+def shift_rows(
+    found: Sequence[Measured],
+    blocks: Mapping[tuple[str, str], int | None],
+    labels: Mapping[str, str],
+) -> list[ShiftRow]:
+    """Return a row for each data set, source, share, test set, method and λ, in the order of their coming.
+
+    `blocks` are the blocks whose attention is looked at, by data set and source; `labels` name the sources by
+    the fingerprints of their weights.
     """
-    groups: dict[tuple[str, str, str, str, float | None], list[Tested]] = {}
+    groups: dict[Key, list[Measured]] = {}
     for one in found:
         c = one.configuration
-        groups.setdefault((c.data, one.test, str(c.share), c.method, c.lam), []).append(one)
-    order = list(dict.fromkeys(key[:3] for key in groups))
-    rows = []
-    for key in sorted(groups, key=lambda key: order.index(key[:3])):
-        data, tested_on, share, method, lam = key
-        group, block = groups[key], blocks[data]
-        plain = groups.get((*key[:3], BASELINE, None), []) if method != BASELINE else []
-        probe = groups.get((*key[:3], PROBE, None), []) if method != PROBE else []
-        top1 = [_top1(one) for one in group]
-        looked = [one.object_share[block] for one in group if one.object_share and block is not None]
-        rows.append(
-            ShiftRow(
-                data=data,
-                tested_on=tested_on,
-                share=share,
-                method=method,
-                lam=lam,
-                num_seeds=len(group),
-                num_pictures=group[0].num_pictures,
-                top1=fmean(top1),
-                std=mean_std(top1)[1],
-                **gain_fields("gain", _ahead(group, plain), _interval(group, plain)),
-                **gain_fields("probe_gain", _ahead(group, probe), _interval(group, probe)),
-                block=block if looked else None,
-                object_share=100 * fmean(looked) if looked else None,
-            )
-        )
-    return rows
+        key = (c.data, labels.get(c.weights, ""), str(c.share), one.test, c.method, c.lam)
+        groups.setdefault(key, []).append(one)
+    order = list(dict.fromkeys(key[:4] for key in groups))
+    return [
+        _row(key, groups, blocks.get(key[:2])) for key in sorted(groups, key=lambda key: order.index(key[:4]))
+    ]
 
 
-def _top1(one: Tested) -> float:
-    return 100 * sum(one.right) / len(one.right)
+def _row(key: Key, groups: Mapping[Key, list[Measured]], block: int | None) -> ShiftRow:
+    *where, test, method, lam = key
+    group = groups[key]
+    top1 = [one.top1 for one in group]
+    looked = [one.object_share[block] for one in group if one.object_share and block is not None]
+    itself = _interval(group, [replace(one, right=[0.0] * len(one.right)) for one in group])
+    compared: dict[str, Any] = {}
+    for name, (other_test, other, other_lam) in {
+        "gain": (test, BASELINE, None),
+        "probe_gain": (test, PROBE, None),
+        "change": (group[0].beside, method, lam),
+    }.items():
+        is_other = (other_test, other, other_lam) != (test, method, lam)
+        others = groups.get((*where, other_test, other, other_lam), []) if is_other else []  # type: ignore[arg-type]
+        ahead = fmean(top1) - fmean(one.top1 for one in others) if others else None
+        compared |= gain_fields(name, ahead, _interval(group, others))
+    return ShiftRow(
+        *key,
+        num_seeds=len(group),
+        num_pictures=group[0].num_pictures,
+        top1=fmean(top1),
+        std=mean_std(top1)[1],
+        low=itself and itself.low,
+        high=itself and itself.high,
+        **compared,
+        block=block if looked else None,
+        object_share=100 * fmean(looked) if looked else None,
+    )
 
 
-def _ahead(group: Sequence[Tested], others: Sequence[Tested]) -> float | None:
-    return fmean(map(_top1, group)) - fmean(map(_top1, others)) if others else None
-
-
-def _interval(group: Sequence[Tested], others: Sequence[Tested]) -> Interval | None:
-    by_seed = [{one.configuration.seed: one.right for one in side} for side in (group, others)]
-    return picture_interval(*by_seed)
+def _interval(group: Sequence[Measured], others: Sequence[Measured]) -> Interval | None:
+    first, second = ({one.configuration.seed: one.right for one in side} for side in (group, others))
+    cells, objects = group[0].cells, group[0].objects
+    return worst_interval(first, second, cells, objects) if cells else picture_interval(first, second)
 
 
 def text_table(rows: Sequence[ShiftRow]) -> TextTable:
     """Return the rows as text."""
     columns = {
         "data": [row.data for row in rows],
+        "source": [row.source for row in rows],
         "trained on": [row.share for row in rows],
         "tested on": [row.tested_on for row in rows],
         "method": [row.method for row in rows],
         "λ": ["" if row.lam is None else f"{row.lam:g}" for row in rows],
         "seeds": [str(row.num_seeds) for row in rows],
         "pictures": [str(row.num_pictures) for row in rows],
-        "top-1": [number(row.top1, std=row.std) for row in rows],
-        "gain": [signed(row.gain, within=(row.gain_low, row.gain_high)) for row in rows],
-        "beside the probe": [
-            signed(row.probe_gain, within=(row.probe_gain_low, row.probe_gain_high)) for row in rows
-        ],
-        "on object": [number(row.object_share) for row in rows],
+        "top-1": [f"{row.top1:.1f} [{number(row.low)}, {number(row.high)}]" for row in rows],
     }
+    for title, name in (("gain", "gain"), ("beside the probe", "probe_gain"), ("change", "change")):
+        columns[title] = [
+            signed(getattr(row, name), within=(getattr(row, f"{name}_low"), getattr(row, f"{name}_high")))
+            for row in rows
+        ]
+    columns["on object"] = [number(row.object_share) for row in rows]
     hidden = [name for name in ("data", "trained on", "seeds", "pictures") if len(set(columns[name])) == 1]
-    groups = [(row.data, row.share, row.tested_on) for row in rows]
-    return TextTable(columns, ("data", "trained on", "tested on", "method"), hidden, ends_of(groups))
+    groups = [(row.data, row.source, row.share, row.tested_on) for row in rows]
+    return TextTable(
+        columns, ("data", "source", "trained on", "tested on", "method"), hidden, ends_of(groups)
+    )
 
 
 def notes(rows: Sequence[ShiftRow]) -> list[str]:
     """Return what has to be said below the table for it to be read rightly."""
     said = [
-        "mean ± standard deviation over the seeds; gain: over fine-tune; in brackets: 95 % interval of the "
-        "paired difference over seeds and objects."
+        "mean over the seeds; gain: over fine-tune; change: from the same objects as they usually stand; in "
+        "brackets: 95 % interval, paired where it is of a difference, over seeds and objects."
     ]
-    if any(row.tested_on == "mixed-rand" for row in rows):
-        said.append(
-            "original: test pictures whose object is known; only-background: the object taken out; "
-            "mixed-same, mixed-rand: each object on three backgrounds of test pictures of its own class, of "
-            "another."
-        )
+    names = {row.tested_on for row in rows}
+    said += [text for name, text in EXPLAINED.items() if name in names]
     said += [
-        f"{data}: on object: share of the [CLS] attention on the object in block {block} (counted from 0), "
-        "where the source looks at it most."
-        for data, block in {row.data: row.block for row in rows if row.block is not None}.items()
+        f"{data}{f' from {source}' if source else ''}: on object: share of the [CLS] attention on the object "
+        f"in block {block} (counted from 0), where the source looks at it most."
+        for (data, source), block in {
+            (row.data, row.source): row.block for row in rows if row.block is not None
+        }.items()
     ]
     return said

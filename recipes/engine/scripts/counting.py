@@ -17,10 +17,10 @@ from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.archives import is_archive
 from vitreg.train.data.folder import read_folder
+from vitreg.train.data.hub_dataset import data_root
 from vitreg.train.data.official import LAYOUTS, layout_of, unpack_official
 from vitreg.train.data.official.download import download_archives
 from vitreg.train.data.official.voc import VOC, read_voc
-from vitreg.train.folder_task import data_root
 from vitreg.wording import listed
 
 

@@ -18,7 +18,14 @@ from vitreg.train.training.methods import check_methods, is_guided
 
 T = TypeVar("T")
 
-METAVARS = {"data": "DIR", "weights": "FILE", "subset": "FILE", "plugins": "FILE", "lam": "[METHOD=]LAM"}
+METAVARS = {
+    "data": "DIR",
+    "model": "NAME",
+    "weights": "FILE",
+    "subset": "FILE",
+    "plugins": "FILE",
+    "lam": "[METHOD=]LAM",
+}
 METAVARS |= {
     "log_with": "TRACKER",
     "micro_batch": "N|auto",
@@ -27,6 +34,7 @@ METAVARS |= {
     "measure_every": "N",
     "pictures": "INDEX",
     "test": "NAME[=DIR]",
+    "tied": "RATE",
 }
 
 
@@ -66,7 +74,7 @@ class TableOptions:
 
     data: Sequence[str] | None = None
     weights: Sequence[str] | None = None
-    model: str | None = None
+    model: Sequence[str] | None = None
     size: int | None = None
     normalise: Literal["imagenet", "model"] | None = None
     rates: Sequence[float] | None = None
@@ -131,7 +139,8 @@ def read_options(kind: type[T], name: str, description: str | None, argv: Sequen
     parser = Parser(f"python recipes/{name}.py", description=description)
     parser.formatter_class = RawDescriptionHelpFormatter
     weights = f"pre-trained weights: {FORMS}; LABEL=… for each of several sources"
-    texts = attribute_texts(FinetuneOptions) | {"weights": weights} | attribute_texts(kind)
+    model = "timm model with a class token; LABEL=NAME for each of several sources where they differ"
+    texts = attribute_texts(FinetuneOptions) | {"weights": weights, "model": model} | attribute_texts(kind)
     add_fields(parser.add_argument, kind, texts=texts, metavars=METAVARS)
     return given_options(kind, parser.parse_args(argv))
 
@@ -168,6 +177,12 @@ def one_for_each(option: str, texts: Sequence[str], names: Sequence[str]) -> dic
         expected = " ".join(f"{name}=FILE" for name in names) if len(names) > 1 else "one FILE"
         raise InputError(f"{option} {' '.join(texts)}: expected {expected}")
     return {name: found[name] for name in names}
+
+
+def labels_of(weights: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Return the labels of a table's sources: of its own ones, or of several that the command line gives."""
+    several = [text.partition("=")[0] for text in weights]
+    return several if list(sources) == [""] and len(several) > 1 else list(sources)
 
 
 def parse_lams(texts: Sequence[str], methods: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -13,15 +13,15 @@ from engine.experiment.ray_executor import RayOptions
 from engine.experiment.sources import drawn_sources, lists_name, photographed_starts, photographed_tasks
 from engine.presets import PAPER, PHOTOS, Settings, quick
 from engine.results.paper import DATA_SETS
-from engine.scripts.options import TableOptions, named_places, one_for_each, parse_lams
+from engine.scripts.options import TableOptions, labels_of, named_places, one_for_each, parse_lams
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.dataset import Task
+from vitreg.train.data.dataset import Statistics, Task
 from vitreg.train.data.subset import Share
 from vitreg.train.data.test_sets import TestSet
-from vitreg.train.folder_task import input_statistics
+from vitreg.train.models.start import input_statistics
 from vitreg.train.runs.plan import Design
 from vitreg.train.runs.tracking import check_trackers
 from vitreg.train.runs.workplace import Workplace
@@ -74,16 +74,21 @@ def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: S
         read: list[tuple[Task, dict[str, TestSet]]] = [(task, {})]
         title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
-        weights = one_for_each("--weights", options.weights or (), table.sources)
-        starts = photographed_starts(weights, settings, say=progress.say)
-        statistics = input_statistics(options.normalise, settings.model, settings.size, say=progress.say)
+        labels = labels_of(options.weights or (), table.sources)
+        weights = one_for_each("--weights", options.weights or (), labels)
+        models = dict.fromkeys(labels, settings.model)
+        if options.model and len(options.model) > 1:
+            models = one_for_each("--model", options.model, labels)
+        starts = photographed_starts(weights, models, settings.size, say=progress.say)
+        statistics = _statistics(options, models, settings.size, progress)
         cache = out.resolve().parent / "cache"
         read = photographed_tasks(
             folders, settings, statistics, progress, cache=cache, lists=lists, tests=tests
         )
         length = f"{settings.hyper.steps} steps" if options.epochs is None else f"{options.epochs:g} epochs"
         training = f"{length} of {settings.hyper.batch_size} pictures"
-        title = f"{table.name}: {starts[0].name}, {settings.size} px, {training}"
+        names = listed(dict.fromkeys(models.values()))
+        title = f"{table.name}: {names}, {settings.size} px, {training}"
     if options.quick:
         title += " (--quick: the figures mean nothing)"
     progress.say(title)
@@ -111,6 +116,24 @@ def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: S
     return Job(table, title, design, place, select, options.hold_out, ray, notes, others)
 
 
+def _statistics(
+    options: TableOptions, models: Mapping[str, str], size: int, progress: Progress
+) -> Statistics:
+    """Return the one mean and deviation of the input of all sources.
+
+    Raises:
+        InputError: Each is wanted to have its model's own, and these differ.
+    """
+    names = tuple(dict.fromkeys(models.values()))
+    found = {name: input_statistics(options.normalise, name, size, say=progress.say) for name in names}
+    if len(set(found.values())) > 1:
+        raise InputError(
+            f"--normalise model: expected one mean and deviation, found several, of {listed(names)}; give "
+            "sources of the others a command of their own"
+        )
+    return found[names[0]]
+
+
 def settings_of(table: Table, options: TableOptions) -> Settings:
     """Return the defaults of the demo, of photographs or of the paper, with what the options change."""
     if options.is_demo:
@@ -126,8 +149,10 @@ def settings_of(table: Table, options: TableOptions) -> Settings:
         settings = quick(settings)
     hyper, other = (
         {name: value for name in names if (value := getattr(options, name, None)) is not None}
-        for names in ([field.name for field in fields(Hyperparameters)], ("size", "model", "augment"))
+        for names in ([field.name for field in fields(Hyperparameters)], ("size", "augment"))
     )
+    if options.model and len(options.model) == 1:
+        other["model"] = options.model[0]
     mixing = Mixing(options.mixup, options.cutmix)
     return replace(settings, hyper=replace(settings.hyper, **hyper, mixing=mixing), **other)
 

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 from engine.data.backgrounds import background_tests
+from engine.data.tied import Placed, placed, tied_folder
 from engine.experiment.job import Job, Table
 from engine.results.rows import object_block
-from engine.results.shift_rows import ShiftRow, Tested, notes, shift_rows, text_table
+from engine.results.shift_rows import (
+    ORIGINAL,
+    OWN,
+    UNUSUAL,
+    USUAL,
+    WORST,
+    Measured,
+    ShiftRow,
+    notes,
+    shift_rows,
+    text_table,
+)
 from engine.results.test_pictures import draw_test_sets
 from engine.scripts.console import Main, describe_machines, describe_runs, measure, script, show_table
-from engine.scripts.options import TableOptions
+from engine.scripts.options import TableOptions, named_places
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
@@ -24,14 +38,15 @@ from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
+from vitreg.train.data.folder import read_folder
+from vitreg.train.data.hub_dataset import data_root
 from vitreg.train.data.test_sets import TestSet
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.predictions import stored_right
+from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import stored_model
 from vitreg.train.training.evaluation import evaluate
 from vitreg.train.training.methods import SOURCE
-
-OWN = "own test pictures"
 
 
 @dataclass(frozen=True)
@@ -41,9 +56,12 @@ class ShiftOptions(TableOptions):
     Attributes:
         test: other test pictures, as names of splits in index.csv or as folders with the same classes;
             exchanged backgrounds are added where the objects are known.
+        tied: share of each class's training objects on backgrounds of its brightness, in a set that is made
+            once of each data set with outlines and kept beside `out`; None for the data sets as they are.
     """
 
     test: Sequence[str] = ()
+    tied: float | None = None
 
 
 def shift_script(table: Table, description: str | None) -> Main:
@@ -51,18 +69,28 @@ def shift_script(table: Table, description: str | None) -> Main:
 
     def work(console: Console, options: ShiftOptions, command: str) -> None:
         with Progress(console) as progress:
+            options, sets_tied = _tied(options, progress)
             job = prepare(table, options, progress, tests=options.test)
-            tests = {task.name: _tests(task, job) for task in job.design.tasks}
-            runs, reports, chosen = measure(job, job.design, keeps_models=True)
-            trained = [run for run in runs if run.configuration.method != SOURCE]
+            tests = {task.name: _tests(task, job, sets_tied) for task in job.design.tasks}
+            runs, reports, chosen = measure(job, job.design, keeps_models=not sets_tied)
+            trained = [
+                one for one in zip(runs, reports, strict=True) if one[0].configuration.method != SOURCE
+            ]
             with progress.stage("measuring on the test sets") as update:
-                found = []
-                for done, run in enumerate(trained):
-                    found += _test_run(run, tests[run.task.name], job)
+                found: list[Measured] = []
+                for done, (run, report) in enumerate(trained):
+                    if tied := sets_tied.get(run.task.name):
+                        found += _split_tied(report, tied, job)
+                    else:
+                        found += _test_run(run, tests[run.task.name], job)
                     update(done + 1, len(trained))
-        sources = {r.configuration.data: r for r in reports if r.configuration.method == SOURCE}
-        blocks = {name: object_block([sources[name]] if name in sources else []) for name in tests}
-        body = shift_rows(found, blocks)
+        labels = {start.fingerprint: start.label for start in job.design.starts}
+        blocks = {
+            (r.configuration.data, labels[r.configuration.weights]): object_block([r])
+            for r in reports
+            if r.configuration.method == SOURCE
+        }
+        body = shift_rows(found, blocks, labels)
         below = [*notes(body), *describe_runs(job, reports, chosen)]
         stored = [*below, *describe_machines(reports)]
         place, numbers, text = job.place.out / table.name, csv_of(ShiftRow, body), text_table(body)
@@ -77,12 +105,35 @@ def shift_script(table: Table, description: str | None) -> Main:
     return script(ShiftOptions, table.name, description, work)
 
 
-def _tests(task: Task, job: Job) -> list[TestSet]:
+def _tied(options: ShiftOptions, progress: Progress) -> tuple[ShiftOptions, dict[str, Placed]]:
+    """Return the options with the tied sets in place of the data sets, and where their objects stand.
+
+    Raises:
+        InputError: There is no data set to make them of, or other test sets are asked for.
+    """
+    if options.tied is None:
+        return options, {}
+    if not options.data or options.test:
+        raise InputError("--tied goes with --data that has outlines, and brings its own test pictures")
+    cache = (options.out or Path("runs", "tied")).resolve().parent / "cache"
+    roots = {}
+    for name, place in named_places(options.data).items():
+        folder = read_folder(data_root(place, cache, say=progress.say), name=name, say=progress.say)
+        made = partial(tied_folder, folder, cache, rate=options.tied)
+        roots[f"{name}-tied{100 * options.tied:g}"] = Path(on_main(made))
+    data = [f"{name}={root}" for name, root in roots.items()]
+    return replace(options, data=data), {name: placed(root) for name, root in roots.items()}
+
+
+def _tests(task: Task, job: Job, sets_tied: dict[str, Placed]) -> list[TestSet]:
     """Return the test sets of a task.
 
     Raises:
         InputError: There is none.
     """
+    if tied := sets_tied.get(task.name):
+        usual = torch.tensor(tied.is_usual)
+        return [TestSet(name, task.test[which], ()) for name, which in ((USUAL, usual), (UNUSUAL, ~usual))]
     found = [*job.others.get(task.name, {}).values()]
     if task.test_masks is not None:
         found += background_tests(task)
@@ -94,22 +145,52 @@ def _tests(task: Task, job: Job) -> list[TestSet]:
     return found
 
 
-def _test_run(run: Run, tests: Sequence[TestSet], job: Job) -> list[Tested]:
-    """Return how a run's model does on its own test pictures and on each test set."""
-    c = run.configuration
-    own = stored_right(job.place.out / c.folder)
-    found = [Tested(c, OWN, len(own), own)]
-    model = stored_model(run, job.place.out)
+def _test_run(run: Run, tests: Sequence[TestSet], job: Job) -> list[Measured]:
+    """Return how a run's model does on its own test pictures and each test set; measured once, and kept."""
+    c, folder = run.configuration, job.place.out / run.configuration.folder
+    own = stored_right(folder)
+    found = [] if any(test.name == ORIGINAL for test in tests) else [Measured(c, OWN, len(own), own)]
     for test in tests:
-        logits: list[Tensor] = []
-        metrics = evaluate(
-            model, test.task(run.task), accelerator=job.place.accelerator, on_logits=logits.append
-        )
-        every = torch.cat([part for each in gather(logits) for part in each])  # the processes' in order
-        right = (every.argmax(1) == torch.tensor(test.labels)).float()
-        if test.groups:  # pictures of one object are not independent of each other
-            groups = torch.tensor(test.groups)
-            right = torch.bincount(groups, right) / torch.bincount(groups)
-        shares = metrics.get("object_share", ())
-        found.append(Tested(c, test.name, len(test.labels), right.tolist(), shares))
+        kept = folder / f"tested-{test.fingerprint[:12]}.json"
+        if not kept.is_file():
+            right, shares = _test_once(run, test, job)
+            on_main(partial(write_atomically, kept, json.dumps({"right": right, "object_share": shares})))
+        said = json.loads(kept.read_text())
+        objects = torch.tensor(test.groups or range(len(test.labels)))
+        # Pictures of one object are not independent of each other.
+        each = _by_object(torch.tensor(said["right"]), objects)
+        found.append(Measured(c, test.name, len(test.labels), each, said["object_share"], beside=test.beside))
     return found
+
+
+def _test_once(run: Run, test: TestSet, job: Job) -> tuple[list[bool], list[float]]:
+    """Return which pictures of a test set a run's model has right, and its attention on objects, by block."""
+    logits: list[Tensor] = []
+    metrics = evaluate(
+        stored_model(run, job.place.out),
+        test.task(run.task),
+        accelerator=job.place.accelerator,
+        on_logits=logits.append,
+    )
+    every = torch.cat([part for each in gather(logits) for part in each])  # the processes' in order
+    return (every.argmax(1) == torch.tensor(test.labels)).tolist(), metrics.get("object_share", [])
+
+
+def _split_tied(report: Report, tied: Placed, job: Job) -> list[Measured]:
+    """Return how a run did on its tied set's test pictures, by the background that they stand on."""
+    c, objects = report.configuration, torch.tensor(tied.objects)
+    right = torch.tensor(stored_right(job.place.out / c.folder))
+    found = [Measured(c, OWN, len(right), _by_object(right, objects), report.metrics.get("object_share", ()))]
+    usual = torch.tensor(tied.is_usual)
+    for name, which, beside in ((USUAL, usual, ""), (UNUSUAL, ~usual, USUAL)):
+        found.append(
+            Measured(c, name, int(which.sum()), _by_object(right[which], objects[which]), beside=beside)
+        )
+    worst = Measured(c, WORST, len(right), right.float().tolist(), cells=tied.cells, objects=tied.objects)
+    return [*found, worst]
+
+
+def _by_object(right: Tensor, objects: Tensor) -> list[float]:
+    """Return the share of each object's pictures that were right."""
+    _, places = objects.unique(return_inverse=True)
+    return (torch.bincount(places, right.float()) / torch.bincount(places)).tolist()

@@ -61,8 +61,9 @@ def test_each_picture_has_its_class_prediction_and_probability(runs: list[Run], 
 
 
 def test_pictures_without_names_have_their_numbers(runs: list[Run], tmp_path: Path) -> None:
-    executed(runs, tmp_path / "out")
-    assert [row["path"] for row in rows_of(runs[0], tmp_path / "out")] == ["0", "1", "2", "3"]
+    bare = [replace(run, task=replace(run.task, test_names=())) for run in runs]
+    executed(bare, tmp_path / "out")
+    assert [row["path"] for row in rows_of(bare[0], tmp_path / "out")] == ["0", "1", "2", "3"]
 
 
 def test_predictions_are_there_before_the_run_is_done(

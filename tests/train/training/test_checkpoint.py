@@ -317,6 +317,7 @@ def test_report_that_cannot_be_written_is_an_error_and_goes_on_later(
         "lock",
         "predictions.csv",
         "report.json",
+        "train.csv",
     ]
     (folder / NAME).write_bytes(b"of a kill after DONE")
     assert executed([run], tmp_path) == [report]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,13 @@ def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     """Return pictures [b, 3, size, size] of 0 to 255 as float32 with this mean and deviation of 0 to 1."""
     middle, spread = (torch.tensor(values, device=pictures.device).view(3, 1, 1) for values in (mean, std))
     return (pictures.float() / 255 - middle) / spread
+
+
+class Statistics(NamedTuple):
+    """Mean and deviation of the network's input, by channel."""
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 class TrainingPictures(Protocol):

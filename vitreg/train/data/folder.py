@@ -31,6 +31,7 @@ def read_folder(
     root: Path,
     *,
     name: str = "",
+    needs_train: bool = True,
     needs_test: bool = True,
     but_not: Path | None = None,
     others: Collection[str] = (),
@@ -43,6 +44,7 @@ def read_folder(
     Args:
         root: the folder or archive.
         name: what the command line calls the data set.
+        needs_train: whether training pictures are wanted, of two classes at least.
         needs_test: whether test pictures are wanted; a folder without any is then refused.
         but_not: a folder that is none of the pictures, such as the one where results go.
         others: splits of an index that are test pictures of another kind.
@@ -82,8 +84,8 @@ def read_folder(
     for split, samples in (("training", folder.train), ("test", folder.test)):
         counts = Counter(sample.label for sample in samples)
         empty = [name for label, name in enumerate(folder.classes) if not counts[label]]
-        if empty and (samples or split == "training"):
+        if empty and (samples or split == "training") and needs_train:
             raise InputError(f"{root}: no {split} picture for class {listed(empty)}")
-    if len(folder.classes) < 2:
+    if len(folder.classes) < 2 and needs_train:
         raise InputError(f"{root}: at least 2 classes are needed, found {len(folder.classes)}")
     return folder

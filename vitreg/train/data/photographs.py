@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vitreg.errors import InputError
 from vitreg.pictures.reading import opened_picture, read_numbers, upright
+from vitreg.train.basics.progress import Progress
 from vitreg.train.data.copies import copies_in_words
-from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task
+from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Statistics, Task
 from vitreg.train.data.samples import Folder, Sample
 from vitreg.train.data.transforms import box_mask, evaluation_transform, training_transform, trimap_mask
 from vitreg.views import random_numbers
@@ -148,15 +149,45 @@ def photo_task(
         test_masks=torch.stack(known) if len(known) == len(test) else None,
         mean=mean,
         std=std,
+        train_names=folder.names_of(folder.train),
+        test_names=folder.names_of(folder.test),
         train_digests=tuple(digests["train"]),
         notes=notes,
     )
+
+
+def folder_task(
+    folder: Folder, name: str, *, size: int, augment: str, statistics: Statistics, progress: Progress
+) -> Task:
+    """Return the task of a folder as `photo_task` does, and show and say how it goes."""
+    mean, std = statistics
+    with progress.stage(f"reading the pictures of {name}") as update:
+        task = photo_task(
+            folder, name=name, size=size, augment=augment, mean=mean, std=std, on_picture=update
+        )
+    for note in task.notes:
+        progress.say(f"{name}: {note}")
+    return task
 
 
 def read_pictures(paths: Sequence[Path], size: int) -> Iterator[Tensor | InputError]:
     """Yield each picture as a test picture is seen, uint8 [3, size, size], or why it cannot be read."""
     for read in _parallel(_or_error(test_reader(size)), [Sample(path, 0) for path in paths]):
         yield read if isinstance(read, InputError) else read.picture
+
+
+def read_objects(samples: Sequence[Sample], side: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each picture's middle square, uint8 [3, side, side], and its object there, bool [side, side].
+
+    The undecided pixels of an outline count to the object.
+
+    Raises:
+        InputError: A picture or an outline cannot be read.
+    """
+    use = evaluation_transform(side, ratio=1.0)
+    for read in _parallel(lambda sample: _read(sample, use, object_values=(1, 3)), samples):
+        assert read.mask is not None
+        yield read.picture, read.mask
 
 
 def test_reader(size: int) -> Callable[[Sample], _Read]:
@@ -173,7 +204,11 @@ def in_one_line(refused: Sequence[str], *, at_most: int = 50) -> str:
     return f"{len(refused)} pictures cannot be used: {'; '.join(refused[:at_most])}{rest}"
 
 
-def _read(sample: Sample, use: Callable[[Image.Image, Tensor | None], tuple[Any, Tensor | None]]) -> _Read:
+def _read(
+    sample: Sample,
+    use: Callable[[Image.Image, Tensor | None], tuple[Any, Tensor | None]],
+    object_values: Sequence[int] = (1,),
+) -> _Read:
     """Return what `use` makes of a picture, upright as its EXIF orientation says, and of its object.
 
     Boxes and trimaps are in pixels of the stored picture, as index.csv defines them, and turned with it.
@@ -188,7 +223,7 @@ def _read(sample: Sample, use: Callable[[Image.Image, Tensor | None], tuple[Any,
                     f"{sample.trimap} is {trimap.size} pixels, its picture {sample.path} {opened.stored} as "
                     "stored"
                 )
-            mask = trimap_mask(trimap)
+            mask = trimap_mask(trimap, object_values)
         elif sample.box is not None:
             mask = box_mask(sample.box, height=height, width=width)
         if mask is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from vitreg.wording import listed
 class TestSet:
     """Labelled pictures as the network sees them: uint8 [n, 3, size, size], and their objects where known.
 
-    `groups` says of each picture which of them belong together, since they show the same object.
+    `groups` says of each picture which of them belong together, since they show the same object, and `beside`
+    names the test set with the same objects as they usually stand.
     """
 
     __test__ = False  # pytest takes it for tests
@@ -31,6 +33,16 @@ class TestSet:
     labels: tuple[int, ...] = field(repr=False)
     masks: Tensor | None = field(default=None, repr=False)
     groups: tuple[int, ...] = field(default=(), repr=False)
+    beside: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells its pictures, labels and objects from others."""
+        parts = [self.pictures] + ([] if self.masks is None else [self.masks])
+        digest = hashlib.sha256(repr((self.labels, self.groups)).encode())
+        for part in parts:
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def task(self, task: Task) -> Task:
         """Return the task with these pictures as its test pictures."""
@@ -54,8 +66,34 @@ def read_test_sets(folder: Folder, places: Mapping[str, Path], *, size: int) -> 
     return {name: _read(name, found, size) for name, found in samples.items()}
 
 
+def read_source_pictures(place: Path, num_classes: int, *, size: int) -> TestSet:
+    """Return pictures of a source's own task, labelled by the outputs of its head.
+
+    Args:
+        place: an index.csv whose labels are the outputs' numbers, or a folder for each class, in their order.
+        num_classes: outputs of the head.
+        size: side of the network's input in pixels.
+
+    Raises:
+        InputError: The labels are not those of the head, or a picture cannot be read.
+    """
+    folder = read_folder(place, needs_train=False, needs_test=False)
+    if all(name.isdecimal() for name in folder.classes):
+        number = [int(name) for name in folder.classes]
+    else:
+        number = list(range(len(folder.classes)))
+    are_all = number == list(range(num_classes))
+    if max(number) >= num_classes or not (are_all or folder.classes[0].isdecimal()):
+        raise InputError(
+            f"--source-data {place}: expected {num_classes} classes, as the source's head has, or their "
+            f"numbers from 0 as labels, found {len(number)} ({listed(folder.classes, at_most=3)})"
+        )
+    samples = [replace(one, label=number[one.label]) for one in folder.test or folder.train]
+    return _read("source", samples, size)
+
+
 def _samples(folder: Folder, name: str, place: Path) -> tuple[Sample, ...]:
-    other = read_folder(place, needs_test=False)
+    other = read_folder(place, needs_train=False, needs_test=False)
     if unknown := sorted(set(other.classes) - set(folder.classes)):
         raise InputError(
             f"--test {name}={place}: expected classes of the training pictures ({listed(folder.classes)}), "

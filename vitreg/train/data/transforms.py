@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -64,11 +64,16 @@ def _plain(size: int, picture: Image.Image) -> Tensor:
     return evaluation_transform(size)(picture, None)[0]
 
 
-def evaluation_transform(size: int) -> Callable[[Image.Image, Tensor | None], tuple[Tensor, Tensor | None]]:
-    """Return resize and centre crop of picture and mask, to uint8 [3, size, size] and bool [size, size]."""
+def evaluation_transform(
+    size: int, *, ratio: float = EVALUATION_RATIO
+) -> Callable[[Image.Image, Tensor | None], tuple[Tensor, Tensor | None]]:
+    """Return resize and centre crop of picture and mask, to uint8 [3, size, size] and bool [size, size].
+
+    The short side is `ratio` times the crop.
+    """
     geometry = v2.Compose(
         [
-            v2.Resize(round(size * EVALUATION_RATIO), InterpolationMode.BICUBIC, antialias=True),
+            v2.Resize(round(size * ratio), InterpolationMode.BICUBIC, antialias=True),
             v2.CenterCrop(size),
         ]
     )
@@ -112,6 +117,6 @@ def box_mask(box: Box, *, height: int, width: int) -> Tensor:
     return inside_y[:, None] & inside_x[None, :]
 
 
-def trimap_mask(trimap: Image.Image) -> Tensor:
+def trimap_mask(trimap: Image.Image, object_values: Sequence[int] = (1,)) -> Tensor:
     """Return bool [height, width], true on the object (1); the undecided outline (3) is not counted to it."""
-    return torch.from_numpy(np.asarray(trimap) == 1)
+    return torch.from_numpy(np.isin(np.asarray(trimap), object_values))

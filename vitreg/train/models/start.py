@@ -1,4 +1,4 @@
-"""The pre-trained model that every method starts from."""
+"""The pre-trained model that every method starts from, and how its input is normalised."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ import timm
 import torch
 from torch import nn
 
+from vitreg.errors import InputError
+from vitreg.train.data.dataset import Statistics
 from vitreg.train.models.pretrained import open_weights
 from vitreg.train.models.weights import empty_model, file_hash, load_model
+
+
+def _headless() -> nn.Module:
+    raise InputError(
+        "expected weights with the head of the source's own task (head.weight), found none there"
+    )
 
 
 @dataclass(frozen=True)
 class Start:
     """What all methods start from: `create(num_classes, drop_path)` returns the source with a new head.
 
-    `label` is its name in a table of several sources.
+    `label` is its name in a table of several sources. `whole()` returns it with the head of its own task, and
+    raises `InputError` where its weights have none.
     """
 
     name: str
     fingerprint: str
     create: Callable[[int, float], nn.Module] = field(repr=False)
     label: str = ""
+    whole: Callable[[], nn.Module] = field(default=_headless, repr=False)
 
 
 def photographed_start(
@@ -51,9 +61,14 @@ def photographed_start(
     def create(num_classes: int, drop_path: float) -> torch.nn.Module:
         return load_model(name, state, num_classes=num_classes, size=size, drop_path=drop_path)
 
+    def whole() -> torch.nn.Module:
+        if "head.weight" not in state:
+            return _headless()
+        return load_model(name, state, num_classes=len(state["head.weight"]), size=size, has_head=True)
+
     if code := _own_code(name):
         fingerprint = hashlib.sha256(f"{fingerprint} {code}".encode()).hexdigest()
-    return Start(name, fingerprint, create, label)
+    return Start(name, fingerprint, create, label, whole)
 
 
 def _own_code(name: str) -> str:
@@ -61,3 +76,22 @@ def _own_code(name: str) -> str:
     module = sys.modules[timm.model_entrypoint(name.partition(".")[0]).__module__]
     is_own = module.__name__.partition(".")[0] != "timm"
     return file_hash(Path(module.__file__)) if is_own and module.__file__ else ""
+
+
+def input_statistics(
+    normalise: str | None, model: str, size: int, *, say: Callable[[str], None]
+) -> Statistics:
+    """Return ImageNet's mean and deviation, or those that timm notes for `model` if `normalise` is "model".
+
+    Where nobody chose and timm notes others, it is said.
+    """
+    fixed = timm.data.resolve_model_data_config(empty_model(model, num_classes=2, size=size))
+    noted = Statistics(tuple(fixed["mean"]), tuple(fixed["std"]))
+    if normalise == "model":
+        return noted
+    if normalise is None and noted != Statistics():
+        say(
+            f"pictures are normalised as ImageNet's; timm notes a mean of {noted.mean} and a deviation of "
+            f"{noted.std} for {model}: if your weights are timm's, add --normalise model"
+        )
+    return Statistics()

@@ -72,9 +72,15 @@ def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.
 
 
 def load_model(
-    name: str, state: dict[str, Tensor], *, num_classes: int, size: int, drop_path: float = 0.0
+    name: str,
+    state: dict[str, Tensor],
+    *,
+    num_classes: int,
+    size: int,
+    drop_path: float = 0.0,
+    has_head: bool = False,
 ) -> nn.Module:
-    """Return the timm model `name` with `state` in everything but its new head.
+    """Return the timm model `name` with `state` in everything but its new head; with `has_head` in all of it.
 
     timm's own filter of the model's family resamples the position embedding to `size` and translates other
     spellings.
@@ -91,7 +97,7 @@ def load_model(
         raise InputError(
             f"the weights do not fit {name}: {type(error).__name__}: {error}".splitlines()[0]
         ) from error
-    own, heads = model.state_dict(), new_heads(model)
+    own, heads = model.state_dict(), () if has_head else new_heads(model)
     wanted, found = (
         {k: v for k, v in tensors.items() if not k.startswith(heads)} for tensors in (own, found)
     )
@@ -105,6 +111,13 @@ def load_model(
 def new_heads(model: nn.Module) -> tuple[str, ...]:
     """Return what the names of a model's heads begin with: `head.`, and `head_dist.` of a distilled one."""
     return tuple(f"{name}." for name in dict.fromkeys(("head", *find_tower(model).heads)))
+
+
+def num_outputs(model: nn.Module) -> int:
+    """Return how many classes the head of a model of timm tells apart."""
+    state = model.state_dict()
+    (number,) = {len(state[f"{head}weight"]) for head in new_heads(model)}
+    return number
 
 
 def _check_patches(name: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:

@@ -181,18 +181,10 @@ def trained_model(
     finite number of views is kept in the folder `readings`, in memory without one.
     """
     c, task = run.configuration, run.task
-    # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
-    set_seed(c.seed)
-    model = run.start.create(len(task.classes), 0.0 if c.hyper is None else c.hyper.drop_path)
-    if not c.fused_attention:
-        unfuse_attention(model)
-    if c.share is None:
+    model = start_model(run, accelerator=accelerator, on_probe=on_probe)
+    if c.share is None or c.hyper is None:
         return model, []
     method, indices = METHODS[c.method], training_indices(run)
-    if method.head == "probe":  # it leaves the random numbers as they are
-        on_probe(fit_probe_head(model, task, indices, accelerator=accelerator))
-    if c.hyper is None:
-        return model, []
     start = {name: value.clone() for name, value in model.state_dict().items()} if method.alpha < 1 else {}
 
     def measure(model: nn.Module) -> Entry:
@@ -217,6 +209,24 @@ def trained_model(
     if method.alpha < 1:
         vitreg.interpolate(model, start, method.alpha)
     return model, log
+
+
+def start_model(
+    run: Run,
+    *,
+    accelerator: Accelerator,
+    on_probe: Callable[[vitreg.LinearProbe], None] = lambda probe: None,
+) -> nn.Module:
+    """Return what the run's training starts from, with its head; `on_probe` as in `trained_model`."""
+    c = run.configuration
+    # All of a run's random numbers come from its seed, so it does not matter which runs came before it.
+    set_seed(c.seed)
+    model = run.start.create(len(run.task.classes), 0.0 if c.hyper is None else c.hyper.drop_path)
+    if not c.fused_attention:
+        unfuse_attention(model)
+    if c.share is not None and METHODS[c.method].head == "probe":  # it leaves the random numbers as they are
+        on_probe(fit_probe_head(model, run.task, training_indices(run), accelerator=accelerator))
+    return model
 
 
 def _as_entry(metrics: dict[str, Any]) -> Entry:
