@@ -192,3 +192,47 @@ def test_the_folder_goes_without_a_flag_and_python_does_the_same(
     torch.testing.assert_close(again.probabilities, found.probabilities)
     with pytest.raises(InputError, match="--steps 0: expected a whole number above 0"):
         FinetuneOptions(steps=0)
+
+
+def test_other_test_sets_are_told_and_choose_nothing(
+    result: Path,
+    class_folders: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number, name in enumerate(("auk", "crow", "crow")):
+        write_picture(tmp_path / "outdoors" / name / f"{number}.png", seed=700 + number)
+    out = tmp_path / "out" / result.name
+    given = [*arguments(class_folders, weights, out), *LEARNT]
+    assert run(*given, "--test", f"outdoors={tmp_path / 'outdoors'}") == 0
+    shown = capsys.readouterr().out
+    assert "outdoors (3 pictures): linear probe " in shown
+    assert "predictions-outdoors.csv" in shown
+    assert (out / "model.safetensors").read_bytes() == (result / "model.safetensors").read_bytes()
+    assert (out / "predictions.csv").read_bytes() == (result / "predictions.csv").read_bytes()
+    rows = table(out / "predictions-outdoors.csv")
+    assert [row["true"] for row in rows] == ["auk", "crow", "crow"]
+    right = [row["true"] == row["predicted"] for row in rows]
+    figures = json.loads((out / "report.json").read_text())["tests"]["outdoors"]
+    assert figures["top1"] == pytest.approx(100 * sum(right) / 3)
+    assert figures["points"] == pytest.approx(figures["fine_tuned_top1"] - figures["linear_probe_top1"])
+    assert "On other pictures" in (out / "report.html").read_text()
+    assert run(*given) == 0  # without it, its predictions would be another model's some day
+    assert not (out / "predictions-outdoors.csv").exists()
+    assert "On other pictures" not in (out / "report.html").read_text()
+
+
+def test_test_sets_share_no_picture_with_the_training(
+    class_folders: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(class_folders, weights, tmp_path / "out")
+    (trained, *_) = sorted((class_folders / "train" / "auk").iterdir())
+    copy = tmp_path / "outdoors" / "auk" / trained.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(trained.read_bytes())
+    write_picture(tmp_path / "outdoors" / "crow" / "1.png", seed=701)
+    assert run(*given, "--test", f"outdoors={tmp_path / 'outdoors'}") == 2
+    assert f"{copy} is a training picture, too" in capsys.readouterr().err
+    assert run(*given, "--test", f"a/b={tmp_path / 'outdoors'}") == 2
+    assert "expected a split of index.csv or NAME=DIR, each name once" in capsys.readouterr().err

@@ -49,7 +49,8 @@ def add_options(parser: ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of the results (default: runs/finetune-FOLDER)")
     plain = [name for name in METHODS if not name.startswith("LP-FT") and not name.endswith("+TransMix")]
     method = f"{', '.join(plain)}, or several joined by +; None for {METHOD}"
-    metavars = {"hold_out": "RATE", "micro_batch": "N|auto", "views": "K", "every": "K", "plugins": "FILE"}
+    metavars = {"test": "NAME[=DIR]", "hold_out": "RATE", "micro_batch": "N|auto"}
+    metavars |= {"views": "K", "every": "K", "plugins": "FILE"}
     add_fields(add, FinetuneOptions, texts={"method": method}, metavars=metavars)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from vitreg.files import lock, prepare_out
@@ -11,11 +13,12 @@ from vitreg.train.basics.console import make_console
 from vitreg.train.basics.distributed import enter_on_main, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.choice import Choice, Standing, standing
-from vitreg.train.finetuned import Finetuned
+from vitreg.train.data.test_sets import TestSet
+from vitreg.train.finetuned import Finetuned, Tested
 from vitreg.train.labelled_folder import check_block, read_labelled
 from vitreg.train.losses import describe_losses
 from vitreg.train.options import FinetuneOptions
-from vitreg.train.result import WRITTEN, summary, write_result
+from vitreg.train.result import WRITTEN, predictions_of, summary, write_result
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import stored_model
 from vitreg.train.runs.workplace import Workplace
@@ -76,19 +79,29 @@ def finetune(
         trial = searched[0].trial if searched else trial_of(options)
         is_chosen = options.select == "folds" and trial != PROBE
         choice = _choice(trials, trial) if is_chosen else None
-        (probe_run, probe), (run, fine_tuned) = trials.trained_on_all([PROBE, trial])
+        runs, (probe, fine_tuned) = zip(*trials.trained_on_all([PROBE, trial]), strict=True)
         is_probe = trial == PROBE or (choice is not None and choice.is_probe)
-        run, report = (probe_run, probe) if is_probe else (run, fine_tuned)
+        run, report = (runs[0], probe) if is_probe else (runs[1], fine_tuned)
         model = stored_model(run, out).eval()
         probabilities = TrainedModel(model, pictures.card, accelerator).probabilities_of(run.task.test)
         losses = _losses(fine_tuned, choice)
         both = (report, probe, fine_tuned, trial)
-        found = Finetuned(model, pictures.card, *both, choice, searched, losses, probabilities, out)
+        models = [TrainedModel(stored_model(one, out), pictures.card, accelerator) for one in runs]
+        tests = [_tested(test, *models, is_probe=is_probe) for test in pictures.tests]
+        found = Finetuned(model, pictures.card, *both, choice, searched, losses, probabilities, out, tests)
         with enter_on_main(lock(out, wait=True)):  # one command at a time writes the results
             on_main(lambda: write_result(found, pictures, accelerator, options.block))
-    for line in [*summary(found, pictures), f"written: {out}: {', '.join(WRITTEN)}"]:
+    written = ", ".join([*WRITTEN, *map(predictions_of, found.tests)])
+    for line in [*summary(found, pictures), f"written: {out}: {written}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return found
+
+
+def _tested(test: TestSet, probe: TrainedModel, fine_tuned: TrainedModel, *, is_probe: bool) -> Tested:
+    """Return how both models do on a test set, and what the delivered one makes of it."""
+    found = [model.probabilities_of(test.pictures) for model in (probe, fine_tuned)]
+    right = [tuple((one.argmax(1) == torch.tensor(test.labels)).tolist()) for one in found]
+    return Tested(test, found[0 if is_probe else 1], *right)
 
 
 def _search(trials: Trials) -> list[Standing]:
@@ -100,7 +113,7 @@ def _search(trials: Trials) -> list[Standing]:
         found = fixed_budget(
             listed,
             trials.place.out,
-            {"options": repr(options), "data": trials.pictures.task.fingerprint},
+            {"options": repr(replace(options, test=())), "data": trials.pictures.task.fingerprint},
             lambda: budget(listed, num_folds, minutes=minutes, seconds=trials.seconds_per_fold(first)),
         )
         progress.say(

@@ -14,6 +14,7 @@ from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import folder_task
 from vitreg.train.data.samples import Folder, describe_folder, imbalance
 from vitreg.train.data.subset import split
+from vitreg.train.data.test_sets import TestSet, read_test_sets, splits_and_folders
 from vitreg.train.models.start import Start, input_statistics, photographed_start
 from vitreg.train.models.stored import Card
 from vitreg.train.options import FinetuneOptions
@@ -24,7 +25,7 @@ class Pictures:
     """What is trained on and measured on, and where it starts from.
 
     `names` are those of the measured pictures, `measured_on` says what they are, and `notes` what was
-    understood of the folder.
+    understood of the folder. `tests` are measured on, too, and choose nothing.
     """
 
     task: Task
@@ -33,6 +34,7 @@ class Pictures:
     start: Start
     card: Card
     notes: tuple[str, ...] = ()
+    tests: tuple[TestSet, ...] = ()
 
 
 def read_labelled(
@@ -51,7 +53,8 @@ def read_labelled(
         progress.say(text)
         notes.append(text)
 
-    folder = read_folder(data, needs_test=False, but_not=but_not)
+    splits, folders = splits_and_folders(options.test)
+    folder = read_folder(data, needs_test=False, but_not=but_not, others=splits)
     say(describe_folder(folder, data.resolve().name))
     if uneven := imbalance(folder):
         say(uneven)
@@ -64,6 +67,7 @@ def read_labelled(
             f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out to measure on, "
             f"{len(folder.train)} are trained on"
         )
+    tests = tuple(read_test_sets(folder, folders, size=options.size).values())
     statistics = input_statistics(options.normalise, options.model, options.size, say=say)
     task = folder_task(
         folder,
@@ -76,7 +80,7 @@ def read_labelled(
     names = tuple(map(folder.name_of, folder.test))
     size, mean, std = options.size, statistics.mean, statistics.std
     card = Card(start.name, {"img_size": size}, size, mean, std, folder.classes)
-    return Pictures(task, names, measured_on, start, card, (*notes, *task.notes))
+    return Pictures(task, names, measured_on, start, card, (*notes, *task.notes), tests)
 
 
 def _hold_out(folder: Folder, rate: float, *, seed: int) -> Folder:

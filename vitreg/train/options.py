@@ -90,6 +90,8 @@ class FinetuneOptions:
         lams: values of λ that the search tries; None for 1 and 10.
         lrs: learning rates that the search tries; None for 3e-5, 1e-4 and 3e-4.
         minutes: time limit of the search; None for no limit.
+        test: further test pictures, as folders with the same classes, NAME=DIR, or as names of splits in
+            index.csv; nothing is chosen by them.
         hold_out: share of each class held out for testing if there are no test pictures.
         epochs: passes over the training pictures.
         steps: number of training steps, instead of `epochs`.
@@ -135,6 +137,7 @@ class FinetuneOptions:
     lams: Sequence[float] | None = None
     lrs: Sequence[float] | None = None
     minutes: float | None = None
+    test: Sequence[str] = ()
     hold_out: float = 0.2
     epochs: float = EPOCHS
     steps: int | None = None

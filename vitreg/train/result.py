@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from vitreg.files import write_atomically
 from vitreg.train.choice import interval
-from vitreg.train.finetuned import Finetuned
+from vitreg.train.finetuned import Finetuned, Tested
 from vitreg.train.labelled_folder import Pictures
 from vitreg.train.models.stored import MODEL_FILE, model_file, timm_config
 from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
@@ -20,6 +20,11 @@ from vitreg.train.page.reliability import reliability
 from vitreg.train.runs.predictions import predictions
 
 WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "report.html", "report.json")
+
+
+def predictions_of(tested: Tested) -> str:
+    """Return the name of the file with the predictions of a test set."""
+    return f"predictions-{tested.test.name}.csv"
 
 
 def summary(found: Finetuned, pictures: Pictures) -> list[str]:
@@ -36,6 +41,7 @@ def summary(found: Finetuned, pictures: Pictures) -> list[str]:
     low, high = interval((probabilities.argmax(1) == torch.tensor(task.test_labels)).tolist())
     said = f"delivered, {found.kind}: top-1 {top1:.1f} % ({low:.1f} to {high:.1f}) on {pictures.measured_on}"
     lines.append(f"{said}; balanced accuracy {report.metrics['class_mean']:.1f} %")
+    lines += map(str, found.tests)
     mistakes = commonest_mistakes(confusion(probabilities, task.test_labels), task.classes)
     return [*lines, *(f"  {mistake}" for mistake in mistakes)]
 
@@ -48,6 +54,11 @@ def write_result(found: Finetuned, pictures: Pictures, accelerator: Accelerator,
     write_atomically(out / "config.json", timm_config(found.card))
     table = predictions(pictures.names, task.classes, found.probabilities, task.test_labels)
     write_atomically(out / "predictions.csv", table)
+    for one in found.tests:
+        table = predictions(one.test.names, task.classes, one.probabilities, one.test.labels)
+        write_atomically(out / predictions_of(one), table)
+    for stale in set(out.glob("predictions-*.csv")) - {out / predictions_of(one) for one in found.tests}:
+        stale.unlink()  # another model's
     write_atomically(out / "report.html", html_report(found, pictures, accelerator, block))
     story = {**asdict(found.report), **_story(found, pictures)}
     write_atomically(out / "report.json", json.dumps(story, indent=1) + "\n")
@@ -64,6 +75,7 @@ def _story(found: Finetuned, pictures: Pictures) -> dict[str, Any]:
         "linear_probe": found.probe.metrics,
         "fine_tuned": {**asdict(found.trial), **found.fine_tuned.metrics},
         "losses": found.losses,
+        "tests": {one.test.name: one.figures for one in found.tests},
         "choice": choice
         and {
             "num_folds": choice.num_folds,

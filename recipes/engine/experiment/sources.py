@@ -18,7 +18,7 @@ from vitreg.train.data.photographs import folder_task
 from vitreg.train.data.samples import Folder, imbalance
 from vitreg.train.data.samples import describe_folder as in_a_line
 from vitreg.train.data.subset_lists import read_subset_list
-from vitreg.train.data.test_sets import TestSet, read_test_sets
+from vitreg.train.data.test_sets import TestSet, read_test_sets, splits_and_folders
 from vitreg.train.models.start import Start, photographed_start
 
 
@@ -83,8 +83,7 @@ def photographed_tasks(
         InputError: A data set or a list cannot be used.
     """
     described: dict[str, tuple[Folder, tuple[int, ...]]] = {}
-    others = [test for test in tests if "=" not in test]
-    folders = {name: Path(place) for name, _, place in (test.partition("=") for test in tests) if place}
+    others, folders = splits_and_folders(tests)
     for name, place in places.items():
         root = data_root(place, cache, say=progress.say)
         folder = read_folder(root, name=name, others=others, say=progress.say)

@@ -13,9 +13,9 @@ from vitreg.train.data.test_sets import read_test_sets
 COLOURS = {"red": (200, 0, 0), "blue": (0, 0, 200), "green": (0, 200, 0)}
 
 
-def picture(path: Path, colour: str) -> None:
+def picture(path: Path, colour: str, size: int = 40) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 40), COLOURS[colour]).save(path)
+    Image.new("RGB", (size, size), COLOURS[colour]).save(path)
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def indexed(tmp_path: Path) -> Path:
         for colour in ("blue", "red"):
             for index in range(number):
                 name = f"{split}/{colour}{index}.png"
-                picture(tmp_path / "data" / name, colour)
+                picture(tmp_path / "data" / name, colour, size=44 if split == "sketch" else 40)
                 rows.append(f"{name},{colour},{split}")
     (tmp_path / "data" / "index.csv").write_text("\n".join(rows))
     return tmp_path / "data"
@@ -46,7 +46,7 @@ def test_splits_of_other_kinds_are_read_where_they_are_named(indexed: Path) -> N
 def test_folders_have_the_same_classes_by_name(indexed: Path, tmp_path: Path) -> None:
     folder = read_folder(indexed, others=["sketch"])
     for colour in ("red", "blue"):
-        picture(tmp_path / "outdoors" / colour / "1.png", colour)
+        picture(tmp_path / "outdoors" / colour / "1.png", colour, size=48)
     found = read_test_sets(folder, {"outdoors": tmp_path / "outdoors"}, size=32)["outdoors"]
     colours = {
         folder.classes[label]: value[:, 0, 0].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vitreg.errors import InputError
+from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import in_one_line, read_pictures
@@ -23,7 +25,7 @@ class TestSet:
     """Labelled pictures as the network sees them: uint8 [n, 3, size, size], and their objects where known.
 
     `groups` says of each picture which of them belong together, since they show the same object, and `beside`
-    names the test set with the same objects as they usually stand.
+    names the test set with the same objects as they usually stand. `names` are those of the pictures.
     """
 
     __test__ = False  # pytest takes it for tests
@@ -34,6 +36,7 @@ class TestSet:
     masks: Tensor | None = field(default=None, repr=False)
     groups: tuple[int, ...] = field(default=(), repr=False)
     beside: str = ""
+    names: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def fingerprint(self) -> str:
@@ -51,6 +54,23 @@ class TestSet:
         )
 
 
+def splits_and_folders(texts: Sequence[str]) -> tuple[list[str], dict[str, Path]]:
+    """Return what `--test NAME NAME=DIR …` names: splits of the index, and folders by their names.
+
+    Raises:
+        InputError: A name is given twice, or cannot be a part of a file's name.
+    """
+    pairs = [text.partition("=")[::2] for text in texts]
+    names = [name for name, _ in pairs]
+    for text, name in zip(texts, names, strict=True):
+        if not re.fullmatch(r"\w[\w.-]*", name) or names.count(name) > 1:
+            raise InputError(
+                f"--test {text}: expected a split of index.csv or NAME=DIR, each name once, in letters, "
+                "digits, points and hyphens"
+            )
+    return [name for name, place in pairs if not place], {name: Path(place) for name, place in pairs if place}
+
+
 def read_test_sets(folder: Folder, places: Mapping[str, Path], *, size: int) -> dict[str, TestSet]:
     """Return the test sets of a data set by name: those of its own index, and folders of the same classes.
 
@@ -60,10 +80,21 @@ def read_test_sets(folder: Folder, places: Mapping[str, Path], *, size: int) -> 
         size: side of the network's input in pixels.
 
     Raises:
-        InputError: A folder has other classes, or a picture cannot be read.
+        InputError: A folder has other classes, a picture cannot be read, or is one of the training.
     """
     samples = {**folder.others, **{name: _samples(folder, name, place) for name, place in places.items()}}
-    return {name: _read(name, found, size) for name, found in samples.items()}
+    for name, found in samples.items():
+        digests = file_digests((*folder.train, *found))
+        trained_on = set(digests[: len(folder.train)])
+        for sample, digest in zip(found, digests[len(folder.train) :], strict=True):
+            if digest in trained_on:
+                raise InputError(
+                    f"--test {name}: {sample.path} is a training picture, too; take it out of one of the two"
+                )
+    return {
+        name: replace(_read(name, found, size), names=tuple(map(folder.name_of, found)))
+        for name, found in samples.items()
+    }
 
 
 def read_source_pictures(place: Path, num_classes: int, *, size: int) -> TestSet:
