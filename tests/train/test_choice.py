@@ -95,7 +95,7 @@ def test_the_probe_is_delivered_where_fine_tuning_fails(
     words = [*arguments(folder, weights, out), "--lr", "0.5", "--layer-decay", "1", "--method", "fine-tune"]
     assert run(*words) == 0
     shown = capsys.readouterr().out
-    assert "the linear probe is delivered, by 18 training pictures, held out in 2 folds" in shown
+    assert "the linear probe is delivered: on 18 training pictures, held out in 2 folds" in shown
     found = json.loads((out / "report.json").read_text())
     assert found["delivered"] == "linear probe"
     assert found["configuration"]["method"] == "linear-probe"

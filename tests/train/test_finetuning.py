@@ -111,7 +111,7 @@ def test_without_test_pictures_a_part_is_held_out(
     data = class_folders if has_train else class_folders / "train"
     assert run(*arguments(data, weights, tmp_path / "out"), "--hold-out", "0.5", "--select", "none") == 0
     shown = capsys.readouterr().out
-    assert "6 pictures are held out to measure on, 6 are trained on" in shown
+    assert "6 pictures are held out for testing, 6 are used for training" in shown
     rows = table(tmp_path / "out" / "predictions.csv")
     assert Counter(row["true"] for row in rows) == {"auk": 2, "booby": 2, "crow": 2}
     assert all((data / row["path"]).is_file() for row in rows)

@@ -56,7 +56,7 @@ def test_one_page_says_it_all_and_loads_nothing(result: Path) -> None:
     for said in (
         "3 classes (auk, booby, crow), 12 training pictures",
         "linear probe",
-        "is delivered, by 12 training pictures",
+        "is delivered: on 12 training pictures",
         "training loss",
         "penalty gta",
         "expected calibration error",
@@ -64,7 +64,7 @@ def test_one_page_says_it_all_and_loads_nothing(result: Path) -> None:
     ):
         assert said in text
     wrong = [row for row in rows if row["true"] != row["predicted"]]
-    assert all(text.count(row["path"]) >= 1 and f"truly {row['true']}" in text for row in wrong)
+    assert all(text.count(row["path"]) >= 1 and f"true class: {row['true']}" in text for row in wrong)
     assert text.count("✗") >= len(wrong)
     assert len(page) < 1_500_000
 

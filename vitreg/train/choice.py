@@ -99,12 +99,13 @@ class Choice:
     def __str__(self) -> str:
         """The choice in a sentence, and what to try where it is the probe."""
         held_out = (
-            f"{len(self.probe.right)} training pictures, held out in {self.num_folds} folds: linear probe "
-            f"{self.probe.top1:.1f} %, fine-tuned {self.fine_tuned.top1:.1f} % ({self.difference})"
+            f"on {len(self.probe.right)} training pictures, held out in {self.num_folds} folds, the linear "
+            f"probe reaches {self.probe.top1:.1f} %, the fine-tuned model {self.fine_tuned.top1:.1f} % "
+            f"({self.difference})"
         )
         if not self.is_probe:
-            return f"the fine-tuned model is delivered, by {held_out}"
+            return f"the fine-tuned model is delivered: {held_out}"
         return (
-            f"the linear probe is delivered, by {held_out}; to get further try --search, more --epochs, a "
+            f"the linear probe is delivered: {held_out}; to improve, try --search, more --epochs, a "
             "smaller --lr, or more pictures"
         )

@@ -64,8 +64,8 @@ def read_labelled(
         folder = _hold_out(folder, options.hold_out, seed=options.seed)
         measured_on = "pictures held out from training"
         say(
-            f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out to measure on, "
-            f"{len(folder.train)} are trained on"
+            f"no test pictures in {folder.root}: {len(folder.test)} pictures are held out for testing, "
+            f"{len(folder.train)} are used for training"
         )
     tests = tuple(read_test_sets(folder, folders, size=options.size).values())
     statistics = input_statistics(options.normalise, options.model, options.size, say=say)

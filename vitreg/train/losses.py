@@ -62,4 +62,4 @@ def describe_losses(
         return f"under-trained, the loss was still falling ({course}): try more --epochs"
     if fmean(last) >= fmean(first) > 0.01:
         return f"under-trained, the loss did not fall ({course}): try another --lr or more --epochs"
-    return f"neither under-trained nor over-fitted by its losses ({course})"
+    return f"neither under-trained nor over-fitted ({course})"

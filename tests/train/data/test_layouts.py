@@ -63,8 +63,8 @@ def test_validation_beside_test_is_left_out_and_said(tmp_path: Path) -> None:
     assert len(folder.test) == 4
     assert folder.left_out == ("extra/ (2 pictures)", "valid/ (4 pictures)")
     assert describe_folder(folder, "birds") == (
-        "birds: 2 classes (ant, bee), 4 training pictures in train/ (2 a class), 4 test pictures in test/ "
-        "(2 a class); left out: extra/ (2 pictures); valid/ (4 pictures)"
+        "birds: 2 classes (ant, bee), 4 training pictures in train/ (2 per class), 4 test pictures in test/ "
+        "(2 per class); left out: extra/ (2 pictures); valid/ (4 pictures)"
     )
 
 

@@ -89,4 +89,4 @@ def _split(kind: str, samples: tuple[Sample, ...], where: str, num_classes: int)
     least, most = min(counts.values()), max(counts.values())
     least = least if len(counts) == num_classes else 0
     each = f"{most}" if least == most else f"{least} to {most}"
-    return f"{len(samples)} {kind} pictures{f' in {where}' if where else ''} ({each} a class)"
+    return f"{len(samples)} {kind} pictures{f' in {where}' if where else ''} ({each} per class)"

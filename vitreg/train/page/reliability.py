@@ -32,7 +32,7 @@ class Reliability:
         """What it means, in a sentence."""
         distance = 100 * (self.sure - self.right)
         kind = "over-confident" if distance > 0 else "under-confident"
-        course = f"it is {100 * self.sure:.0f} % sure on average and right on {100 * self.right:.0f} %"
+        course = f"is {100 * self.sure:.0f} % sure on average and right on {100 * self.right:.0f} %"
         return f"{course}: {kind} by {abs(distance):.0f} points" if abs(distance) >= 1 else course
 
 
