@@ -81,3 +81,22 @@ def pair(vit: Factory, perturb: Callable[[nn.Module], None]) -> tuple[nn.Module,
     model = copy.deepcopy(source).train()
     perturb(model)
     return model, source
+
+
+@pytest.fixture
+def everything_can_be_drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draw each figure that a test makes, as a notebook would."""
+    from matplotlib.figure import Figure
+
+    made: list[Figure] = []
+    init = Figure.__init__
+
+    def keep(self: Figure, *args: object, **options: object) -> None:
+        init(self, *args, **options)
+        made.append(self)
+
+    monkeypatch.setattr(Figure, "__init__", keep)
+    yield
+    for figure in made:
+        if figure.axes:
+            figure.canvas.draw()
