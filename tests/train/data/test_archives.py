@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import io
 import tarfile
 import threading
@@ -13,37 +11,11 @@ import pytest
 import vitreg.train.data.archives
 import vitreg.train.data.official
 from official_data import make_cub, make_pet
+from packed import md5, pack, use
 from vitreg.errors import InputError
 from vitreg.train.data.archives import Archive, is_archive, unpack
 from vitreg.train.data.folder import read_folder
-from vitreg.train.data.official.dogs import DOGS
-from vitreg.train.data.official.download import download_archives as download
-from vitreg.train.data.official.layout import Layout
 from vitreg.train.data.official.pet import PET
-
-
-def pack(folder: Path, archive: Path, *, top: str | None = None) -> Path:
-    if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as zipped:
-            for path in sorted(folder.rglob("*")):
-                zipped.write(path, Path(top or folder.name) / path.relative_to(folder))
-    else:
-        mode = "w" if archive.suffix == ".tar" else f"w:{archive.suffix.lstrip('.').replace('tgz', 'gz')}"
-        with tarfile.open(archive, mode) as tar:
-            tar.add(folder, arcname=folder.name if top is None else top)
-    return archive
-
-
-def md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def use(monkeypatch: pytest.MonkeyPatch, layout: Layout, *archives: Archive) -> Layout:
-    """Let the owner have published other archives."""
-    other = dataclasses.replace(layout, archives=archives)
-    layouts = [other if one.name == layout.name else one for one in vitreg.train.data.official.LAYOUTS]
-    monkeypatch.setattr(vitreg.train.data.official, "LAYOUTS", tuple(layouts))
-    return other
 
 
 @pytest.fixture
@@ -267,49 +239,6 @@ def test_of_two_at_once_one_unpacks(tmp_path: Path) -> None:
         thread.join()
     assert found == [tmp_path / "into" / "files"] * 4
     assert len(said) == 1
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Layout:
-    """Pet, served from the disk."""
-    made = make_pet(tmp_path / "made")
-    (tmp_path / "server").mkdir()
-    paths = [pack(made / part, tmp_path / "server" / f"{part}.tar.gz") for part in ("images", "annotations")]
-    archives = tuple(Archive(path.name, md5(path), path.as_uri()) for path in paths)
-    return dataclasses.replace(PET, archives=archives)
-
-
-def test_download_fetches_what_is_missing(
-    served: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use(monkeypatch, PET, *served.archives)
-    said: list[str] = []
-    download(served, tmp_path / "pets", say=said.append)
-    download(served, tmp_path / "pets", say=said.append)
-    assert len(said) == 2
-    assert {path.name for path in (tmp_path / "pets").iterdir()} == {"images.tar.gz", "annotations.tar.gz"}
-    assert len(read_folder(tmp_path / "pets", name="Pet").train) == 8
-
-
-def test_download_that_is_not_whole_is_not_kept(served: Layout, tmp_path: Path) -> None:
-    path = tmp_path / "server" / "annotations.tar.gz"
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"annotations\.tar\.gz did not arrive whole"):
-        download(served, tmp_path / "pets", say=lambda text: None)
-    assert [path.name for path in (tmp_path / "pets").iterdir()] == ["images.tar.gz"]
-
-
-def test_download_from_a_dead_address_says_where_to_look(served: Layout, tmp_path: Path) -> None:
-    (tmp_path / "server" / "images.tar.gz").unlink()
-    with pytest.raises(InputError, match=r"cannot download .*; fetch it yourself from https://www\.robots"):
-        download(served, tmp_path / "pets", say=lambda text: None)
-    assert not list((tmp_path / "pets").iterdir())
-
-
-def test_download_without_a_published_sum_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"images\.tar, annotation\.tar, lists\.tar of Stanford Dogs cannot"):
-        download(DOGS, tmp_path / "dogs", say=lambda text: None)
-    assert not (tmp_path / "dogs").exists()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.xz"])
