@@ -113,3 +113,12 @@ def test_course_as_csv() -> None:
     assert (first["method"], first["seed"], first["share"], first["step"]) == ("fine-tune", "0", "15 %", "10")
     assert float(first["top1"]) == pytest.approx(40 * 9 / 19, abs=1e-5)
     assert first["object_share"] == "40.00"
+
+
+def test_the_drift_has_a_panel_and_a_column_where_it_was_measured(drawn: dict[str, Any]) -> None:
+    made = [replace(one, machine=MACHINE, log=[e | {"drift": 0.03} for e in one.log]) for one in REPORTS]
+    draw_steps(rows(made, NO_PAPER), made, "title")
+    assert drawn["fine-tune, 15 %"][2] == ((10, 20), pytest.approx((3.0, 3.0)))
+    assert course_table(made, {}).columns["drift"][0] == "3.0 ± 0.0"
+    lines = list(csv.DictReader(io.StringIO(course_csv(made))))
+    assert lines[0]["drift"] == "3.00"

@@ -44,7 +44,7 @@ _IS_IN: dict[str, Callable[[float], bool]] = {
 _RANGES = {
     "a whole number above 0": ("size", "steps", "batch_size", "every", "shots"),
     "a whole number above 1": ("folds",),
-    "a whole number of at least 0": ("views", "seed", "seeds", "workers", "retries", "measure_every"),
+    "a whole number of at least 0": ("views", "seed", "seeds", "workers", "retries"),
     "a number above 0": ("lrs", "minutes", "epochs", "lr", "cpus_per_run"),
     "a number of at least 0": (
         *("lam", "lams", "weight_decay", "warmup_epochs", "mixup", "cutmix", "gpus_per_run"),

@@ -18,7 +18,8 @@ def course_table(reports: Sequence[Report], labels: Mapping[str, str]) -> TextTa
     """Return a row for each moment of each cell, mean ± deviation over the seeds, moment after moment.
 
     `labels` names the sources by the fingerprints of their weights. The attention is that in the block in
-    which the source looks most at the object.
+    which the source looks most at the object; drift is the share of it that looks elsewhere than in the
+    source, in percent, mean over the blocks.
     """
     groups: dict[tuple[str, str, str, int, str, float | None], list[dict[str, float]]] = {}
     sources: dict[tuple[str, str], list[Report]] = {}
@@ -49,6 +50,7 @@ def course_table(reports: Sequence[Report], labels: Mapping[str, str]) -> TextTa
         "seeds": [str(len(groups[key])) for key in order],
         "top-1": [mean(key, "top1", 1) for key in order],
         "on object": [mean(key, f"object_share/{blocks.get(key[:2])}", 100) for key in order],
+        "drift": [mean(key, "drift", 100) for key in order],
     }
     return TextTable(
         columns, ("data", "source", "trained on", "method"), ("data",), ends_of([key[:3] for key in order])
@@ -63,6 +65,11 @@ def course_csv(reports: Sequence[Report]) -> str:
         for entry in report.log:
             if "top1" in entry:
                 shares = [value for name, value in entry.items() if name.startswith("object_share/")]
-                measured = {"top1": f"{entry['top1']:.7g}", "object_share": percentages(shares)}
+                drift = percentages([entry["drift"]] if "drift" in entry else [])
+                measured = {
+                    "top1": f"{entry['top1']:.7g}",
+                    "object_share": percentages(shares),
+                    "drift": drift,
+                }
                 lines.append({**run, "step": int(entry["step"]) + 1, **measured})
     return csv_lines(lines)

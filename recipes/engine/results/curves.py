@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from engine.results.points import as_png
 from engine.results.rows import Row, object_block
@@ -15,6 +16,7 @@ from vitreg.plot.style import STYLES, looks, panels, plain, text_colour
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
+from vitreg.train.training.state import LOG
 
 _OBJECT = "attention on the object, %"
 
@@ -55,7 +57,7 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
 
 
 def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
-    """Return a PNG file: top-1, and attention on the object where it is known, against the training steps.
+    """Return a PNG file: top-1, attention on the object and drift where they are known, against the steps.
 
     The reports are those of runs with `measure_every`; the block is the one that the source looks at the
     objects with most.
@@ -64,7 +66,8 @@ def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> by
     for report in reports:
         groups.setdefault((report.configuration.data, report.configuration.weights), []).append(report)
     has_objects = any("object_share" in report.metrics for report in reports)
-    figure, grid = panels(len(groups), 2 if has_objects else 1)
+    has_drift = any("drift" in entry for report in reports for entry in report.log)
+    figure, grid = panels(len(groups), 1 + has_objects + has_drift)
     for line, ((data, _), own) in zip(grid, groups.items(), strict=True):
         block = object_block([r for r in own if r.configuration.method == SOURCE])
         _steps(line[0], own, "top1", 1)
@@ -73,8 +76,16 @@ def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> by
             _steps(line[1], own, f"object_share/{block}", 100)
             heading = _heading(data, "", f"{_OBJECT} (block {block})")
             line[1].set_title(heading, fontsize=10, loc="left")
+        if has_drift:
+            _steps(line[-1], own, "drift", 100)
+            line[-1].set_title(
+                _heading(data, "", "attention elsewhere than the source's, %"), fontsize=10, loc="left"
+            )
         for axes in line:
             axes.set_xlabel("training steps")
+            if any(report.configuration.measure_every == LOG for report in own):
+                axes.set_xscale("log", base=2)
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda steps, _: f"{steps:g}"))
     return as_png(figure, title)
 
 

@@ -31,7 +31,7 @@ METAVARS |= {
     "micro_batch": "N|auto",
     "views": "K",
     "every": "K",
-    "measure_every": "N",
+    "measure_every": "N|log",
     "pictures": "INDEX",
     "test": "NAME[=DIR]",
     "tied": "RATE",
@@ -58,7 +58,8 @@ class TableOptions:
         select: pictures that choose the best λ, held-out training pictures or, as the paper may have done,
             the test pictures; none makes each λ a row.
         hold_out: share of each class's training pictures held out to choose λ.
-        measure_every: number of steps between measurements of accuracy and attention during training.
+        measure_every: number of steps between measurements of accuracy and attention during training, or log
+            for after 1, 2, 4, 8 steps and so on.
         seeds: random seeds, one run each; None for 0, 1 and 2.
         executor: local for one run after the other, ray for several at once on GPUs or machines.
         address: address of the Ray cluster, HOST:PORT or auto; None for this machine alone.
@@ -102,7 +103,7 @@ class TableOptions:
     lam: Sequence[str] = ()
     select: Literal["validation", "test", "none"] | None = None
     hold_out: float = 0.2
-    measure_every: int | None = None
+    measure_every: str | None = None
     seeds: Sequence[int] | None = None
     device: DeviceName = "auto"
     precision: Precision = "auto"

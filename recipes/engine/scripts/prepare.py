@@ -29,6 +29,7 @@ from vitreg.train.training.device import check_batch, make_accelerator, workers_
 from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
 from vitreg.train.training.methods import METHODS, check_methods, guide_of, is_guided
 from vitreg.train.training.plugins import load_plugins
+from vitreg.train.training.state import LOG
 from vitreg.wording import listed
 
 SETTLED = "the demo's λ = 100 was chosen on its own test pictures, so that the gains are a little too high."
@@ -53,11 +54,7 @@ def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: S
     if options.subset:
         files = one_for_each("--subset", options.subset, list(folders))
         lists = {name: Path(file) for name, file in files.items()}
-    measured = options.measure_every
-    if measured is None:
-        measured = math.ceil(settings.hyper.steps / table.measures) if table.measures else 0
-    if table.measures and not measured:
-        raise InputError(f"--measure-every 0: {table.name} shows what is measured on the way, give 1 or more")
+    measured = _measured(options.measure_every, table, settings.hyper.steps)
     check_trackers(options.log_with)
     ray = ray_options(options)
     # With Ray it is the nodes that need the device.
@@ -114,6 +111,17 @@ def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: S
     others = {task.name: found for task, found in read}
     select = options.select or table.select
     return Job(table, title, design, place, select, options.hold_out, ray, notes, others)
+
+
+def _measured(given: str | None, table: Table, steps: int) -> int | str:
+    """Return after how many steps each a run is measured, or that it is at ever longer distances."""
+    if given is None:
+        return math.ceil(steps / table.measures) if table.measures else 0
+    if given != LOG and not given.isdecimal():
+        raise InputError(f"--measure-every {given}: expected a whole number of at least 0, or {LOG}")
+    if table.measures and given == "0":
+        raise InputError(f"--measure-every 0: {table.name} shows what is measured on the way, give 1 or more")
+    return given if given == LOG else int(given)
 
 
 def _statistics(

@@ -11,8 +11,10 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
+import vitreg
 from small_data import MODEL, SIZE
 from vitreg.errors import InputError
+from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
@@ -21,10 +23,11 @@ from vitreg.train.data.subset import Share, subset
 from vitreg.train.models.start import Start
 from vitreg.train.runs.execution import execute
 from vitreg.train.runs.plan import Design, plan, plan_search
-from vitreg.train.runs.run import measured_task, stored_model, training_indices
+from vitreg.train.runs.run import NUM_DRIFT, measured_task, stored_model, training_indices
 from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
 from vitreg.train.training.methods import SOURCE
+from vitreg.train.training.state import Measurement
 
 HYPER = Hyperparameters(steps=2, batch_size=4, lr=1e-3, weight_decay=0.05)
 
@@ -168,6 +171,12 @@ def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> 
     assert list(measured) == [1, 3, 4]
     assert measured[4] == kept[1].metrics["top1"]
     assert kept[1].log[-1]["object_share/0"] == kept[1].metrics["object_share"][0]
+    source = runs[1].start.create(len(task.classes), 0.0)
+    drift = vitreg.measure.attention_drift(
+        model, source, task.normalise(task.test[evenly(len(task.test), at_most=NUM_DRIFT)])
+    ).mean()
+    assert kept[1].log[-1]["drift"] == pytest.approx(float(drift))
+    assert drift > 0
     per_class = kept[1].metrics["per_class"]
     assert list(per_class) == list(task.classes)
     assert sum(per_class.values()) / len(per_class) == pytest.approx(kept[1].metrics["class_mean"])
@@ -175,6 +184,12 @@ def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> 
     (tmp_path / runs[1].configuration.folder / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"model\.safetensors is broken"):
         stored_model(runs[1], tmp_path)
+
+
+def test_measurements_at_ever_longer_distances() -> None:
+    log, third = (Measurement(every, lambda model: {}) for every in ("log", 3))
+    assert [steps for steps in range(1, 40) if log.is_due(steps)] == [1, 2, 4, 8, 16, 32]
+    assert [steps for steps in range(1, 10) if third.is_due(steps)] == [3, 6, 9]
 
 
 def test_epochs_decide_the_steps_of_each_share(task: Task) -> None:

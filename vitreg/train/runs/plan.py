@@ -64,7 +64,8 @@ class Design:
         lams: for each method that has a λ, the values to be tried.
         hold_out: the share of each class of a run's training pictures that is left out of its training, and
             that the run is measured on in place of the test pictures; 0 for the test pictures.
-        measure_every: steps between two measurements in the course of the training; 0 for none.
+        measure_every: steps between two measurements in the course of the training; 0 for none, "log" for
+            after 1, 2, 4, 8 steps and so on.
         fused_attention: whether timm's fused functions compute the attention.
         epochs: passes over a run's training pictures, which then decide its steps; None for those of `hyper`.
     """
@@ -80,7 +81,7 @@ class Design:
     precision: str = "no"
     fused_attention: bool = True
     hold_out: float = 0.0
-    measure_every: int = 0
+    measure_every: int | str = 0
     epochs: float | None = None
 
 

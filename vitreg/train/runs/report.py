@@ -35,7 +35,8 @@ class Configuration:
     Attributes:
         hold_out: the share of each class's training pictures that the run is measured on instead of the test
             pictures, without having been trained on; 0 for the test pictures.
-        measure_every: steps between two measurements in the course of the training; 0 for none.
+        measure_every: steps between two measurements in the course of the training; 0 for none, "log" for
+            after 1, 2, 4, 8 steps and so on.
         formula: what tells the method's formula from earlier ones, see `vitreg.train.training.formulas`.
     """
 
@@ -53,7 +54,7 @@ class Configuration:
     precision: str = "no"
     fused_attention: bool = True
     hold_out: float = 0.0
-    measure_every: int = 0
+    measure_every: int | str = 0
     engine: int = ENGINE
     formula: str = ""
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import vitreg
 from vitreg.errors import InputError
 from vitreg.files import check_sums, write_atomically
+from vitreg.measure import attention_drift
+from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import trained_and_held_out
@@ -35,9 +37,13 @@ from vitreg.train.training.loop import train
 from vitreg.train.training.methods import METHODS, SOURCE
 from vitreg.train.training.probe_head import fit_probe_head, probe_metrics
 from vitreg.train.training.state import Entry, Measurement
+from vitreg.views import random_numbers
 from vitreg.wording import first_line
 
 MODEL_FILE = "model.safetensors"
+NUM_DRIFT = 32
+"""Test pictures, taken evenly, on which the attention is compared with the source's during the training."""
+
 TRAIN_LIST = "train.csv"
 """The files that a run was trained on, in the form that `--subset` reads."""
 
@@ -187,8 +193,18 @@ def trained_model(
     method, indices = METHODS[c.method], training_indices(run)
     start = {name: value.clone() for name, value in model.state_dict().items()} if method.alpha < 1 else {}
 
+    looked = evenly(len(task.test), at_most=NUM_DRIFT)
+
     def measure(model: nn.Module) -> Entry:
-        return _as_entry(evaluate(model, task, accelerator=accelerator))
+        entry = _as_entry(evaluate(model, task, accelerator=accelerator))
+        if task.test_masks is None:
+            return entry
+        with random_numbers(0):  # those of the training stay as they are, whatever its unused head takes
+            source = run.start.create(len(task.classes), 0.0).to(accelerator.device)
+        images = task.normalise(task.test[looked].to(accelerator.device))
+        with accelerator.autocast():
+            drift = attention_drift(model, source, images).mean()
+        return entry | {"drift": float(drift)}
 
     log = train(
         model,

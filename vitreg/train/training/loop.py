@@ -130,7 +130,7 @@ def train(
                         raise DivergenceError(
                             f"the loss is not finite at step {step} ({entry}); try a smaller --lr or --lam"
                         )
-                if measure is not None and ((step + 1) % measure.every == 0 or is_last):
+                if measure is not None and (measure.is_due(step + 1) or is_last):
                     entry |= measure.of(model)
                     model.train()
                 if entry:

@@ -12,15 +12,21 @@ from torch import nn
 import vitreg
 from vitreg.errors import InputError
 
+LOG = "log"
+
 Entry = dict[str, float]
 """One line of a run's log: what was noted at a step, by name."""
 
 
 class Measurement(NamedTuple):
-    """What is measured in the course of a training, and every how many steps."""
+    """What is measured in a training, and every how many steps; "log" for after 1, 2, 4, 8 and so on."""
 
-    every: int
+    every: int | str
     of: Callable[[nn.Module], Entry]
+
+    def is_due(self, steps: int) -> bool:
+        """Return whether it is measured after so many steps."""
+        return not steps & (steps - 1) if self.every == LOG else steps % int(self.every) == 0
 
 
 class DivergenceError(InputError):
