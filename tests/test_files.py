@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from vitreg.errors import InputError
 from vitreg.files import lock, whole_file, write_atomically
 
 
@@ -62,6 +63,18 @@ def test_a_lock_is_given_back_where_the_block_fails(tmp_path: Path) -> None:
         raise ValueError("mine")
     with lock(tmp_path, wait=False) as is_held:
         assert is_held
+
+
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "lock").symlink_to(tmp_path / "precious")
+    with (
+        pytest.raises(InputError, match="remove it, or give another folder"),
+        lock(tmp_path / "out", wait=True),
+    ):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
 
 
 def test_who_waits_gets_the_lock_next(tmp_path: Path) -> None:

@@ -146,6 +146,10 @@ def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     except Timeout:
         yield False
         return
+    except OSError as error:  # such as a link, which is never followed
+        raise InputError(
+            f"cannot lock {folder}: {error.strerror} ({folder / 'lock'}); remove it, or give another folder"
+        ) from error
     try:
         yield True
     finally:

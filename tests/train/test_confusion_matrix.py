@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
 
@@ -15,6 +16,7 @@ def test_confusion_against_a_loop() -> None:
     assert {(i, j): int(counts[i, j]) for i in range(3) for j in range(3)} == {
         (i, j): expected[i, j] for i in range(3) for j in range(3)
     }
+    assert torch.equal(counts, multiclass_confusion_matrix(shares, torch.tensor(labels), num_classes=3))
 
 
 def test_mistakes_in_words() -> None:

@@ -75,7 +75,10 @@ def load_stored(path: Path) -> tuple[nn.Module, Card]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read the model {path}: {first_line(error)}") from error
+        raise InputError(
+            f"cannot read the model {path}: expected a whole {MODEL_FILE} that vitreg finetune wrote "
+            f"({first_line(error)}); copy it again, or train it again"
+        ) from error
     if _KEY not in metadata:
         raise InputError(
             f"{path} does not say how it is used; expected a {MODEL_FILE} that vitreg finetune wrote"
