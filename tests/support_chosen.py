@@ -27,7 +27,7 @@ LIST = Path(__file__).with_suffix(".txt")
 
 def kind_of(row: Row) -> tuple[str, ...]:
     """Return what the table says of a model, without its name and its error."""
-    return (row.library, row.family, row.attention, row.class_token, row.queries, row.tokens, row.note)
+    return (row.library, row.family, row.attention, row.class_token, row.queries, row.outputs, row.note)
 
 
 def is_built(row: Row) -> bool:

@@ -31,13 +31,13 @@ from small_init import small_init
 from softmax_recorder import SoftmaxRecorder
 from support_models import build, picture_of
 from support_refused import refusals
+from vitreg.cli.support import OUTPUTS
 from vitreg.families import find_tower
 from vitreg.types import Block, Query, Tower
 
 TABLE = Path(vitreg.__file__).parent / "support.csv"
 PAGE = Path(__file__).parent.parent / "docs" / "_tables" / "support.md"
 TOLERANCE = 1e-4
-TOKENS = ("msa_output", "block_output")
 
 
 @dataclass
@@ -50,9 +50,14 @@ class Row:
     attention: str = ""
     class_token: str = ""
     queries: str = ""
-    tokens: str = ""
+    outputs: str = ""
     error: str = ""
     note: str = ""
+
+    @property
+    def not_read(self) -> str:
+        """The outputs that cannot be read."""
+        return ", ".join(name for name in OUTPUTS if name not in self.outputs.split(", "))
 
     @property
     def measured(self) -> float:
@@ -76,9 +81,9 @@ def measure(library: str, name: str) -> Row:
     row.queries = "; ".join(
         _query_in_words(q, blocks, found) for q, blocks in found.queries.items() if blocks
     )
-    row.tokens = ", ".join(n for n in TOKENS if not found.extractors[n])
+    outputs = [name for name in OUTPUTS if not found.extractors[name] and _arrives(model, tower, name)]
+    row.outputs = ", ".join(outputs)
     row.note = "" if row.queries else _reason(found.extractors["attn_logits"])
-    outputs = [name for name in TOKENS if not found.extractors[name]]
     try:
         row.error = _error(model, tower, found, outputs)
     except vitreg.UnsupportedModelError as refusal:  # seen only while it runs
@@ -87,7 +92,19 @@ def measure(library: str, name: str) -> Row:
     return row
 
 
-def _error(model: nn.Module, tower: Tower, found: vitreg.Description, tokens: list[str]) -> str:
+def _arrives(model: nn.Module, tower: Tower, name: str) -> bool:
+    """Return whether what is read is what it should be, of those whose shape only a run tells."""
+    if name != "features":
+        return True
+    try:
+        with torch.no_grad(), vitreg.trace(model, name):
+            tower.module(picture_of(model))
+    except vitreg.UnsupportedModelError:
+        return False
+    return True
+
+
+def _error(model: nn.Module, tower: Tower, found: vitreg.Description, outputs: list[str]) -> str:
     """Run the model once; return the largest difference of the logits, as text, or "" if none are read."""
     images = picture_of(model)
     queries = [query for query, blocks in found.queries.items() if blocks]
@@ -95,9 +112,9 @@ def _error(model: nn.Module, tower: Tower, found: vitreg.Description, tokens: li
         recorder = stack.enter_context(SoftmaxRecorder())
         spans = _spans(tower, recorder)
         traces = {query: stack.enter_context(_trace_of(model, query, found)) for query in queries}
-        traces |= {name: stack.enter_context(vitreg.trace(model, name)) for name in tokens}
+        traces |= {name: stack.enter_context(vitreg.trace(model, name)) for name in outputs}
         tower.module(images)
-    for name in tokens:
+    for name in outputs:
         for value in traces[name][name]:
             assert value.shape[0] == images.shape[0], f"{name}: images do not come first: {value.shape}"
             assert value.is_meta or bool(value.isfinite().all()), f"{name} is not finite"
@@ -189,15 +206,18 @@ def page(rows: list[Row]) -> str:
     for library in dict.fromkeys(row.library for row in rows):
         ours = [row for row in rows if row.library == library]
         read = [row for row in ours if row.queries]
-        outputs = [row for row in ours if row.tokens and not row.queries]
-        refused = [row for row in ours if not row.tokens]
+        outputs = [row for row in ours if row.outputs and not row.queries]
+        refused = [row for row in ours if not row.outputs]
         lines += ["", f"## {library}", ""]
-        lines += ["| model | class | class token | whose attention | error |", "|---|---|---|---|--:|"]
-        lines += [f"| `{r.name}` | {r.family} | {r.class_token} | {r.queries} | {r.error} |" for r in read]
+        lines += ["| model | class | class token | whose attention | error | not read |"]
+        lines += ["|---|---|---|---|--:|---|"]
+        for r in read:
+            cells = (f"`{r.name}`", r.family, r.class_token, r.queries, r.error, r.not_read)
+            lines.append(f"| {' | '.join(cells)} |")
         if outputs:
             lines += ["", f"### {library}: outputs only", ""]
-            lines += ["| model | class | logits |", "|---|---|---|"]
-            lines += [f"| `{r.name}` | {r.family} | {r.note} |" for r in outputs]
+            lines += ["| model | class | attention logits | not read |", "|---|---|---|---|"]
+            lines += [f"| `{r.name}` | {r.family} | {r.note} | {r.not_read} |" for r in outputs]
         if refused:
             lines += ["", f"### {library}: refused", "", "| model | why |", "|---|---|"]
             lines += [f"| `{r.name}` | {r.note} |" for r in refused]
@@ -209,7 +229,7 @@ def summary(rows: list[Row]) -> str:
     lines = ["| library | models | attention | outputs | largest error |", "|---|--:|--:|--:|--:|"]
     for library in dict.fromkeys(row.library for row in rows):
         ours = [row for row in rows if row.library == library]
-        attention, outputs = sum(bool(r.queries) for r in ours), sum(bool(r.tokens) for r in ours)
+        attention, outputs = sum(bool(r.queries) for r in ours), sum(bool(r.outputs) for r in ours)
         worst = max(r.measured for r in ours)
         lines.append(f"| {library} | {len(ours)} | {attention} | {outputs} | {worst:.1e} |")
     return "\n".join(lines) + "\n"
@@ -217,7 +237,7 @@ def summary(rows: list[Row]) -> str:
 
 def regressions(before: Row, now: Row) -> Iterator[str]:
     """Yield what a model reads less, or less truly, than before."""
-    for column in ("family", "class_token", "queries", "tokens"):
+    for column in ("family", "class_token", "queries", "outputs"):
         if getattr(before, column) != getattr(now, column):
             yield f"{now.name}: {column} was {getattr(before, column)!r}, is {getattr(now, column)!r}"
     if not now.measured < TOLERANCE:

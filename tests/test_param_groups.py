@@ -176,7 +176,7 @@ def test_bad_input() -> None:
         vitreg.param_groups(make_vit(depth=0), 1.0)
 
 
-CLASSES = list({(row.library, row.family): row for row in read_table() if row.tokens}.values())
+CLASSES = list({(row.library, row.family): row for row in read_table() if row.outputs}.values())
 """One model of each class in the support table."""
 
 

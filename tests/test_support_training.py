@@ -15,7 +15,7 @@ from support_models import build, picture_of
 from support_table import Row
 from vitreg.families.find import find_tower
 
-ROWS = [row for row in chosen_rows() if row.tokens or row.queries]
+ROWS = [row for row in chosen_rows() if row.outputs or row.queries]
 
 QUICK = {
     ("timm", "tnt_s_patch16_224"),
@@ -30,7 +30,7 @@ def targets_of(row: Row, model: nn.Module) -> dict[str, vitreg.ReadingPenalty]:
     """Return the penalties that the table promises for a model, all at once."""
     blocks = vitreg.describe(model).queries
     targets: dict[str, vitreg.ReadingPenalty] = {
-        name: vitreg.FeatureGuide(name) for name in row.tokens.split(", ") if name
+        name: vitreg.FeatureGuide(name) for name in row.outputs.split(", ") if name
     }
     for words in row.queries.split("; "):
         query, _, some = words.partition(" ")

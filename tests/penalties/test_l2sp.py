@@ -203,5 +203,5 @@ def test_shards_of_fsdp1_are_refused(mark: str, vit: object) -> None:
     model = vit().train()
     with vitreg.attach(model, target="l2sp") as attachment:
         setattr(model.head.weight, mark, True)
-        with refuses(UnsupportedModelError, "whole, found sharded ones (FSDP1)", "Use DDP"):
+        with refuses(UnsupportedModelError, "one by one, found FSDP1, which joins them", "Use DDP"):
             attachment.penalty()

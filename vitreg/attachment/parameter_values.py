@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import ArgumentError
+from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.functional.gather import sharded_by
 from vitreg.parameters.pass_weights import PassWeights
 from vitreg.parameters.start import pair_weights
@@ -61,7 +61,7 @@ class ParameterValues:
 
         Raises:
             StateError: the last pass ran with other weights.
-            UnsupportedModelError: the parameters are sharded.
+            UnsupportedModelError: the parameters are sharded, and a penalty does not take shards.
         """
         if self._pass_weights is not None and sharded_by(self._model.parameters()) is None:
             self._pass_weights.check()
@@ -83,4 +83,9 @@ class ParameterValues:
         weights = pair_weights(self._model, self._tower, self._source.tower, penalty.selects, self._new_head)
         if not weights.parameters and not weights.head:  # the penalty joins when something is trained
             return torch.zeros((), device=next(self._tower.module.parameters()).device)
+        if not penalty.takes_shards and sharded_by((*weights.parameters, *weights.head)) is not None:
+            raise UnsupportedModelError(
+                f"{name!r} needs whole parameters, found sharded ones (FSDP2). Use DDP, or compute it by "
+                "vitreg.functional.half_squared_norm, which knows shards, and set takes_shards = True."
+            )
         return penalty.value(*weights)

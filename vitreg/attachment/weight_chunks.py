@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vitreg.functional.gather import local
 from vitreg.functional.shifts import Shifts, precise
-from vitreg.parameters.origins import Origin, local
+from vitreg.parameters.origins import Origin
 
 CHUNK = {"cpu": 2**19}
 """How many weights are in a chunk, on a CPU about as many as fit into its cache."""

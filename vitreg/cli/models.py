@@ -26,7 +26,7 @@ _EXAMPLE = """For example
   vitreg models 'swin*tiny*' --library timm
 """
 
-HEADER = ("library", "name", "[CLS]", "whose attention", "outputs", "error")
+HEADER = ("library", "name", "[CLS]", "whose attention", "error", "not read")
 SORTS = ("name", "library", "class_token", "error")
 _NO_TERMINAL = 100_000
 _NARROWEST_NOTE = 24
@@ -79,8 +79,9 @@ def lines(rows: Sequence[SupportRow], width: int) -> list[str]:
     """
     table = [
         (
-            *(r.library, r.name, r.class_token, r.queries, r.outputs),
+            *(r.library, r.name, r.class_token, r.queries),
             "" if r.error is None else f"{r.error:.1e}",
+            r.not_read,
         )
         for r in rows
     ]

@@ -7,6 +7,12 @@ import io
 from dataclasses import dataclass
 from importlib.resources import files
 
+OUTPUTS = (
+    *("msa_output", "block_output", "cls_output", "patch_output", "pooled_output"),
+    *("queries", "keys", "values", "features", "class_logits"),
+)
+"""The extractors that read no query's attention, in the order of the table."""
+
 
 @dataclass(frozen=True)
 class SupportRow:
@@ -19,7 +25,7 @@ class SupportRow:
         attention: the attention classes in its blocks.
         class_token: "yes", "no", or "last blocks".
         queries: whose attention can be read: "cls", "mean", "pool".
-        outputs: "msa_output" and "block_output", if they can be read.
+        outputs: the extractors beside attention that can be read, those of `OUTPUTS` at most.
         error: the largest difference of a logit from what enters the model's own softmax, in float32 on a
             CPU, or None where no logits are read.
         note: what was found instead of one attention over the whole picture.
@@ -35,6 +41,12 @@ class SupportRow:
     error: float | None
     note: str
 
+    @property
+    def not_read(self) -> str:
+        """The extractors of `OUTPUTS` that cannot be read, or nothing where the whole model is refused."""
+        read = self.outputs.split(", ")
+        return ", ".join(name for name in OUTPUTS if name not in read) if self.outputs else ""
+
 
 def support_rows() -> list[SupportRow]:
     """Return the whole table, in its order."""
@@ -47,7 +59,7 @@ def support_rows() -> list[SupportRow]:
             line["attention"],
             line["class_token"],
             line["queries"],
-            line["tokens"],
+            line["outputs"],
             float(line["error"]) if line["error"] else None,
             line["note"],
         )

@@ -9,20 +9,32 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vitreg.functional.gather import divided_like, local, shard_groups, sum_over
+
 
 def half_squared_norm(tensors: Sequence[Tensor], origins: Sequence[Tensor] | None = None) -> Tensor:
     r"""Return $\frac12 \sum_i \lVert \theta_i - \theta_i^0 \rVert^2$ in float32; `origins` None means zero.
 
     Args:
-        tensors: parameters, of any shapes.
-        origins: where they started, of the same shapes.
+        tensors: parameters, of any shapes, whole or sharded by FSDP2.
+        origins: where they started, of the same shapes, whole or sharded alike.
 
     Returns:
-        a float32 scalar; gradients reach `tensors` only, once.
+        a float32 scalar, of all shards together; gradients reach `tensors` only, once.
+
+    Raises:
+        UnsupportedModelError: a tensor is divided otherwise than into shards.
     """
-    origins = () if origins is None else [origin.detach() for origin in origins]
-    value: Tensor = _HalfSquaredNorm.apply(len(tensors), *tensors, *origins)
-    return value
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        alike.setdefault(shard_groups(tensor), []).append(index)
+    values = []
+    for groups, indices in alike.items():
+        own = [local(tensors[index]) for index in indices]
+        starts = [] if origins is None else [local(divided_like(origins[i], tensors[i])) for i in indices]
+        norm = _HalfSquaredNorm.apply(len(own), *own, *(start.detach() for start in starts))
+        values.append(sum_over(norm, groups))
+    return sum(values[1:], values[0])
 
 
 CHUNK = 2**20

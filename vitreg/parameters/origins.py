@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError, in_words
 from vitreg.families import find_tower
-from vitreg.functional.gather import sharded_by
+from vitreg.functional.gather import local, sharded_by
 from vitreg.names import plain_name
 from vitreg.parameters.heads import head_parameters
 from vitreg.types import NewHead
@@ -124,12 +124,6 @@ def find_origins(
             f"shapes, such as {found.unpaired[0]!r}. Create source and model by the same call."
         )
     return found
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return this process's part of a tensor that is sharded, or the tensor, to be written to."""
-    part: Tensor = getattr(tensor, "to_local", lambda: tensor)()  # which a DTensor has
-    return part
 
 
 def _fits(start: Tensor | None, parameter: Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from vitreg.errors import MismatchError, UnsupportedModelError
@@ -12,6 +13,8 @@ from vitreg.functional.gather import sharded_by
 from vitreg.names import plain_name
 from vitreg.parameters.heads import head_parameters
 from vitreg.types import NewHead, Tower
+
+_COARSE = (torch.bfloat16, torch.float16)
 
 
 class Weights(NamedTuple):
@@ -34,17 +37,20 @@ def pair_weights(
     Names are those without what wraps a module, on both sides. See `head_parameters` for `new_head`.
 
     Raises:
-        UnsupportedModelError: the parameters are sharded.
+        UnsupportedModelError: the parameters are joined by FSDP1, or FSDP2 has them together in a lower
+            precision.
         MismatchError: a parameter of the tower is missing in the source or has another shape there.
     """
     sharded = sharded_by(model.parameters())
-    if sharded is not None:
+    if sharded == "FSDP1":
         raise UnsupportedModelError(
-            f"A penalty on parameters needs them whole, found sharded ones ({sharded}). Use DDP, or a "
-            "penalty on readings such as GTA."
+            "A penalty on parameters needs them one by one, found FSDP1, which joins them. Use DDP or FSDP2 "
+            "(torch.distributed.fsdp.fully_shard), or a penalty on readings such as GTA."
         )
     head = head_parameters(model, tower, new_head)
     is_head = {id(p) for p in head}
+    is_coarse = any(p.dtype in _COARSE for p in tower.module.parameters())
+    is_fsdp = is_coarse and any(hasattr(part, "reshard") for part in model.modules())
     started = {plain_name(name): p for name, p in source.module.named_parameters()}
     weights = Weights([], [], [p for p in head if p.requires_grad and selects("head", p)])
     for name, parameter in tower.module.named_parameters():
@@ -57,6 +63,11 @@ def pair_weights(
             raise MismatchError(
                 f"Expected {name!r} of shape {list(parameter.shape)} in the source, found {found}. "
                 "Create source and model by the same call."
+            )
+        if is_fsdp and parameter.dtype in _COARSE and not hasattr(parameter, "placements"):
+            raise UnsupportedModelError(
+                f"Expected {name!r} in float32, found FSDP2's copy of it in {parameter.dtype}, which is too "
+                "coarse to say how far it has moved. Use fully_shard(..., reshard_after_forward=True)."
             )
         weights.parameters.append(parameter)
         weights.start.append(start)

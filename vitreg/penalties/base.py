@@ -205,6 +205,8 @@ def said_by(head: nn.Module, features: Tensor) -> Tensor:
 class ParameterPenalty(Penalty, ABC):
     """A penalty on the model's parameters and where they started; no forward pass is needed."""
 
+    takes_shards: ClassVar[bool] = False  # whether it knows FSDP2's shards, as half_squared_norm does
+
     @abstractmethod
     def selects(self, name: str, parameter: Tensor) -> bool:
         """Return whether the parameter called `name` is penalised."""

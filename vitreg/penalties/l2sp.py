@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,6 +43,8 @@ class L2SP(ParameterPenalty):
 
     # NOTE[DIFF]: a ViT's class token and position embedding have two or more dimensions and count as weights;
     # the convolutional networks of the paper have neither.
+    takes_shards: ClassVar[bool] = True
+
     lam: Lam = 0.1
     head: float = 0.1
     biases: bool = False
