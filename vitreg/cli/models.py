@@ -1,6 +1,7 @@
 """List the models that vitreg was tried on, by name, and what can be read in each.
 
-Each was built without pre-trained weights. `error` is the largest difference
+Each was built without pre-trained weights. `outputs` is how many of the extractors
+beside attention can be read; `--json` names them. `error` is the largest difference
 between the logits that were read and those that enter the model's own softmax, in
 float32 on a CPU."""
 
@@ -26,7 +27,7 @@ _EXAMPLE = """For example
   vitreg models 'swin*tiny*' --library timm
 """
 
-HEADER = ("library", "name", "[CLS]", "whose attention", "error", "not read")
+HEADER = ("library", "name", "[CLS]", "whose attention", "outputs", "error")
 SORTS = ("name", "library", "class_token", "error")
 _NO_TERMINAL = 100_000
 _NARROWEST_NOTE = 24
@@ -79,9 +80,8 @@ def lines(rows: Sequence[SupportRow], width: int) -> list[str]:
     """
     table = [
         (
-            *(r.library, r.name, r.class_token, r.queries),
+            *(r.library, r.name, r.class_token, r.queries, r.outputs_in_words),
             "" if r.error is None else f"{r.error:.1e}",
-            r.not_read,
         )
         for r in rows
     ]

@@ -42,10 +42,9 @@ class SupportRow:
     note: str
 
     @property
-    def not_read(self) -> str:
-        """The extractors of `OUTPUTS` that cannot be read, or nothing where the whole model is refused."""
-        read = self.outputs.split(", ")
-        return ", ".join(name for name in OUTPUTS if name not in read) if self.outputs else ""
+    def outputs_in_words(self) -> str:
+        """How many of `OUTPUTS` can be read, or nothing where the whole model is refused."""
+        return f"{len(self.outputs.split(', ')):>2} of {len(OUTPUTS)}" if self.outputs else ""
 
 
 def support_rows() -> list[SupportRow]:
