@@ -15,8 +15,9 @@ from vitreg.train.basics.progress import Progress
 from vitreg.train.choice import Choice, Standing, standing
 from vitreg.train.data.test_sets import TestSet
 from vitreg.train.finetuned import Finetuned, Tested
-from vitreg.train.labelled_folder import check_block, read_labelled
+from vitreg.train.labelled_folder import read_labelled
 from vitreg.train.losses import describe_losses
+from vitreg.train.models.start import check_block
 from vitreg.train.options import FinetuneOptions
 from vitreg.train.result import WRITTEN, predictions_of, summary, write_result
 from vitreg.train.runs.report import Report
@@ -73,7 +74,7 @@ def finetune(
     with Progress(console) as progress:
         on_main(lambda: prepare_out(out))
         pictures = read_labelled(data, str(weights), options, progress, but_not=out)
-        check_block(pictures, options.block)
+        check_block(pictures.start, options.block)
         trials = Trials(pictures, options, Workplace(out, accelerator, workers, progress))
         searched = _search(trials) if options.search and trials.folds else []
         trial = searched[0].trial if searched else trial_of(options)

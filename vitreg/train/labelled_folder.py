@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import vitreg
-from vitreg.errors import InputError
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
@@ -95,10 +93,3 @@ def _hold_out(folder: Folder, rate: float, *, seed: int) -> Folder:
     )
     train, test = (tuple(folder.train[index] for index in indices) for indices in (kept, out))
     return replace(folder, train=train, test=test)
-
-
-def check_block(pictures: Pictures, block: int | None) -> None:
-    """Refuse, before any training, a `--block` that the model does not have."""
-    last = vitreg.describe(pictures.start.create(2, 0.0)).num_blocks - 1
-    if block is not None and not 0 <= block <= last:
-        raise InputError(f"--block {block}: {pictures.start.name} has blocks 0 to {last}")

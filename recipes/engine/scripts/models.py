@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from rich.console import Console
 
-import vitreg
 from engine.experiment.job import Job, Table
 from engine.scripts.console import Main, describe_runs, measure, script
 from engine.scripts.options import TableOptions
@@ -20,7 +19,7 @@ from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
-from vitreg.train.models.start import Start
+from vitreg.train.models.start import Start, check_block
 from vitreg.train.runs.plan import Run
 from vitreg.train.training.methods import SOURCE
 
@@ -100,9 +99,7 @@ def train_models(
     """
     job = prepare(table, options, progress)
     for start in job.design.starts:
-        depth = vitreg.describe(start.create(2, 0.0)).num_blocks
-        if options.block is not None and not 0 <= options.block < depth:
-            raise InputError(f"--block {options.block}: {start.name} has blocks 0 to {depth - 1}")
+        check_block(start, options.block)
     for task in job.design.tasks:
         check(task)
     seeds = job.design.seeds if all_seeds else job.design.seeds[:1]

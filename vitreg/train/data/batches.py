@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vitreg.train.basics.distributed import per_rank, rank
-from vitreg.train.data.dataset import Task
+from vitreg.train.data.dataset import TrainingPictures
 from vitreg.views import view_seed
 
 
@@ -66,8 +66,8 @@ class Batches:
 class Draws(Dataset[tuple[Tensor, int, int]]):
     """The dataset that turns a draw into a picture, its label and its view; for use with `Batches`."""
 
-    def __init__(self, task: Task) -> None:
-        self.train, self.labels = task.train, task.train_labels  # all that a worker process is sent
+    def __init__(self, train: TrainingPictures, labels: Sequence[int]) -> None:
+        self.train, self.labels = train, labels  # all that a worker process is sent
 
     def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
         picture = self.train.picture(draw.picture, seed=draw.seed)

@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from vitreg.train.data.batches import Draw, Slices
+from vitreg.train.data.batches import Draw, Draws, Slices
 from vitreg.train.data.dataset import Task, TrainingPictures
 
 MEMORY_LIMIT = 4 * 2**30
@@ -55,7 +55,7 @@ class KeptViews:
         `workers` processes compute the views that are not kept yet.
         """
         fresh = DataLoader(
-            _Augmented(self.train),
+            Draws(self.train, labels),
             batch_sampler=_Missing(self, slices),
             num_workers=workers if len(slices) else 0,
             collate_fn=_collate,
@@ -71,20 +71,10 @@ class KeptViews:
             yield moved, own, torch.tensor([draw.view for draw in draws])
 
 
-class _Augmented(Dataset[tuple[int, Tensor]]):
-    """Turns a draw into its view's number and the picture."""
-
-    def __init__(self, train: TrainingPictures) -> None:
-        self.train = train
-
-    def __getitem__(self, draw: Draw) -> tuple[int, Tensor]:
-        return draw.view, self.train.picture(draw.picture, seed=draw.seed)
-
-
-def _collate(items: Sequence[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
-    """Return numbers and pictures, one tensor for all: worker processes hand over a file for each tensor."""
-    pictures = torch.stack([picture for _, picture in items]) if items else torch.empty(0)
-    return [number for number, _ in items], pictures
+def _collate(items: Sequence[tuple[Tensor, int, int]]) -> tuple[list[int], Tensor]:
+    """Return views and pictures, one tensor for all: worker processes hand over a file for each tensor."""
+    pictures = torch.stack([picture for picture, *_ in items]) if items else torch.empty(0)
+    return [view for *_, view in items], pictures
 
 
 class _Missing:

@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import nn
 
+import vitreg
 from vitreg.errors import InputError
 from vitreg.train.data.dataset import Statistics
 from vitreg.train.models.pretrained import open_weights
@@ -95,3 +96,10 @@ def input_statistics(
             f"{noted.std} for {model}: if your weights are timm's, add --normalise model"
         )
     return Statistics()
+
+
+def check_block(start: Start, block: int | None) -> None:
+    """Refuse, before any training, a `--block` that the model does not have."""
+    last = vitreg.describe(start.create(2, 0.0)).num_blocks - 1
+    if block is not None and not 0 <= block <= last:
+        raise InputError(f"--block {block}: {start.name} has blocks 0 to {last}")

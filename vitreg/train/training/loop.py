@@ -182,7 +182,7 @@ def loader(
         kept = kept_views(task, hyper.views, accelerator.device)
         return kept.batches(Slices(batches), task.train_labels, workers=workers, seed=batches.seed)
     return DataLoader(
-        Draws(task),
+        Draws(task.train, task.train_labels),
         batch_sampler=Slices(batches),
         num_workers=workers if len(batches) else 0,
         pin_memory=accelerator.device.type == "cuda",
