@@ -40,7 +40,7 @@ def run(options: Namespace) -> int:
     from vitreg.train.basics.command_line import given_options
     from vitreg.train.basics.console import exit_code
     from vitreg.train.basics.distributed import on_main
-    from vitreg.train.data.photographs import in_one_line
+    from vitreg.train.data.reading import in_one_line
 
     model, pictures = options.model, list(options.places)
     if model is None:

@@ -26,12 +26,6 @@ def object_block(model: nn.Module, task: Task, *, accelerator: Accelerator) -> i
     return int(max(range(len(shares)), key=shares.__getitem__))
 
 
-def evenly(number: int, *, at_most: int = 8) -> list[int]:
-    """Return up to `at_most` of `number` indices, evenly spread: the pictures whose attention is shown."""
-    count = min(at_most, number)
-    return [int((place + 0.5) * number / count) for place in range(count)]
-
-
 def attention_maps(model: nn.Module, images: Tensor, block: int, *, accelerator: Accelerator) -> Tensor:
     """Return the [CLS] attention on normalised images in one block, mean over heads, as [b, side, side].
 

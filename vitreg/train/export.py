@@ -19,9 +19,8 @@ import vitreg
 from vitreg.errors import InputError, MissingLibraryError
 from vitreg.files import prepare_out, write_atomically
 from vitreg.pictures.finding import find_pictures
-from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.console import make_console
-from vitreg.train.data.dataset import normalise
+from vitreg.train.data.dataset import evenly, normalise
 from vitreg.train.data.transforms import EVALUATION_RATIO
 from vitreg.train.models.stored import Card
 from vitreg.train.trained_model import load_model

@@ -14,11 +14,11 @@ from vitreg.description import describe
 from vitreg.errors import InputError
 from vitreg.files import prepare_out, write_atomically
 from vitreg.pictures.finding import find_pictures, listed_counts
-from vitreg.train.attention_overlay import attention_maps, draw_overlays, evenly
+from vitreg.train.attention_overlay import attention_maps, draw_overlays
 from vitreg.train.basics.console import make_console
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.dataset import normalise
-from vitreg.train.data.photographs import in_one_line, read_pictures
+from vitreg.train.data.dataset import evenly, normalise
+from vitreg.train.data.reading import in_one_line, read_pictures
 from vitreg.train.options import PredictOptions
 from vitreg.train.runs.predictions import predictions
 from vitreg.train.trained_model import load_model

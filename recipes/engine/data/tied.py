@@ -22,7 +22,7 @@ from torch import Tensor
 from engine.data.backgrounds import fill_holes, widen
 from vitreg.errors import InputError
 from vitreg.files import lock, prepare_out, sha256_of
-from vitreg.train.data.photographs import read_objects
+from vitreg.train.data.reading import read_objects
 from vitreg.train.data.samples import Folder, Sample
 
 SIDE = 256

@@ -1,10 +1,10 @@
 """The λ of each cell of a table: chosen by top-1, on held-out training pictures or on the test pictures.
 
-The runs are planned, computed and stored as those of `vitreg finetune --search`; what chooses is another thing.
-Here λ is a setting of each cell, as in the paper, by the mean over the seeds on a fifth of the training pictures.
-There one model is sought among learning rates, methods and λ, on folds, and what cannot win is stopped. One
-choice for both would change stored tables: the fifth is a part of what their runs are, and some of them were
-stored before there were predictions, by which folds are compared.
+The runs are planned, computed and stored as those of `vitreg finetune --search`, and chosen in another way.
+Here λ is a setting of each cell, as in the paper, by the mean over the seeds on a fifth of the training
+pictures. There one model is sought among learning rates, methods and λ, on folds, and what cannot win is
+stopped. One choice for both would change stored tables: the fifth is a part of what their runs are, and
+some of them were stored before there were predictions, by which folds are compared.
 """
 
 from __future__ import annotations

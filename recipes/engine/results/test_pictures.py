@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
 from vitreg.plot.style import plain
-from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.figures import png
+from vitreg.train.data.dataset import evenly
 from vitreg.train.data.test_sets import TestSet
 
 

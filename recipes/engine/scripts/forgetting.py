@@ -22,11 +22,10 @@ from vitreg.errors import InputError
 from vitreg.files import write_atomically
 from vitreg.functional import linear_cka, shared_neighbours
 from vitreg.measure import attention_drift
-from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import csv_of
-from vitreg.train.data.dataset import Task
+from vitreg.train.data.dataset import Task, evenly
 from vitreg.train.data.test_sets import TestSet, read_source_pictures
 from vitreg.train.models.weights import new_heads, num_outputs
 from vitreg.train.runs.plan import Run

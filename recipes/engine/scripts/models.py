@@ -15,10 +15,9 @@ from engine.scripts.options import TableOptions
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
-from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.dataset import Task
+from vitreg.train.data.dataset import Task, evenly
 from vitreg.train.models.start import Start, check_block
 from vitreg.train.runs.plan import Run
 from vitreg.train.training.methods import SOURCE

@@ -14,9 +14,8 @@ from rich.console import Console
 import vitreg
 from small_data import MODEL, SIZE
 from vitreg.errors import InputError
-from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.dataset import Task
+from vitreg.train.data.dataset import Task, evenly
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.subset import Share, subset

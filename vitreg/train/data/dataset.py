@@ -19,6 +19,12 @@ def normalise(pictures: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     return (pictures.float() / 255 - middle) / spread
 
 
+def evenly(number: int, *, at_most: int = 8) -> list[int]:
+    """Return up to `at_most` of `number` indices, evenly spread: the pictures that are shown or looked at."""
+    count = min(at_most, number)
+    return [int((place + 0.5) * number / count) for place in range(count)]
+
+
 class Statistics(NamedTuple):
     """Mean and deviation of the network's input, by channel."""
 

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vitreg.plot.pictures import HEAT, Panel, draw_panel, scaled
-from vitreg.train.attention_overlay import SATURATED, attention_maps, evenly, object_block
+from vitreg.train.attention_overlay import SATURATED, attention_maps, object_block
 from vitreg.train.choice import interval, paired_difference
+from vitreg.train.data.dataset import evenly
 from vitreg.train.finetuned import Finetuned
 from vitreg.train.labelled_folder import Pictures
 from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,9 +18,8 @@ import vitreg
 from vitreg.errors import InputError
 from vitreg.files import check_sums, write_atomically
 from vitreg.measure import attention_drift
-from vitreg.train.attention_overlay import evenly
 from vitreg.train.basics.distributed import gather, on_main
-from vitreg.train.data.dataset import Task
+from vitreg.train.data.dataset import Task, evenly
 from vitreg.train.data.subset import trained_and_held_out
 from vitreg.train.data.subset_lists import write_subset_list
 from vitreg.train.runs.machine import machine
@@ -32,7 +30,7 @@ from vitreg.train.runs.tracking import track
 from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.checkpoint import Checkpoints, discard
 from vitreg.train.training.device import unfuse_attention
-from vitreg.train.training.evaluation import evaluate
+from vitreg.train.training.evaluation import as_entry, evaluate
 from vitreg.train.training.loop import train
 from vitreg.train.training.methods import METHODS, SOURCE
 from vitreg.train.training.probe_head import fit_probe_head, probe_metrics
@@ -196,7 +194,7 @@ def trained_model(
     looked = evenly(len(task.test), at_most=NUM_DRIFT)
 
     def measure(model: nn.Module) -> Entry:
-        entry = _as_entry(evaluate(model, task, accelerator=accelerator))
+        entry = as_entry(evaluate(model, task, accelerator=accelerator))
         if task.test_masks is None:
             return entry
         with random_numbers(0):  # those of the training stay as they are, whatever its unused head takes
@@ -243,11 +241,3 @@ def start_model(
     if c.share is not None and METHODS[c.method].head == "probe":  # it leaves the random numbers as they are
         on_probe(fit_probe_head(model, run.task, training_indices(run), accelerator=accelerator))
     return model
-
-
-def _as_entry(metrics: dict[str, Any]) -> Entry:
-    """Return top-1 and the attention figures, one a block, under names of their own."""
-    entry = {"top1": metrics["top1"]}
-    for name in ("object_share", "jaccard"):
-        entry |= {f"{name}/{block}": value for block, value in enumerate(metrics.get(name, ()))}
-    return entry

@@ -17,7 +17,7 @@ import vitreg
 from vitreg.train.basics.distributed import gather, rank, world_size
 from vitreg.train.data.dataset import Task
 from vitreg.train.training.attention_metrics import best_head_jaccard, object_share, patch_coverage
-from vitreg.train.training.state import DivergenceError
+from vitreg.train.training.state import DivergenceError, Entry
 
 BATCH_SIZE = 100
 
@@ -100,3 +100,11 @@ def rates(right: Tensor, seen: Tensor) -> tuple[float, list[float]]:
     """
     each = right.float() / seen.clamp(min=1).float()
     return float(right.sum().float() / seen.sum().float()), each.tolist()
+
+
+def as_entry(metrics: dict[str, Any]) -> Entry:
+    """Return top-1 and the attention figures, one a block, under names of their own."""
+    entry = {"top1": metrics["top1"]}
+    for name in ("object_share", "jaccard"):
+        entry |= {f"{name}/{block}": value for block, value in enumerate(metrics.get(name, ()))}
+    return entry
