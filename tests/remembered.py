@@ -27,4 +27,6 @@ class Passes:
 
     def __init__(self, source: vitreg.FrozenSource) -> None:
         self.sizes: list[int] = []
-        source.tower.stem.register_forward_pre_hook(lambda module, args: self.sizes.append(len(args[0])))
+        source.tower.blocks[0].module.norm1.register_forward_pre_hook(
+            lambda module, args: self.sizes.append(len(args[0]))
+        )

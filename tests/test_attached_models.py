@@ -57,6 +57,80 @@ def test_images_that_changed_before_the_penalty_are_refused() -> None:
         assert reg.penalty() == 0
 
 
+@pytest.mark.parametrize("how", ["data", "numpy", "storage"])
+def test_images_that_changed_where_nobody_counts(how: str) -> None:
+    """As a data loader does that writes the next batch into the same memory."""
+    model = make_model()
+    x = images() if how != "numpy" else torch.from_numpy(images().numpy().copy())
+    with vitreg.attach(model) as reg:
+        for _ in range(2):
+            model(x)
+            assert reg.penalty() == 0
+        model(x)
+        if how == "data":
+            x.data.mul_(2)
+        elif how == "numpy":
+            x.numpy()[:] = 0
+        else:
+            x.untyped_storage().resize_(0)
+        with pytest.raises(vitreg.StateError, match="changed in place"):
+            reg.penalty()
+
+
+def test_images_that_are_not_finite_did_not_change() -> None:
+    model, x = make_model(), images()
+    x[0, 0, 0, 0], x[1, 0, 0, 0] = torch.nan, torch.inf
+    with vitreg.attach(model) as reg:
+        model(x)
+        assert reg.penalty().isnan()
+
+
+def test_attached_in_inference_mode() -> None:
+    model, x = make_model(), images()
+    start = copy.deepcopy(model)
+    with torch.inference_mode():
+        reg = vitreg.attach(model, target=vitreg.L2SP(lam=1.0))
+    moved(model, 0.1)
+    model(x)
+    value = reg.penalty()
+    value.backward()
+    reg.remove()
+    heads = ("head.weight", "head.bias")
+    pairs = [(p, q, n) for (n, p), q in zip(model.named_parameters(), start.parameters(), strict=True)]
+    squares = [(p - q).square().sum() for p, q, name in pairs if p.dim() > 1 and name not in heads]
+    expected = (sum(squares) + 0.1 * model.head.weight.square().sum()) / 2
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(model.norm.weight.grad, None)
+    torch.testing.assert_close(model.cls_token.grad, (model.cls_token - start.cls_token).detach())
+
+
+def test_double_precision_by_default() -> None:
+    model, x = make_model(), images()
+    source = copy.deepcopy(model)
+    moved(model, 0.1)
+    with vitreg.attach(model, source) as reg:
+        model(x)
+        expected = reg.penalty().item()
+        torch.set_default_dtype(torch.float64)
+        try:
+            model.double()(x.double())
+            value = reg.penalty()
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_source_without_weights_is_refused() -> None:
+    with torch.device("meta"):
+        model = make_model()
+    with vitreg.attach(model) as reg:
+        model.to_empty(device="cpu").load_state_dict(make_model().state_dict())
+        model(images())
+        with pytest.raises(vitreg.MismatchError, match=r"weights, found it on the meta device.* Attach once"):
+            reg.penalty()
+
+
 def test_a_model_that_is_frozen_altogether_has_no_penalty_even_if_the_images_need_gradients() -> None:
     model = make_model().requires_grad_(False)
     with vitreg.attach(model) as reg:

@@ -44,7 +44,7 @@ def test_the_sum_over_steps_is_that_of_every_step(
 def test_steps_in_between_read_nothing(model: nn.Module, images: Tensor) -> None:
     with vitreg.attach(model, every=2) as attachment:
         passes: list[int] = []
-        attachment.source.tower.stem.register_forward_hook(lambda *_: passes.append(1))
+        attachment.source.tower.blocks[0].module.norm1.register_forward_hook(lambda *_: passes.append(1))
         reader = attachment._readings._target_reader
         for step in range(4):
             model(images)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import vitreg
 from laws import refuses
-from small_models import TOWERS, make_vit
+from small_models import TOWERS, make_clip, make_vit
 from vitreg import StateError
 
 TARGETS = ["attn_logits", "msa_output", "block_output", "features", "bss"]
@@ -120,3 +120,20 @@ def test_a_pass_without_gradients_is_an_error_where_something_is_trained(images:
             model(images)
         with refuses(StateError, "without gradients"):
             attachment.penalty()
+
+
+def test_a_clip_whose_projection_alone_is_trained(images: Tensor) -> None:
+    """As after open_clip's `lock_image_tower(unlocked_groups=1)`: nothing before the blocks is."""
+    source = make_clip()
+    model = copy.deepcopy(source).train()
+    model.lock_image_tower(unlocked_groups=1)
+    assert model.visual.proj.requires_grad
+    with vitreg.attach(model, source, ["attn_logits", "block_output"]) as reg:
+        model.encode_image(images)
+        assert reg.penalty() == 0
+        model.visual.requires_grad_(True)
+        with torch.no_grad():
+            model.visual.conv1.weight.mul_(2)
+        model.encode_image(images)
+        reg.penalty().backward()
+        assert model.visual.conv1.weight.grad.abs().sum() > 0

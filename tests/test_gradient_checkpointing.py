@@ -46,6 +46,24 @@ def test_checkpointing_of_the_whole_model() -> None:
     assert_same(gradients(model), plain_gradients(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_blocks_that_are_checkpointed() -> None:
+    model, source = make_pair()
+    model.set_grad_checkpointing()
+    x, y = batch()
+    with vitreg.attach(model, source, "attn_logits") as reg:
+        torch.compiler.reset()
+        for block in model.blocks:
+            block.compile(backend="aot_eager")
+        for _ in range(2):
+            model.zero_grad()
+            (F.cross_entropy(model(x), y) + reg.penalty()).backward()
+            with pytest.raises(vitreg.StateError, match="taken already"):
+                reg.penalty()
+    assert_same(gradients(model), plain_gradients("attn_logits"), rtol=1e-4, atol=1e-6)
+
+
 def test_checkpointing_in_eval_mode_with_gradients_is_left_alone() -> None:
     model, source = make_pair()
     model.set_grad_checkpointing()

@@ -121,6 +121,64 @@ def test_a_source_that_shuffles_as_the_model_does(
             reg.penalty()
 
 
+class Sorts(nn.Module):
+    """Has the same tokens in another order, or half of them and zeros: by their size."""
+
+    def __init__(self, keep: int = 16, prefix: int = 1) -> None:
+        super().__init__()
+        self.keep, self.prefix = keep, prefix
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = x[:, self.prefix :]
+        chosen = patches.norm(dim=-1).argsort(1, descending=True)[:, : self.keep]
+        kept = patches.gather(1, chosen[..., None].expand(-1, -1, x.shape[-1]))
+        none = torch.zeros_like(patches[:, self.keep :])
+        return torch.cat([x[:, : self.prefix], kept, none], 1)
+
+
+@pytest.mark.parametrize("target", ["attn_logits", "features"])
+@pytest.mark.parametrize("num_images", [1, 4])
+@pytest.mark.parametrize("keep", [16, 8])
+@pytest.mark.parametrize("place", ["patch_drop", "norm_pre", "a hook"])
+def test_patches_that_are_sorted_by_content(
+    place: str, keep: int, num_images: int, target: str, images: Tensor
+) -> None:
+    model = make_vit().train()
+    if place == "a hook":
+        model.patch_embed.register_forward_hook(lambda _m, _a, out: Sorts(keep, prefix=0)(out))
+    else:
+        setattr(model, place, Sorts(keep))
+    with vitreg.attach(model, target=target) as reg:
+        for _ in range(2):
+            model(images[:num_images])
+            with refuses(MismatchError, "the same patch in every picture", "by their content", "Switch off"):
+                reg.penalty()
+
+
+class Overlapping(nn.Module):
+    """A stem whose patches overlap, with a norm over the whole picture."""
+
+    def __init__(self, **_: object) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(3, 16, 7, 2, 3), nn.GroupNorm(2, 16), nn.ReLU(), nn.Conv2d(16, 16, 7, 4, 3)
+        )
+        self.num_patches, self.grid_size, self.patch_size = 16, (4, 4), (8, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.convolutions(images).flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("pos_embed", ["learn", "none"])
+@pytest.mark.parametrize("num_images", [1, 4])
+def test_patches_that_overlap_are_read(pos_embed: str, num_images: int, images: Tensor) -> None:
+    model = make_vit(embed_layer=Overlapping, pos_embed=pos_embed).train()
+    with vitreg.attach(model) as reg:
+        for batch in (images, torch.zeros_like(images)):
+            model(batch[:num_images])
+            assert reg.penalty() == 0
+
+
 def test_a_random_source_cannot_be_remembered(images: Tensor) -> None:
     model = make_vit().train()
     model.pos_drop = Thins(16, "random", always=True)

@@ -70,7 +70,9 @@ def test_a_large_batch_is_read_in_halves_to_the_same_values(
     model, source = pair
     frozen = vitreg.FrozenSource(source)
     sizes: list[int] = []
-    frozen.tower.stem.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    frozen.tower.blocks[0].module.norm1.register_forward_pre_hook(
+        lambda module, args: sizes.append(len(args[0]))
+    )
     images = torch.randn(9, 3, 32, 32)
     for target in ("attn_logits", "block_output", "features"):
         with vitreg.attach(model, frozen, target) as attachment:

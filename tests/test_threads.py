@@ -1,7 +1,8 @@
-"""One model in several threads: each has its own passes and penalties."""
+"""One model in several threads or tasks: each has its own passes and penalties."""
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import threading
 from collections.abc import Callable
@@ -122,6 +123,50 @@ def test_a_thread_with_the_number_of_one_that_ended(pair: Pair, images: Tensor) 
             thread.start()
             thread.join()
         assert values == pytest.approx([expected], rel=1e-6)
+
+
+def test_tasks_of_asyncio_that_take_turns(pair: Pair, images: Tensor) -> None:
+    model, source = pair
+    batches = [images, 2 * images, 3 * images]
+    with vitreg.attach(model, source) as reg:
+
+        def penalty_of(batch: Tensor) -> float:
+            model(batch)
+            return reg.penalty().item()
+
+        expected = [penalty_of(batch) for batch in batches]
+
+        async def task(batch: Tensor) -> float:
+            model(batch)
+            await asyncio.sleep(0)
+            return reg.penalty().item()
+
+        async def together() -> list[float]:
+            return await asyncio.gather(*map(task, batches))
+
+        for _ in range(2):
+            assert asyncio.run(together()) == pytest.approx(expected, rel=1e-6)
+        assert not reg._readings._target_reader.threads.are_several
+        assert penalty_of(images) == pytest.approx(expected[0], rel=1e-6)
+    assert len({round(value, 6) for value in expected}) == 3
+
+
+def test_a_pass_of_a_task_that_ended(pair: Pair, images: Tensor) -> None:
+    """As cells of a notebook are, which run one after the other in tasks of their own."""
+    model, source = pair
+
+    async def run() -> None:
+        model(images)
+
+    async def take(reg: vitreg.Attachment) -> float:
+        return reg.penalty().item()
+
+    with vitreg.attach(model, source) as reg:
+        for _ in range(2):
+            asyncio.run(run())
+            value = asyncio.run(take(reg))
+        model(images)
+        assert reg.penalty().item() == pytest.approx(value, rel=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

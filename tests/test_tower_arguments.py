@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -209,3 +210,59 @@ def test_compiled(masked_pair: tuple[nn.Module, nn.Module], images: Tensor) -> N
                 run(images, MASKS)
                 values.append(reg.penalty().item())
     assert values == pytest.approx(values[:1] * 6, rel=1e-5)
+
+
+class WithMore(VisionTransformer):
+    """Keeps its tokens in what it is given, adds noise from it, or scales by it."""
+
+    def forward(self, x: Tensor, more: object = None) -> Tensor:
+        x = self._pos_embed(self.patch_embed(x))
+        if isinstance(more, dict):
+            x = more.setdefault("tokens", x.detach())
+        elif isinstance(more, torch.Generator):
+            x = x + torch.randn(x.shape, generator=more)
+        elif isinstance(more, np.random.Generator):
+            x = x + torch.from_numpy(more.normal(size=x.shape)).float()
+        elif more is not None:
+            x = x * sum(more)
+        return self.forward_head(self.norm(self.blocks(x)))
+
+
+@pytest.mark.parametrize(
+    "more", [dict, lambda: torch.Generator().manual_seed(3), lambda: np.random.default_rng(3)]
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_the_source_has_what_the_model_has_changed_since(
+    more: Callable[[], object], large: bool, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vitreg.sources import frozen
+
+    source = WithMore(**SMALL)
+    model = copy.deepcopy(source).train()
+    with torch.no_grad():
+        for parameter in (*model.patch_embed.parameters(), *model.blocks.parameters()):
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    outputs = []
+    for one in (model, copy.deepcopy(source)):
+        hook = one.blocks[1].register_forward_hook(lambda _m, _a, out: outputs.append(out.detach().double()))
+        one(images, more())
+        hook.remove()
+    expected = F.mse_loss(*outputs)
+    if large:
+        monkeypatch.setattr(frozen, "ENOUGH_PIXELS_ON_CPU", 1)
+    with vitreg.attach(model, source, "block_output", layers=[1]) as reg:
+        for _ in range(3):
+            given = more()
+            model(images, given)
+            assert reg.penalty().item() == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_an_iterator_is_read_once(images: Tensor) -> None:
+    model = WithMore(**SMALL).train()
+    with vitreg.attach(model) as reg:
+        with refuses(UnsupportedModelError, "an iterator", "Make a list"):
+            model(images, iter([2.0, 1.0]))
+        model(images, [2.0, 1.0])
+        assert reg.penalty() == 0
+        with torch.no_grad():
+            model.eval()(images, iter([2.0]))  # nobody reads it

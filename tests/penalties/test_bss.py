@@ -52,6 +52,17 @@ def test_of_a_model_without_a_source(vit: object, images: Tensor) -> None:
         value.backward()
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_features_that_are_not_finite(wrong: float) -> None:
+    """A step that overflowed has no loss, so that a GradScaler leaves it out."""
+    features = draw(0, 6, 9)
+    features[2, 3] = wrong
+    value = BSS(k=2).value([features.requires_grad_()])
+    value.backward()
+    assert value.isnan()
+    assert not features.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("k", [0, -1, 1.0, True, "1", None])
 def test_wrong_k(k: object) -> None:
     with refuses(ArgumentError, "k must be a whole number of at least 1", repr(k)):

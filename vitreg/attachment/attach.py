@@ -211,7 +211,7 @@ class Attachment(Balanced, InertCopies, Removable):
         step = self.step if step is None else step
         if not is_due(self.step, self._every):
             self.step += 1
-            return torch.zeros((), device=next(self._tower.module.parameters()).device)
+            return torch.zeros((), device=next(self._tower.module.parameters()).device, dtype=torch.float32)
         choose = choice_of_pictures(self.step, self._part)
         values = {**self._readings.values(views, given, choose), **self._parameters.values()}
         lam, every = self._lam, self._every

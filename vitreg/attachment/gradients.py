@@ -32,10 +32,19 @@ def trained_before(tower: Tower, last: int | None) -> bool:
     if last is None:
         return any(p.requires_grad for p in module.parameters() if id(p) not in heads)
     named = dict(module.named_parameters())  # within functional_call they are no parameters
-    own = [p for name, p in named.items() if "." not in name or name in tower.position_embeddings]
+    own = [
+        p
+        for name, p in named.items()
+        if name in tower.position_embeddings or ("." not in name and not _projects(p, tower.width))
+    ]
     parts = (tower.stem, *(block.module for block in tower.blocks[: last + 1]))
     before = (*own, *(p for part in parts for p in part.parameters()))
     return any(p.requires_grad for p in before if id(p) not in heads)
+
+
+def _projects(parameter: Tensor, width: int) -> bool:
+    """Return whether a tower's own parameter is the matrix behind its blocks, as in CLIP's, no token."""
+    return parameter.dim() == 2 and parameter.shape[0] == width
 
 
 def _leaves(values: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -209,7 +209,7 @@ class Readings:
         return wanted
 
     def _zero(self) -> Tensor:
-        return torch.zeros((), device=next(self._tower.module.parameters()).device)
+        return torch.zeros((), device=next(self._tower.module.parameters()).device, dtype=torch.float32)
 
     def _has_joined(self, name: str, penalty: ReadingPenalty, one: ForwardPass) -> bool:
         """Return whether something is trained that the penalty's readings depend on; it is zero until then.

@@ -82,7 +82,7 @@ class ParameterValues:
         self._source.follow(self._tower.module)
         weights = pair_weights(self._model, self._tower, self._source.tower, penalty.selects, self._new_head)
         if not weights.parameters and not weights.head:  # the penalty joins when something is trained
-            return torch.zeros((), device=next(self._tower.module.parameters()).device)
+            return torch.zeros((), device=next(self._tower.module.parameters()).device, dtype=torch.float32)
         if not penalty.takes_shards and sharded_by((*weights.parameters, *weights.head)) is not None:
             raise UnsupportedModelError(
                 f"{name!r} needs whole parameters, found sharded ones (FSDP2). Use DDP, or compute it by "

@@ -27,7 +27,7 @@ def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
         k: how many singular values, at most min(b, d).
 
     Returns:
-        a float32 scalar on the features' device.
+        a float32 scalar on the features' device; NaN, with such a gradient, where a feature is not finite.
 
     Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4).
     """
@@ -35,8 +35,12 @@ def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
         f = _in_float64(features)
         tall = f if f.shape[0] > f.shape[1] else f.T
         with torch.no_grad():
-            _, vectors = torch.linalg.eigh(tall.T @ tall)  # by ascending eigenvalues
-        value = (tall @ vectors[:, :k]).square().sum()
+            gram = tall.T @ tall
+            is_finite = gram.isfinite().all()  # else eigh raises, where a GradScaler waits for what is not
+            gram = torch.where(is_finite, gram, torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
+            _, vectors = torch.linalg.eigh(gram)  # by ascending eigenvalues
+            unless_infinite = torch.where(is_finite, 1.0, torch.nan)
+        value = (tall @ vectors[:, :k]).square().sum() * unless_infinite
         return value.to(device=features.device, dtype=torch.float32)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from vitreg.errors import MismatchError, StateError, UnsupportedModelError
 from vitreg.functional.precision import Autocast
@@ -63,6 +64,7 @@ class ForwardPass:
     _versions: dict[Slot, int] = field(default_factory=dict)
     _originals: dict[Slot, tuple[Tensor, int | None]] = field(default_factory=dict)
     _inputs: list[tuple[Tensor, int | None]] = field(default_factory=list)
+    _pixels: Tensor | None = None
 
     def recalled(self, images: Tensor) -> ForwardPass:
         """Return a pass on `images` whose values are put together from others, this one the last."""
@@ -109,13 +111,30 @@ class ForwardPass:
         return [] if self.images is None else [self.images, *tensors_in(self.more)]
 
     def note_inputs(self) -> None:
-        """Note what the pass was given, so that a later change is seen."""
-        if not torch.compiler.is_compiling():
+        """Note what the pass was given, so that a later change is seen.
+
+        Versions do not tell what a data loader writes into its memory, nor are they known while a model is
+        compiled; some of the pixels do, where looking at them waits for no device.
+        """
+        is_compiling = torch.compiler.is_compiling()
+        is_plain = type(self.images) is Tensor and (
+            is_compiling or not is_functorch_wrapped_tensor(self.images)
+        )
+        if self.images is not None and is_plain and self.images.device.type == "cpu":
+            self._pixels = _some_pixels(self.images).clone()
+        if not is_compiling:
             self._inputs = [(tensor, version_of(tensor)) for tensor in self.given()]
 
     def inputs_changed(self) -> bool:
         """Return whether what the pass was given was written to since it began."""
-        return any(version is not None and version_of(t) != version for t, version in self._inputs)
+        if any(version is not None and version_of(t) != version for t, version in self._inputs):
+            return True
+        if self._pixels is None or self.images is None or torch.compiler.is_compiling():
+            return False
+        if not self.images.untyped_storage().nbytes():  # somebody freed them
+            return True
+        now = _some_pixels(self.images)
+        return not bool(((now == self._pixels) | now.isnan()).all())
 
     def keep(self, slot: Slot, value: Tensor) -> None:
         """Keep a value: itself, or a copy if the model writes to it later, or if that is not known yet."""
@@ -166,6 +185,12 @@ class ForwardPass:
                 "model wrote to it in place, which it did not do before. Run the model again: from now on it "
                 "is copied."
             )
+
+
+def _some_pixels(images: Tensor) -> Tensor:
+    """Return every channel at some 64 places of images [b, c, height, width]."""
+    height, width = images.shape[-2:]
+    return images.detach()[..., :: max(1, height // 8), :: max(1, width // 8)]
 
 
 def version_of(tensor: Tensor) -> int | None:

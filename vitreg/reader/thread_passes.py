@@ -1,8 +1,10 @@
-"""The passes that count, for each thread apart."""
+"""The passes that count, for each thread and each task of asyncio apart."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from typing import Any, TypeAlias
 
 import torch
 
@@ -35,8 +37,25 @@ def reason_to_skip(tower: Tower, passes: ThreadPasses) -> str | None:
     return None
 
 
+Worker: TypeAlias = "tuple[threading.Thread, asyncio.Task[Any] | None]"
+"""A thread, and the task of asyncio that runs in it, as several of them take turns."""
+
+
+def _worker_now() -> Worker:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop runs
+        task = None
+    return threading.current_thread(), task  # the number of a thread may be that of one that has ended
+
+
+def _has_ended(worker: Worker) -> bool:
+    thread, task = worker
+    return not thread.is_alive() or (task is not None and task.done())
+
+
 class ThreadPasses:
-    """The passes of one thread.
+    """The passes of one thread or task.
 
     Attributes:
         current: the last pass that was read, or an empty one.
@@ -45,11 +64,13 @@ class ThreadPasses:
         entered: what the tower is being called with.
         are_unclear: whether it is not known which passes count.
         has_trained: whether a pass in training mode was taken account of.
+        is_read: whether the pass that runs now is read, or the last one was: its blocks are computed again.
     """
 
     def __init__(self, tower: Tower, skipped: str) -> None:
         self.entered: Arguments | None = None
         self.has_trained = False
+        self.is_read = False
         self.current = ForwardPass(tower, Habits())
         self.clear(tower, skipped)
 
@@ -89,40 +110,42 @@ class ThreadPasses:
 
 
 class Threads:
-    """The passes of each thread that runs a tower; a compiled model's are those of the first thread."""
+    """The passes of each worker that runs a tower; a compiled model's are those of the first."""
 
     def __init__(self, tower: Tower, skipped: str) -> None:
         self._tower = tower
         self._skipped = skipped
         self._home = ThreadPasses(tower, skipped)
-        self._home_thread: threading.Thread | None = None
-        self._others: dict[threading.Thread, ThreadPasses] = {}
+        self._at_home: Worker | None = None
+        self._others: dict[Worker, ThreadPasses] = {}
 
     @property
     def are_several(self) -> bool:
         """Whether more than one thread has run the tower."""
-        return bool(self._others)
+        return any(self._at_home is None or thread is not self._at_home[0] for thread, _ in self._others)
 
     def now(self) -> ThreadPasses:
-        """Return the passes of the thread that asks."""
+        """Return the passes of the worker that asks."""
         if torch.compiler.is_compiling():
             return self._home
-        thread = threading.current_thread()  # whose number may be that of one that has ended
-        if self._home_thread is None:
-            self._home_thread = thread
-        if thread is self._home_thread:
+        worker = _worker_now()
+        if self._at_home is None:
+            self._at_home = worker
+        if worker == self._at_home:
             return self._home
-        if thread not in self._others:
-            alive = threading.enumerate()
-            if self._home_thread not in alive:  # one worker after the other
-                self._home_thread = thread
-                self._home.clear(self._tower, self._skipped)
+        if worker not in self._others:
+            if _has_ended(self._at_home):  # one worker after the other
+                if worker[0] is not self._at_home[0]:
+                    self._home.clear(self._tower, self._skipped)
+                self._at_home = worker
                 return self._home
-            self._others = {other: passes for other, passes in self._others.items() if other in alive}
-            self._others[thread] = ThreadPasses(self._tower, self._skipped)
-        return self._others[thread]
+            self._others = {other: passes for other, passes in self._others.items() if not _has_ended(other)}
+            self._others[worker] = ThreadPasses(
+                self._tower, "none was seen in this thread or task: take it where the model runs"
+            )
+        return self._others[worker]
 
     def clear(self, reason: str) -> None:
-        """Forget the passes of all threads."""
+        """Forget the passes of all workers."""
         for passes in (self._home, *self._others.values()):
             passes.clear(self._tower, reason)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import random
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
@@ -15,6 +18,8 @@ from vitreg.types import Arguments, Tower
 
 ALONE: Arguments = ((), {})
 """No arguments beside the images."""
+
+_RANDOM = (random.Random, np.random.Generator, np.random.RandomState)
 
 _DEPTH = 40
 """How many calls above the stem are searched for the method of the tower that was called."""
@@ -66,6 +71,11 @@ def more_arguments(tower: Tower, stem: Arguments, call: Arguments | None) -> Arg
         _refuse_arguments(tower, stem)
         return ALONE
     more = _beside_the_images(call)
+    if any(isinstance(argument, Iterator) for argument in (*more[0], *more[1].values())):
+        raise UnsupportedModelError(
+            f"Expected {type(tower.module).__name__} to be called with arguments that its source can have, "
+            "too, found an iterator, which can be read once. Make a list of it."
+        )
     if any(tensor.requires_grad for tensor in tensors_in(more)):
         raise UnsupportedModelError(
             f"Expected {type(tower.module).__name__} to be called with arguments that are not trained, found "
@@ -73,6 +83,28 @@ def more_arguments(tower: Tower, stem: Arguments, call: Arguments | None) -> Arg
             "parameter of the model, or detach it."
         )
     return more
+
+
+def as_called(argument: Any) -> Any:
+    """Return an argument for a call of its own: a container, or random numbers, that a model may change."""
+    if torch.compiler.is_compiling():  # which takes no such numbers, and has containers of its own
+        return argument
+    if isinstance(argument, torch.Generator):
+        return argument.clone_state()
+    if isinstance(argument, _RANDOM):
+        return copy.deepcopy(argument)
+    if type(argument) in (list, tuple):
+        return type(argument)(map(as_called, argument))
+    if type(argument) is dict:
+        return {name: as_called(value) for name, value in argument.items()}
+    return copy.copy(argument) if isinstance(argument, list | dict | set) else argument
+
+
+def draws_numbers(argument: Any) -> bool:
+    """Return whether random numbers are drawn from an argument, or from one inside it."""
+    if isinstance(argument, list | tuple | dict):
+        return any(map(draws_numbers, argument.values() if isinstance(argument, dict) else argument))
+    return isinstance(argument, (torch.Generator, *_RANDOM))
 
 
 def matters(argument: object) -> bool:

@@ -17,7 +17,7 @@ from vitreg.reader.forward_pass import ForwardPass, Habits, in_backward, progres
 from vitreg.reader.places import Places
 from vitreg.reader.random_state import random_state
 from vitreg.reader.thread_passes import MOST, ThreadPasses, Threads, reason_to_skip
-from vitreg.reader.tower_call import ALONE, check_images, more_arguments
+from vitreg.reader.tower_call import ALONE, as_called, check_images, more_arguments
 from vitreg.reader.wanted_value import WantedValue, counters
 from vitreg.types import Arguments, Key, Passes, Slot, Tap, Tower
 
@@ -172,7 +172,7 @@ class Reader:
     def _enter(self, delivered: Arguments) -> None:
         """Note what the tower is called with."""
         if not in_backward() and self.enabled:
-            self.threads.now().entered = delivered
+            self.threads.now().entered = as_called(delivered)
 
     def _begin(self, delivered: Arguments) -> None:
         """Start a pass: the stem is about to run on the images."""
@@ -180,6 +180,7 @@ class Reader:
             return
         passes = self.threads.now()
         entered, passes.entered = passes.entered, None
+        passes.is_read = False
         if not self.enabled:
             return
         if self.training_only and (reason := reason_to_skip(self.tower, passes)):
@@ -202,7 +203,7 @@ class Reader:
         one.progress = progress
         if self.notes_tokens and not torch.compiler.is_compiling():
             one.random_state = random_state(images.device)
-        passes.current, passes.skipped = one, None
+        passes.current, passes.skipped, passes.is_read = one, None, True
 
     def _enter_block(self, delivered: Arguments) -> None:
         """Note the tokens that enter the first block, and the last one that is read."""
@@ -213,9 +214,12 @@ class Reader:
 
     def _is_reading(self, passes: ThreadPasses) -> bool:
         """Return whether a hook that fires now belongs to a pass that is read."""
-        if not self.enabled or in_backward():
+        if in_backward():
             return False
-        return not self.training_only or passes.skipped is None
+        if not self.training_only:
+            return self.enabled
+        # A compiled block runs again for its backward pass as it ran, also once the penalty was taken.
+        return passes.is_read and (torch.compiler.is_compiling() or passes.current.images is not None)
 
     def _pass_now(self, slot: Slot) -> ForwardPass | None:
         """Return the pass that a hook which fires now for `slot` belongs to, or None if it is not read."""
@@ -233,13 +237,9 @@ class Reader:
         return passes.current
 
     def _store(self, slot: Slot, value: Tensor) -> None:
-        """Keep the value of `slot` in this pass.
-
-        Raises:
-            UnsupportedModelError: there is one already.
-        """
+        """Keep the value of `slot` in this pass, or raise `UnsupportedModelError` if there is one already."""
         one = self.last
-        if slot in one.values:
+        if slot in one.values and one.images is not None:
             name, _, index = slot
             raise UnsupportedModelError(
                 f"Expected each block to run once in a forward pass; what {name} of block {index} is read "

@@ -19,7 +19,8 @@ from vitreg.functional.precision import Autocast
 from vitreg.reader import ALONE, Reader, matters
 from vitreg.reader.random_state import RandomState
 from vitreg.sources.fingerprints import check_same_pictures, check_same_source, digest_of
-from vitreg.sources.frozen import FrozenSource, image_size
+from vitreg.sources.forward import image_size
+from vitreg.sources.frozen import FrozenSource
 from vitreg.sources.row_files import check_folder, facts_in, unusable
 from vitreg.sources.rows import PRINT_LENGTH, RowCache, prints_of
 from vitreg.types import Arguments, ViewNumbers

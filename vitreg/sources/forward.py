@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitreg.errors import MismatchError, UnsupportedModelError, VitregError, in_words
 from vitreg.functional.precision import Autocast, autocast_as
-from vitreg.reader import ALONE, Reader, ReadingComplete, readers
+from vitreg.reader import ALONE, Reader, ReadingComplete, as_called, readers
 from vitreg.reader.forward_pass import version_of
-from vitreg.types import Arguments
+from vitreg.types import Arguments, Tower
 
 
 def run_source(reader: Reader, images: Tensor, autocast: Autocast | None, more: Arguments = ALONE) -> None:
@@ -45,9 +46,10 @@ def run_tower(reader: Reader, images: Tensor, autocast: Autocast | None, more: A
     It runs without gradients and under the given autocast; no other reader of the same tower sees it.
     """
     reader.enabled = True
+    args, kwargs = as_called(more)
     try:
         with _others_silent(reader), torch.no_grad(), autocast_as(images, autocast):
-            reader.tower.module(images, *more[0], **more[1])
+            reader.tower.module(images, *args, **kwargs)
     except ReadingComplete:
         pass
     finally:
@@ -108,3 +110,18 @@ def _others_silent(reader: Reader) -> Iterator[None]:
     finally:
         for other in others:
             other.enabled = True
+
+
+def image_size(tower: Tower) -> tuple[int, int] | None:
+    """Return the only picture size that the tower takes, or None where it takes several."""
+    if tower.grid is None or tower.patch_size is None:
+        return None
+    return tower.grid[0] * tower.patch_size[0], tower.grid[1] * tower.patch_size[1]
+
+
+def resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return the images at the source's own size, which differs from the model's by request only."""
+    if size is None or images.shape[-2:] == size:
+        return images
+    own = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
+    return own.to(images.dtype)

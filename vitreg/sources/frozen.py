@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
@@ -16,14 +15,15 @@ from vitreg.families import find_tower
 from vitreg.functional.eagerly import eagerly
 from vitreg.functional.gather import sharded_by
 from vitreg.functional.precision import Autocast
-from vitreg.reader import ALONE, Reader, tensors_in
+from vitreg.reader import ALONE, Reader, draws_numbers, tensors_in
 from vitreg.reader.random_state import RandomState, are_equal, random_state, replay
 from vitreg.sources.adapted import BaseSource
 from vitreg.sources.copies import frozen_copy
-from vitreg.sources.forward import run_source
+from vitreg.sources.forward import image_size, resized, run_source
 from vitreg.sources.functions import move
 from vitreg.sources.independence import check_independent, named_storages, own_weights_only, weights_of
 from vitreg.sources.match import check_match
+from vitreg.sources.patches import check_patches_stay
 from vitreg.types import Arguments, Tower, ViewNumbers
 
 ENOUGH_PIXELS = 64 * 224**2
@@ -76,7 +76,8 @@ class FrozenSource:
                 f"Expected a source whose weights are whole, found sharded ones ({sharded}), which cannot be "
                 "copied. Attach before they are sharded, or pass a source that is not."
             )
-        module, beside = frozen_copy(tower.module)
+        with torch.inference_mode(False):  # else no gradient could be computed beside the copy's weights
+            module, beside = frozen_copy(tower.module)
         self.tower = find_tower(module)
         self.autocast = autocast
         self._weights = _Weights(beside, original=weakref.ref(tower.module))
@@ -96,6 +97,11 @@ class FrozenSource:
             MismatchError: the weights were rounded for another model, and this one is more precise.
         """
         theirs, ours = next(model.parameters()), next(self.tower.module.parameters())
+        if ours.is_meta and not theirs.is_meta:
+            raise MismatchError(
+                "Expected a source with weights, found it on the meta device, where the model was as it was "
+                "attached. Attach once its weights are loaded, or pass a source that has some."
+            )
         if theirs.dtype.itemsize > ours.dtype.itemsize and self._weights.are_rounded:
             raise MismatchError(
                 f"The model is {theirs.dtype}, but its source was rounded to {ours.dtype} for another model "
@@ -131,10 +137,10 @@ class FrozenSource:
         Raises:
             UnsupportedModelError: the model changes the images before its stem, which would happen twice, or
                 the source takes weights that are not its own.
-            MismatchError: the source cannot be run on what the model was called with.
+            MismatchError: the source cannot be run on what the model was called with, or sorts its patches.
         """
         if resize:
-            images = _resized(images, image_size(self.tower))
+            images = resized(images, image_size(self.tower))
         precision = self.precision(autocast)
         if (self._weights.are_own and not self.is_random) or torch.compiler.is_compiling():
             self._run(reader, images, precision, more)
@@ -147,6 +153,8 @@ class FrozenSource:
             before = random_state(images.device)
             self._run(reader, images, precision, more, whole=was_random)
             self._weights.is_random = not are_equal(before, random_state(images.device))
+        if not self._weights.are_own and not self.is_random and not any(True for _ in tensors_in(more)):
+            check_patches_stay(self.tower, images, precision, more)
         self._weights.are_own = True
         if self.is_random and not was_random:
             FrozenSource.read(self, reader, images, autocast, more=more, random=random)
@@ -155,7 +163,8 @@ class FrozenSource:
         self, reader: Reader, images: Tensor, autocast: Autocast | None, more: Arguments, whole: bool = False
     ) -> None:
         """Run on the images, or on one half after the other."""
-        if whole or not _halves_are_large(images) or any(True for _ in tensors_in(more)):
+        of_all = any(True for _ in tensors_in(more)) or (more is not ALONE and draws_numbers(more))
+        if whole or of_all or not _halves_are_large(images):
             run_source(reader, images, autocast, more)
             return
         halves = images.chunk(2)
@@ -233,18 +242,3 @@ def _halves_are_large(images: Tensor) -> bool:
     """
     enough = ENOUGH_PIXELS_ON_CPU if images.device.type == "cpu" else ENOUGH_PIXELS
     return len(images) > 1 and len(images) // 2 * images.shape[-2] * images.shape[-1] >= enough
-
-
-def image_size(tower: Tower) -> tuple[int, int] | None:
-    """Return the only picture size that the tower takes, or None where it takes several."""
-    if tower.grid is None or tower.patch_size is None:
-        return None
-    return tower.grid[0] * tower.patch_size[0], tower.grid[1] * tower.patch_size[1]
-
-
-def _resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
-    """Return the images at the source's own size, which differs from the model's by request only."""
-    if size is None or images.shape[-2:] == size:
-        return images
-    resized = F.interpolate(images.float(), size=size, mode="bicubic", align_corners=False, antialias=True)
-    return resized.to(images.dtype)
