@@ -92,7 +92,7 @@ def test_the_source_stops_at_the_deepest_block_that_is_read() -> None:
     reg = vitreg.attach(model, target=vitreg.FeatureGuide("block_output", layers=[0, 1]))
     ran = []
     for index, block in enumerate(reg.source.tower.module.blocks):
-        block.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
+        block.norm1.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
     model(images())
     reg.penalty()
     assert ran == [0, 1]
