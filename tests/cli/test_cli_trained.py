@@ -94,7 +94,9 @@ def test_pictures_of_sixteen_bits_and_with_alpha() -> None:
     for name in ("deep.png", "deep.tiff"):
         Image.fromarray(gradient).save(name)
         assert torch.equal(grey_of(read_picture(Path(name))), torch.as_tensor(gradient.astype(int) // 257))
-    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save("clear.png")
+    clear = Image.new("RGBA", (2, 2), (255, 0, 0, 0))
+    clear.putpixel((1, 1), (0, 0, 255, 255))
+    clear.save("clear.png")
     assert read_picture(Path("clear.png")).getpixel((0, 0)) == (255, 255, 255)
     for name, values in (
         ("float.tiff", np.ones((4, 4), np.float32)),
