@@ -12,8 +12,7 @@ from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Statistics, Task
-from vitreg.train.data.folder import read_folder
-from vitreg.train.data.hub_dataset import data_root
+from vitreg.train.data.folder import data_root, read_folder
 from vitreg.train.data.photographs import folder_task
 from vitreg.train.data.samples import Folder, imbalance
 from vitreg.train.data.samples import describe_folder as in_a_line
@@ -83,7 +82,7 @@ def photographed_tasks(
         InputError: A data set or a list cannot be used.
     """
     described: dict[str, tuple[Folder, tuple[int, ...]]] = {}
-    others, folders = splits_and_folders(tests)
+    others, folders = splits_and_folders(tests) if tests else ([], {})
     for name, place in places.items():
         root = data_root(place, cache, say=progress.say)
         folder = read_folder(root, name=name, others=others, say=progress.say)

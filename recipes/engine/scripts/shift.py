@@ -38,8 +38,7 @@ from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
-from vitreg.train.data.folder import read_folder
-from vitreg.train.data.hub_dataset import data_root
+from vitreg.train.data.folder import data_root, read_folder
 from vitreg.train.data.test_sets import TestSet
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.predictions import stored_right

@@ -13,8 +13,8 @@ from PIL import Image
 
 from small_data import write_picture
 from vitreg.errors import InputError
-from vitreg.train.data.folder import read_folder
-from vitreg.train.data.hub_dataset import HubData, data_root, hub_folder, parse_hub_data
+from vitreg.train.data.folder import data_root, read_folder
+from vitreg.train.data.hub_dataset import HubData, hub_folder, parse_hub_data
 
 NAME = "someone/birds"
 Row = dict[str, object]

@@ -20,11 +20,17 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from vitreg.errors import InputError
+from vitreg.train.data.hub_dataset import PREFIX, hub_folder, parse_hub_data
 from vitreg.train.data.layouts.class_folders import read_class_folders, split_folders
 from vitreg.train.data.layouts.index import read_index
 from vitreg.train.data.official import layout_of, read_official, unpack_official
 from vitreg.train.data.samples import Folder
 from vitreg.wording import listed
+
+
+def data_root(place: str, cache: Path, *, say: Callable[[str], None]) -> Path:
+    """Return the folder or archive of a data set; one of a hub is fetched into `cache`, once."""
+    return hub_folder(parse_hub_data(place), cache, say=say) if place.startswith(PREFIX) else Path(place)
 
 
 def read_folder(

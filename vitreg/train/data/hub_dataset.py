@@ -43,11 +43,6 @@ class HubData:
         return f"{re.sub(r'[^A-Za-z0-9.+-]+', '-', self.name)}-{digest}"
 
 
-def data_root(place: str, cache: Path, *, say: Callable[[str], None]) -> Path:
-    """Return the folder or archive of a data set; one of a hub is fetched into `cache`, once."""
-    return hub_folder(parse_hub_data(place), cache, say=say) if place.startswith(PREFIX) else Path(place)
-
-
 def parse_hub_data(text: str) -> HubData:
     """Return what `hf:OWNER/DATASET?label=COLUMN` names.
 
