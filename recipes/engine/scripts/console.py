@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from shutil import disk_usage
 from typing import TypeVar
 
 from rich.console import Console
@@ -19,13 +21,15 @@ from engine.results.paper import read_paper_table
 from engine.results.points import draw as draw_points
 from engine.results.rows import Row, machine_differences, notes, rows, text_table
 from engine.results.run_lines import runs_csv
-from engine.scripts.options import TableOptions, read_options
+from engine.scripts.forecast import Forecast, forecast
+from engine.scripts.options import PlannedOptions, read_options
 from engine.scripts.prepare import prepare
 from vitreg.files import write_atomically
 from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
-from vitreg.train.basics.progress import Progress
+from vitreg.train.basics.progress import Progress, duration
 from vitreg.train.basics.tables import TextTable, csv_of
+from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import Design, Run, plan, plan_search
 from vitreg.train.runs.predictions import kept_right
 from vitreg.train.runs.report import Report
@@ -58,13 +62,58 @@ def script(
 def table_script(table: Table, description: str | None, *, draw: Drawing = draw_points) -> Main:
     """Return the `main` of a table's script, with its picture by `draw`."""
 
-    def work(console: Console, options: TableOptions, command: str) -> None:
+    def work(console: Console, options: PlannedOptions, command: str) -> None:
         with Progress(console) as progress:
-            job = prepare(table, options, progress)
+            job = prepare(table, options, progress, is_plan=options.plan)
+            if options.plan:
+                progress.say("measuring a few training steps of each method")
+                show_forecast(console, job, forecast(job))
+                return
             _, reports, found = measure(job, job.design)
         on_main(lambda: _show(console, job, reports, found, draw, command))
 
-    return script(TableOptions, table.name, description, work)
+    return script(PlannedOptions, table.name, description, work)
+
+
+def show_forecast(console: Console, job: Job, found: Forecast) -> None:
+    """Print what is to be done, in its order, and what that was concluded from."""
+    parts, batch = found.parts, job.design.hyper.batch_size
+    table = TextTable(
+        {
+            "stage": [part.stage for part in parts],
+            "data": [part.data for part in parts],
+            "seed": [str(part.seed) for part in parts],
+            "runs": [str(part.runs) for part in parts],
+            "steps": [str(part.steps) for part in parts],
+            "takes": [duration(part.seconds) for part in parts],
+            "done after": [duration(total) for total in accumulate(part.seconds for part in parts)],
+        },
+        words=("stage", "data"),
+    )
+    console.print(table.rich())
+    runs, steps, seconds = (sum(getattr(p, name) for p in parts) for name in ("runs", "steps", "seconds"))
+    before = f", {found.finished} finished before" if found.finished else ""
+    several = 2 if len({model for model, _ in found.paces}) > 1 else 1
+    paces = ", ".join(
+        f"{' '.join(kind[-several:])} {pace.step:.3g}"
+        + (f" (new views {pace.new_step:.3g})" if job.design.hyper.views else "")
+        for kind, pace in found.paces.items()
+    )
+    place = next(
+        folder for folder in (job.place.out.absolute(), *job.place.out.absolute().parents) if folder.exists()
+    )
+    here = machine(job.place.accelerator)
+    stays = f", {found.reading_bytes / 1e9:.2g} GB of readings" if found.reading_bytes else ""
+    for note in (
+        f"in all {runs} runs{before}, {steps} steps, {duration(seconds)} for one run after the other",
+        f"seconds a step: {paces}; measured in {duration(found.measured)} by batches of {found.pictures} of "
+        f"{batch} pictures on {here['device']}, {here['threads']} thread(s)",
+        f"disk: twice {found.checkpoint_bytes / 1e9:.2g} GB for a checkpoint while a run is trained{stays}; "
+        f"{disk_usage(place).free / 1e9:.0f} GB are free",
+        *job.notes,
+        "nothing was stored",
+    ):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(

@@ -131,6 +131,23 @@ class TableOptions:
         return self.data is None and self.preset is None
 
 
+@dataclass(frozen=True)
+class PlannedOptions(TableOptions):
+    """What the script of a table alone is told.
+
+    Attributes:
+        plan: say what the table takes, by some seconds of training, and compute nothing; what is missing has
+            stand-ins.
+    """
+
+    plan: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.plan and self.is_demo:
+            raise InputError("--plan only with --data or --preset: the demo takes 6 minutes")
+
+
 def read_options(kind: type[T], name: str, description: str | None, argv: Sequence[str] | None) -> T:
     """Return the options of the script `name` on the command line, or in `argv`, as the dataclass `kind`.
 

@@ -14,6 +14,7 @@ from engine.experiment.sources import drawn_sources, lists_name, photographed_st
 from engine.presets import PAPER, PHOTOS, Settings, quick
 from engine.results.paper import DATA_SETS
 from engine.scripts.options import TableOptions, labels_of, named_places, one_for_each, parse_lams
+from engine.scripts.stand_ins import stand_in_starts, stand_in_tasks
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.distributed import on_main
@@ -37,10 +38,18 @@ SETTLED = "the demo's λ = 100 was chosen on its own test pictures, so that the 
 ONLY_PHOTOS = ("weights", "model", "size", "augment", "drop_path", "normalise", "subset")
 
 
-def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: Sequence[str] = ()) -> Job:
+def prepare(
+    table: Table,
+    options: TableOptions,
+    progress: Progress,
+    *,
+    tests: Sequence[str] = (),
+    is_plan: bool = False,
+) -> Job:
     """Return what the options of a table's script ask for, with data and weights in memory.
 
-    `tests` are splits or folders of test pictures of other kinds, see `photographed_tasks`.
+    `tests` are splits or folders of test pictures of other kinds, see `photographed_tasks`. For a plan, what
+    is missing has stand-ins, and nothing is written.
 
     Raises:
         InputError: Anything that the options name cannot be used.
@@ -62,26 +71,33 @@ def prepare(table: Table, options: TableOptions, progress: Progress, *, tests: S
     accelerator = make_accelerator(device, options.precision)
     ray = ray and replace(ray, precision=accelerator.mixed_precision)
     check_batch(settings.hyper, methods)
-    _say_what_is_missing(table, options, folders, progress)
+    missing = _missing(table, options, folders, progress)
+    if missing and not is_plan:
+        raise InputError(f"missing: {'; '.join(missing)}")
+    notes += [f"missing, with stand-ins here: {what}" for what in missing]
     kind = "demo" if options.is_demo else options.preset or "-".join(folders)
     out = options.out or Path("runs") / (f"{kind}-quick" if options.quick else kind)
-    on_main(lambda: prepare_out(out))
+    if not is_plan:
+        on_main(lambda: prepare_out(out))
     if options.is_demo:
         task, starts = drawn_sources(out, table.sources, progress, is_quick=options.quick)
         read: list[tuple[Task, dict[str, TestSet]]] = [(task, {})]
         title = f"{table.name} in the demo: drawn pictures of a small world, not the paper's data sets"
     else:
         labels = labels_of(options.weights or (), table.sources)
-        weights = one_for_each("--weights", options.weights or (), labels)
         models = dict.fromkeys(labels, settings.model)
         if options.model and len(options.model) > 1:
             models = one_for_each("--model", options.model, labels)
-        starts = photographed_starts(weights, models, settings.size, say=progress.say)
+        if options.weights is None:
+            starts = stand_in_starts(models, settings.size)
+        else:
+            weights = one_for_each("--weights", options.weights, labels)
+            starts = photographed_starts(weights, models, settings.size, say=progress.say)
         statistics = _statistics(options, models, settings.size, progress)
         cache = out.resolve().parent / "cache"
         read = photographed_tasks(
             folders, settings, statistics, progress, cache=cache, lists=lists, tests=tests
-        )
+        ) or [(task, {}) for task in stand_in_tasks(settings)]
         length = f"{settings.hyper.steps} steps" if options.epochs is None else f"{options.epochs:g} epochs"
         training = f"{length} of {settings.hyper.batch_size} pictures"
         names = listed(dict.fromkeys(models.values()))
@@ -216,10 +232,10 @@ def ray_options(options: TableOptions) -> RayOptions | None:
     return None
 
 
-def _say_what_is_missing(
+def _missing(
     table: Table, options: TableOptions, folders: Mapping[str, str], progress: Progress
-) -> None:
-    """Raise `InputError` with all that the options leave out, at once."""
+) -> list[str]:
+    """Return all that the options leave out."""
     missing = []
     if options.weights is None and not options.is_demo:
         paper = ": iBOT ViT-S/16 in the paper" if options.preset and len(table.sources) == 1 else ""
@@ -234,5 +250,4 @@ def _say_what_is_missing(
             )
         elif absent and not missing:
             progress.say(f"the paper's data sets {', '.join(absent)} are not given and left out")
-    if missing:
-        raise InputError(f"missing: {'; '.join(missing)}")
+    return missing

@@ -85,8 +85,9 @@ def stratified_indices(
         InputError: A class would be left empty, or has fewer pictures than `shots`.
     """
     chosen: list[int] = []
+    known = np.asarray(labels)
     for label, name in enumerate(classes):
-        members = [index for index, found in enumerate(labels) if found == label]
+        members = np.flatnonzero(known == label).tolist()
         count = share.count(len(members))
         if count < 1:
             raise InputError(
@@ -119,8 +120,10 @@ def split(
     """
     out: set[int] = set()
     copies = copies_of(digests, indices)
+    single = np.array([index for index in indices if index not in copies], dtype=int)
+    own = np.asarray(labels)[single]
     for label, name in enumerate(classes):
-        members = [index for index in indices if labels[index] == label and index not in copies]
+        members = single[own == label].tolist()
         if len(members) < 2:
             raise InputError(
                 f"class {name} has a single picture to train on: none can be held out to choose or measure "

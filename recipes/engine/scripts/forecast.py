@@ -1,0 +1,152 @@
+"""What a table takes, before any of it is trained: its runs, hours by a short measurement, and disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from engine.experiment.job import Job
+from engine.experiment.search import choices, lams_of
+from engine.scripts.stopwatch import Clock, Pace, Stopwatch, picture_seconds
+from vitreg.errors import InputError
+from vitreg.train.basics.distributed import world_size
+from vitreg.train.data.subset import trained_and_held_out
+from vitreg.train.runs.plan import Run, plan, plan_search
+from vitreg.train.runs.run import load_finished
+from vitreg.train.training.methods import METHODS
+
+SECONDS = 10.0
+"""How long steps are measured, those of all methods together."""
+
+
+Kind = tuple[str, str]
+"""A model and a method."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Runs that follow one another, of one stage, data set and seed; and the seconds that they take."""
+
+    stage: str
+    data: str
+    seed: int
+    runs: int
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is to be done, in its order, and what that was concluded from.
+
+    Attributes:
+        finished: how many runs are there already.
+        paces: by model and method.
+        pictures: how many a measured batch had.
+        measured: seconds that all of it took.
+        checkpoint_bytes: of the disk while a run is trained, twice at the moment of writing.
+        reading_bytes: of the disk for what sources read of views.
+    """
+
+    parts: Sequence[Part]
+    finished: int
+    paces: Mapping[Kind, Pace]
+    pictures: int
+    measured: float
+    checkpoint_bytes: int
+    reading_bytes: float
+
+
+def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotonic) -> Forecast:
+    """Return what the runs of `job` take here; nothing is stored, and what is trained is thrown away.
+
+    Raises:
+        InputError: There are several processes.
+    """
+    if world_size() > 1:
+        raise InputError("--plan is for one process: leave out what launches several")
+    began = clock()
+    left, finished = _in_order(job)
+    first: dict[Kind, Run] = {}
+    for _, run in left:
+        if run.configuration.hyper is not None:
+            first.setdefault(_kind(run), run)
+    paces, pictures = {}, 0
+    for kind, run in first.items():
+        watch = Stopwatch(run, job, clock, seconds / len(first))
+        pictures = pictures or watch.largest_batch()
+        paces[kind] = watch.pace(pictures)
+    tested = picture_seconds(left[0][1], job, clock) if left else 0.0
+    known: dict[tuple[str, Kind], float] = {}
+    parts = []
+    keys = [(stage, run.task.name, run.configuration.seed) for stage, run in left]
+    for key in dict.fromkeys(keys):
+        runs = [run for (_, run), own in zip(left, keys, strict=True) if own == key]
+        taken = [_run_seconds(run, paces.get(_kind(run)), tested, known) for run in runs]
+        parts.append(Part(*key, len(runs), sum(map(_steps, runs)), sum(taken)))
+    stored = {(run.task.name, _kind(run)): run for _, run in left}.values()
+    models = [run.start.create(len(run.task.classes), 0.0) for run in first.values()]
+    return Forecast(
+        parts,
+        finished,
+        paces,
+        pictures,
+        clock() - began,
+        # Weights, and two numbers of AdamW for each.
+        max((sum(3 * p.nbytes for p in model.parameters()) for model in models), default=0),
+        sum(_pool(run) * paces[_kind(run)].view_bytes for run in stored if _steps(run)),
+    )
+
+
+def _in_order(job: Job) -> tuple[list[tuple[str, Run]], int]:
+    """Return the runs that are left, each with its stage, as they will follow; and how many are finished."""
+    stages: list[tuple[str, Run]] = []
+    chosen = {}
+    if job.select == "validation" and (search := plan_search(job.design, job.hold_out)):
+        stages = [("search for λ", run) for run in search]
+        reports = [report for run in search if (report := load_finished(run, job.place.out)) is not None]
+        if len(reports) == len(search):
+            chosen = lams_of(choices(reports))
+        else:  # whichever it will be, it is one of each cell
+            tried = [run.configuration for run in search]
+            chosen = {(c.weights, c.data, c.share, c.method): c.lam for c in tried if c.share and c.lam}
+    stages += [("table", run) for run in plan(job.design, chosen)]
+    distinct = {run.configuration.folder: (stage, run) for stage, run in stages}
+    left = [one for one in distinct.values() if load_finished(one[1], job.place.out) is None]
+    return left, len(distinct) - len(left)
+
+
+def _run_seconds(run: Run, pace: Pace | None, tested: float, known: dict[tuple[str, Kind], float]) -> float:
+    """Return what a run takes; `known` are the views that runs before it have seen, and now this one."""
+    c, method = run.configuration, METHODS.get(run.configuration.method)
+    pictures, trained = len(run.task.test_labels), 0
+    if c.share is not None:
+        own, held_out = trained_and_held_out(run.task, c.share, c.hold_out, seed=c.seed)
+        pictures, trained = len(held_out) or pictures, len(own)
+    measurements = 1 + (-(-_steps(run) // c.measure_every) if c.measure_every else 0)
+    seconds = tested * (pictures * measurements + (trained if method and method.head == "probe" else 0))
+    if c.hyper is None or pace is None:
+        return seconds
+    new_steps = float(c.hyper.steps)
+    if c.hyper.views:
+        seen = known.get((run.task.name, _kind(run)), 0.0)
+        most = min(c.hyper.views * trained, c.hyper.steps * c.hyper.batch_size)
+        new = most * (1 - seen / _pool(run))
+        known[run.task.name, _kind(run)] = seen + new
+        new_steps = new / c.hyper.batch_size
+    return seconds + pace.start + new_steps * pace.new_step + (c.hyper.steps - new_steps) * pace.step
+
+
+def _kind(run: Run) -> Kind:
+    return run.start.name, run.configuration.method
+
+
+def _steps(run: Run) -> int:
+    return 0 if run.configuration.hyper is None else run.configuration.hyper.steps
+
+
+def _pool(run: Run) -> int:
+    """Return how many views there are of all training pictures of a run's data set."""
+    hyper = run.configuration.hyper
+    return 0 if hyper is None else hyper.views * len(run.task.train_labels)

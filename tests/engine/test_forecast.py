@@ -1,0 +1,186 @@
+"""A plan: runs, steps and hours follow from a few measured steps, here by a clock that the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from engine.experiment.job import Job, Table
+from engine.presets import PAPER
+from engine.scripts import stopwatch
+from engine.scripts.console import table_script
+from engine.scripts.forecast import Forecast, forecast
+from engine.scripts.stand_ins import stand_in_starts, stand_in_tasks
+from small_data import MODEL, SIZE, write_picture
+from small_runs import AUGMENT, HYPER, create, planned, quiet, write_pictures
+from vitreg.train.data.subset import Share
+from vitreg.train.models.start import Start
+from vitreg.train.runs.plan import Design
+from vitreg.train.runs.workplace import Workplace
+from vitreg.train.training.hyperparameters import Hyperparameters
+
+START, STEP, PICTURE, GUIDE, TESTED = 2.0, 0.01, 0.05, 0.02, 0.5
+"""Seconds of the made-up device: before the first step, of a step, of a picture of it, what the guide adds
+to a picture, and of a test picture."""
+
+BATCH = 16
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let trainings and evaluations move the clock that this is, and do nothing else."""
+    time = [100.0]
+
+    def trained(
+        model: nn.Module,
+        task: Any,
+        indices: Any,
+        hyper: Hyperparameters,
+        *,
+        method: str,
+        on_step: Callable[[], None],
+        readings: Path | None,
+        **_: Any,
+    ) -> None:
+        remembers = readings is not None
+        if remembers:
+            (readings / "values").write_bytes(bytes(10 * len(task.train_labels)))
+            assert len(indices) <= hyper.batch_size
+        time[0] += START
+        for step in range(hyper.steps):
+            guided = method == "GTA" and not remembers and (step == 0 or hyper.every == 1)
+            time[0] += 5 if step == 0 else 0  # the first is slow
+            time[0] += STEP + hyper.batch_size * (PICTURE / (1 + remembers) + GUIDE * guided)
+            on_step()
+
+    def evaluated(model: nn.Module, task: Any, **_: Any) -> None:
+        time[0] += TESTED * len(task.test_labels)
+
+    monkeypatch.setattr(stopwatch, "train", trained)
+    monkeypatch.setattr(stopwatch, "evaluate", evaluated)
+    return time
+
+
+def job_of(tmp_path: Path, select: str = "none", others: int = 0, **hyper: Any) -> Job:
+    write_pictures(tmp_path / "data")  # two classes of four training pictures and two test pictures
+    task = planned(tmp_path / "data")[0].task
+    design = Design(
+        [task, *[replace(task, name="other")] * others],
+        [Start(MODEL, "seven", create)],
+        methods=("fine-tune", "GTA"),
+        lams={"GTA": (1.0, 10.0)},
+        shares=[Share(rate=1.0)],
+        seeds=[0, 1],
+        hyper=replace(HYPER, steps=100, batch_size=BATCH, **hyper),
+        augment=AUGMENT,
+    )
+    place = Workplace(tmp_path / "out", Accelerator(cpu=True), 0, quiet())
+    return Job(Table("table3", methods=()), "", design, place, select, 0.25)
+
+
+def forecast_of(job: Job, now: list[float], seconds: float = 1000.0) -> Forecast:
+    found = forecast(job, seconds=seconds, clock=lambda: now[0])
+    assert not job.place.out.exists()
+    return found
+
+
+def run_seconds(step: float, tested: int = 4) -> float:
+    return START + 5 + 100 * step + TESTED * tested
+
+
+PLAIN, GUIDED = STEP + BATCH * PICTURE, STEP + BATCH * (PICTURE + GUIDE)
+
+
+def test_hours_are_those_of_the_runs_that_are_left(tmp_path: Path, now: list[float]) -> None:
+    found = forecast_of(job_of(tmp_path, others=1), now)
+    each = run_seconds(PLAIN) + 2 * run_seconds(GUIDED)
+    assert [(p.stage, p.data, p.seed, p.runs, p.steps) for p in found.parts] == [
+        ("table", data, seed, 3, 300) for data in ("indexed", "other") for seed in (0, 1)
+    ]
+    assert [part.seconds for part in found.parts] == pytest.approx([each] * 4)
+    assert found.pictures == BATCH
+    assert found.finished == 0
+    model = create(2, 0.0)
+    assert found.checkpoint_bytes == 3 * 4 * sum(p.numel() for p in model.parameters())
+
+
+def test_a_search_comes_first_and_leaves_one_run_of_each_cell(tmp_path: Path, now: list[float]) -> None:
+    found = forecast_of(job_of(tmp_path, "validation"), now)
+    searched = 2 * run_seconds(GUIDED, tested=2)  # a quarter of each class is held out
+    after = run_seconds(PLAIN) + run_seconds(GUIDED)
+    assert [part.stage for part in found.parts] == ["search for λ"] * 2 + ["table"] * 2
+    assert [part.seconds for part in found.parts] == pytest.approx([searched] * 2 + [after] * 2)
+
+
+def test_a_large_batch_is_measured_in_part_and_scaled(tmp_path: Path, now: list[float]) -> None:
+    found = forecast_of(job_of(tmp_path), now, seconds=1.0)
+    assert found.pictures == stopwatch.FIRST_BATCH
+    assert found.paces[MODEL, "GTA"].step == pytest.approx(2 * (STEP + 8 * (PICTURE + GUIDE)))
+
+
+def test_a_penalty_on_every_fourth_step_costs_a_fourth(tmp_path: Path, now: list[float]) -> None:
+    found = forecast_of(job_of(tmp_path, every=4), now)
+    assert found.paces[MODEL, "GTA"].step == pytest.approx(STEP + BATCH * (PICTURE + GUIDE / 4))
+    assert found.paces[MODEL, "fine-tune"].step == pytest.approx(PLAIN)
+
+
+def test_views_are_new_once_and_take_room(tmp_path: Path, now: list[float]) -> None:
+    job = job_of(tmp_path, views=3)
+    found = forecast_of(replace(job, design=replace(job.design, seeds=[0])), now)
+    kept = STEP + BATCH * PICTURE / 2
+    new = 3 * 8 / BATCH  # steps of views that are new, in the first run of a method on a data set
+    plain = run_seconds(kept) + new * (PLAIN - kept)
+    guided = 2 * run_seconds(kept) + new * (GUIDED - kept)
+    assert [part.seconds for part in found.parts] == pytest.approx([plain + guided])
+    assert found.reading_bytes == pytest.approx(2 * 3 * 8 * 10)  # of methods, views, pictures
+
+
+def test_what_is_finished_is_not_done_again(
+    tmp_path: Path, now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.scripts import forecast as module
+
+    is_there = lambda run, out: "report" if run.configuration.seed == 0 else None  # noqa: E731
+    monkeypatch.setattr(module, "load_finished", is_there)
+    found = forecast_of(job_of(tmp_path), now)
+    assert found.finished == 3
+    assert {part.seed for part in found.parts} == {1}
+    monkeypatch.setattr(module, "load_finished", lambda run, out: "report")
+    assert forecast_of(job_of(tmp_path), now).parts == []
+
+
+def test_data_sets_and_weights_that_are_missing_have_stand_ins() -> None:
+    settings = replace(PAPER, model=MODEL, size=SIZE)
+    tasks = {task.name: task for task in stand_in_tasks(settings)}
+    pet = tasks["Pet"]
+    assert (len(pet.classes), len(pet.train_labels), len(pet.test_labels)) == (37, 3680, 3669)
+    assert set(pet.train_labels) == set(pet.test_labels) == set(range(37))
+    assert pet.train.picture(5, seed=1).shape == pet.test[7].shape == (3, SIZE, SIZE)
+    (start,) = stand_in_starts({"": MODEL}, SIZE)
+    assert start.create(37, 0.1)(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 37)
+
+
+def test_a_script_says_its_plan_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for split, label, number in [(s, c, n) for s in ("train", "test") for c in "ab" for n in range(3)]:
+        write_picture(data / split / label / f"{number}.png", seed=hash((split, label, number)) % 999)
+    given = ["--data", str(data), "--model", MODEL, "--size", "32", "--steps", "6", "--batch-size", "4"]
+    given += ["--rates", "0.5", "1"]
+    script = table_script(Table("table3", methods=("fine-tune", "GTA")), "")
+    assert script([*given, "--seeds", "0", "--device", "cpu", "--out", str(out), "--plan"]) == 0
+    told = capsys.readouterr().out
+    assert "in all 4 runs, 24 steps" in told  # two shares of each method
+    assert "missing, with stand-ins here: the pre-trained weights" in told
+    assert "by batches of 4 of 4 pictures on cpu" in told
+    assert not out.exists()
+    assert script(["--plan"]) == 2
+    assert "--plan only with --data or --preset" in capsys.readouterr().err
