@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Progress(Console()) as progress:
         job = prepare(Table("table3", methods=[method]), table, progress)
         accelerator = job.place.accelerator
-        for run in plan(job.design):
+        runs = [run for run in plan(job.design) if run.configuration.share is not None]
+        for run in runs:
             model, _ = trained_model(run, accelerator=accelerator, workers=0)
             rows[run.task.name] = row = difference(model, run.task, accelerator)
             progress.say(f"{run.task.name}: {row}")
