@@ -80,6 +80,14 @@ def _open_clip(name: str) -> nn.Module:
             return _open_clip_tower(config)
 
 
+def whole_open_clip(name: str) -> nn.Module:
+    """Return the whole image tower, without values; its text tower may need the network."""
+    config = copy.deepcopy(open_clip.get_model_config(name))
+    config["vision_cfg"]["timm_model_pretrained"] = False
+    with torch.device("meta"):
+        return _open_clip_tower(config)
+
+
 def _open_clip_tower(config: dict[str, Any], **vision: int) -> nn.Module:
     tower = CLIPVisionCfg(**{**config["vision_cfg"], **vision})
     model = _build_vision_tower(config["embed_dim"], tower, quick_gelu=config.get("quick_gelu", False))

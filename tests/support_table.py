@@ -29,8 +29,9 @@ from torch import Tensor, nn
 import vitreg
 from small_init import small_init
 from softmax_recorder import SoftmaxRecorder
-from support_models import build, picture_of
+from support_models import build, picture_of, whole_open_clip
 from support_refused import refusals
+from vitreg.cli.build import build as build_whole
 from vitreg.cli.support import OUTPUTS
 from vitreg.families import find_tower
 from vitreg.types import Block, Query, Tower
@@ -49,10 +50,17 @@ class Row:
     family: str = ""
     attention: str = ""
     class_token: str = ""
+    params: str = ""
+    size: str = ""
     queries: str = ""
     outputs: str = ""
     error: str = ""
     note: str = ""
+
+    @property
+    def millions(self) -> str:
+        """The parameters in millions."""
+        return f"{int(self.params) / 1e6:.1f} M" if self.params else ""
 
     @property
     def not_read(self) -> str:
@@ -67,6 +75,26 @@ class Row:
 
 def measure(library: str, name: str) -> Row:
     """Return the line of one model."""
+    return dataclasses.replace(_measure(library, name), **whole(library, name))
+
+
+def whole(library: str, name: str) -> dict[str, str]:
+    """Return the number of parameters and the picture's side of a model by name, uncut, on the meta device.
+
+    Rows that are classes, of which a configuration makes models of any size, have neither.
+    """
+    if library not in ("timm", "open_clip", "torchvision"):
+        return {}
+    if library == "open_clip":
+        model = whole_open_clip(name)
+    else:
+        model = build_whole(name if library == "timm" else f"{library}:{name}")
+    size = model.pretrained_cfg["input_size"][1] if library == "timm" else model.image_size
+    size = size[0] if isinstance(size, tuple) else size
+    return {"params": str(sum(p.numel() for p in model.parameters())), "size": str(size)}
+
+
+def _measure(library: str, name: str) -> Row:
     if library == "transformers" and name in refusals():
         return Row(library, name, note=refusals()[name])
     torch.manual_seed(0)
@@ -209,10 +237,10 @@ def page(rows: list[Row]) -> str:
         outputs = [row for row in ours if row.outputs and not row.queries]
         refused = [row for row in ours if not row.outputs]
         lines += ["", f"## {library}", ""]
-        lines += ["| model | class | class token | whose attention | error | not read |"]
-        lines += ["|---|---|---|---|--:|---|"]
+        lines += ["| model | parameters | pixels | class token | whose attention | error | not read |"]
+        lines += ["|---|--:|--:|---|---|--:|---|"]
         for r in read:
-            cells = (f"`{r.name}`", r.family, r.class_token, r.queries, r.error, r.not_read)
+            cells = (f"`{r.name}`", r.millions, r.size, r.class_token, r.queries, r.error, r.not_read)
             lines.append(f"| {' | '.join(cells)} |")
         if outputs:
             lines += ["", f"### {library}: outputs only", ""]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from support_table import read_table
+from support_table import read_table, whole
 from vitreg.cli.models import SORTS, lines
 from vitreg.cli.support import SupportRow, support_rows
 
@@ -19,6 +19,17 @@ def test_the_package_has_the_whole_table() -> None:
         (row.library, row.name, row.queries, row.outputs, row.note) for row in measured
     ]
     assert [row.error or 0 for row in ROWS] == [row.measured for row in measured]
+    assert [(row.params, row.size) for row in ROWS if row.params] == [
+        (int(row.params), int(row.size)) for row in measured if row.params
+    ]
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch16_224", "swin_tiny_patch4_window7_224", "ViT-B-16-SigLIP", "vit_b_16"]
+)
+def test_parameters_and_sizes_are_those_of_the_whole_model(name) -> None:
+    (row,) = [row for row in ROWS if row.name == name]
+    assert whole(row.library, name) == {"params": str(row.params), "size": str(row.size)}
 
 
 def names(out: str) -> list[str]:
@@ -67,8 +78,9 @@ def test_sorted_with_what_has_none_of_it_last(key, run) -> None:
 
 def test_class_tokens_are_shown(run) -> None:
     (line,) = [line for line in run("models deit3_small_patch16_224").out.splitlines() if "deit3" in line]
-    assert line.split()[2] == "yes"
-    assert run("models vit_base_patch16_siglip_224").out.splitlines()[1].split()[2] == "no"
+    assert line.split()[2:5] == ["22.1M", "224", "yes"]
+    assert run("models vit_base_patch16_siglip_224").out.splitlines()[1].split()[4] == "no"
+    assert run("models ViTMSNModel").out.splitlines()[1].split()[2] == "yes", "a class has no size"
 
 
 def test_nothing_matches(run) -> None:

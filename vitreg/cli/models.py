@@ -1,9 +1,10 @@
-"""List the models that vitreg was tried on, by name, and what can be read in each.
+"""List the models that vitreg was tested with, and what can be read in each.
 
-Each was built without pre-trained weights. `outputs` is how many of the extractors
-beside attention can be read; `--json` names them. `error` is the largest difference
-between the logits that were read and those that enter the model's own softmax, in
-float32 on a CPU."""
+`params` is the number of parameters and `px` the side of the input in pixels.
+Classes, of which there are models of any size, have neither. `outputs` is how many
+of the extractors beside attention can be read; `--json` names them. `error` is the
+largest difference between the logits that were read and those that enter the
+model's own softmax, in float32 on a CPU."""
 
 from __future__ import annotations
 
@@ -23,25 +24,28 @@ from vitreg.wording import near
 _EXAMPLE = """For example
 
   vitreg models
-  vitreg models dinov2 reg --sort error
+  vitreg models dinov2 reg --sort params
   vitreg models 'swin*tiny*' --library timm
 """
 
-HEADER = ("library", "name", "[CLS]", "whose attention", "outputs", "error")
-SORTS = ("name", "library", "class_token", "error")
+HEADER = ("library", "name", "params", "px", "[CLS]", "whose attention", "outputs", "error")
+SORTS = ("name", "library", "params", "size", "class_token", "error")
 _NO_TERMINAL = 100_000
 _NARROWEST_NOTE = 24
 
 
 def add_options(parser: ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    pattern = "a part of the name, or the whole name with wildcards; of several, all must match"
+    pattern = "part of the name, or the whole name with wildcards; all patterns must match"
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help=pattern)
     libraries = sorted({row.library for row in support_rows()})
     parser.add_argument(
-        "--library", choices=libraries, metavar="NAME", help=f"models of one only: {', '.join(libraries)}"
+        "--library",
+        choices=libraries,
+        metavar="NAME",
+        help=f"models of one library only: {', '.join(libraries)}",
     )
-    parser.add_argument("--sort", choices=SORTS, help="order of the rows; what has none of it comes last")
+    parser.add_argument("--sort", choices=SORTS, help="order of the rows; rows without a value come last")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
@@ -80,7 +84,10 @@ def lines(rows: Sequence[SupportRow], width: int) -> list[str]:
     """
     table = [
         (
-            *(r.library, r.name, r.class_token, r.queries, r.outputs_in_words),
+            *(r.library, r.name),
+            "" if r.params is None else f"{r.params / 1e6:6.1f}M",
+            "" if r.size is None else f"{r.size:3}",
+            *(r.class_token, r.queries, r.outputs_in_words),
             "" if r.error is None else f"{r.error:.1e}",
         )
         for r in rows

@@ -24,6 +24,8 @@ class SupportRow:
         family: its class.
         attention: the attention classes in its blocks.
         class_token: "yes", "no", or "last blocks".
+        params: how many parameters it has, with timm's classifier; None for a class of models of any size.
+        size: side of its pictures in pixels, or None as well.
         queries: whose attention can be read: "cls", "mean", "pool".
         outputs: the extractors beside attention that can be read, those of `OUTPUTS` at most.
         error: the largest difference of a logit from what enters the model's own softmax, in float32 on a
@@ -36,6 +38,8 @@ class SupportRow:
     family: str
     attention: str
     class_token: str
+    params: int | None
+    size: int | None
     queries: str
     outputs: str
     error: float | None
@@ -57,6 +61,8 @@ def support_rows() -> list[SupportRow]:
             line["family"],
             line["attention"],
             line["class_token"],
+            int(line["params"]) if line["params"] else None,
+            int(line["size"]) if line["size"] else None,
             line["queries"],
             line["outputs"],
             float(line["error"]) if line["error"] else None,
