@@ -63,13 +63,14 @@ def our_figure(
     lam: str = "",
     source: str = "",
     data: str = "",
+    tested_on: str = "",
 ) -> str:
     """Return a cell of one of our tables, the gain unless another column is asked for.
 
     Raises:
         KeyError: There is not exactly one such row.
     """
-    wanted = {"method": method, "share": share, "source": source, "data": data}
+    wanted = {"method": method, "share": share, "source": source, "data": data, "tested_on": tested_on}
     rows = [row for row in rows_of(table) if all(row[key] == value for key, value in wanted.items() if value)]
     rows = [row for row in rows if not lam or _text(row, "λ") == lam]
     if len(rows) != 1:
@@ -108,9 +109,11 @@ def _text(row: Row, column: str) -> str:
         return f"{float(row['lam']):g}" if row["lam"] else ""
     if column in ("gain", "probe_gain"):
         return signed(float(row[column]))
-    if column in ("gain within", "probe_gain within"):
+    if column == "top-1 within":
+        return "{:.1f} [{:.1f}, {:.1f}]".format(*(float(row[name]) for name in ("top1", "low", "high")))
+    if column.endswith(" within"):
         name = column.removesuffix(" within")
         gain, low, high = (signed(float(row[f"{name}{end}"])) for end in ("", "_low", "_high"))
         return f"{gain} [{low}, {high}]"
     mean, std = {"top-1": ("top1", "std"), "on object": ("object_share", "object_share_std")}[column]
-    return f"{float(row[mean]):.1f}" + (f" ± {float(row[std]):.1f}" if row[std] else "")
+    return f"{float(row[mean]):.1f}" + (f" ± {float(row[std]):.1f}" if row.get(std) else "")
