@@ -125,6 +125,15 @@ def test_a_large_batch_is_measured_in_part_and_scaled(tmp_path: Path, now: list[
     assert found.paces[MODEL, "GTA"].step == pytest.approx(2 * (STEP + 8 * (PICTURE + GUIDE)))
 
 
+def test_what_is_measured_on_the_way_takes_its_time(tmp_path: Path, now: list[float]) -> None:
+    job = job_of(tmp_path)
+    design = replace(job.design, seeds=[0], methods=["fine-tune"], measure_every=30)
+    (part,) = forecast_of(replace(job, design=design), now).parts
+    assert part.seconds == pytest.approx(
+        run_seconds(PLAIN, tested=4 * (1 + 4))
+    )  # 30, 60, 90, the last, and after
+
+
 def test_a_penalty_on_every_fourth_step_costs_a_fourth(tmp_path: Path, now: list[float]) -> None:
     found = forecast_of(job_of(tmp_path, every=4), now)
     assert found.paces[MODEL, "GTA"].step == pytest.approx(STEP + BATCH * (PICTURE + GUIDE / 4))

@@ -15,6 +15,7 @@ from vitreg.train.data.subset import trained_and_held_out
 from vitreg.train.runs.plan import Run, plan, plan_search
 from vitreg.train.runs.run import load_finished
 from vitreg.train.training.methods import METHODS
+from vitreg.train.training.state import Measurement
 
 SECONDS = 10.0
 """How long steps are measured, those of all methods together."""
@@ -124,7 +125,10 @@ def _run_seconds(run: Run, pace: Pace | None, tested: float, known: dict[tuple[s
     if c.share is not None:
         own, held_out = trained_and_held_out(run.task, c.share, c.hold_out, seed=c.seed)
         pictures, trained = len(held_out) or pictures, len(own)
-    measurements = 1 + (-(-_steps(run) // c.measure_every) if c.measure_every else 0)
+    measurements, last = 1, _steps(run)
+    if c.measure_every:
+        on_the_way = Measurement(c.measure_every, lambda model: {})
+        measurements += sum(on_the_way.is_due(step) or step == last for step in range(1, last + 1))
     seconds = tested * (pictures * measurements + (trained if method and method.head == "probe" else 0))
     if c.hyper is None or pace is None:
         return seconds
