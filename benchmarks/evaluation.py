@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--size", type=int, default=224)
     made.add_argument("--steps", type=int, default=0)
     options = made.parse_args(given)
+    names = [Path(word).name for word in given]  # of files and folders, wherever they lie
     method = TRAINED if options.steps else PROBE
     table = TableOptions(
         data=options.data,
@@ -86,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             rows[run.task.name] = row = difference(model, run.task, accelerator)
             progress.say(f"{run.task.name}: {row}")
     if options.json:
-        report = {"setting": facts("evaluation", options, given), "rows": rows}
+        setting = facts("evaluation", made.parse_args(names), names)
+        report = {"setting": setting, "rows": rows}
         write_atomically(options.json, f"{json.dumps(report, indent=1)}\n")
     return 0
 

@@ -39,6 +39,9 @@ SHOWN: dict[str, dict[str, str]] = {
 }
 """The tables by name, each with the reports that stand side by side in it, by their columns' headings."""
 
+EVALUATION = "evaluation-cpu"
+"""The report of what evaluation in bfloat16 changes."""
+
 NOTHING = "Not measured yet: `python benchmarks/gpu.py` measures it on a GPU.\n"
 
 
@@ -150,13 +153,26 @@ def device_table(found: Report | None) -> str:
     return "\n".join([*lines, "", *notes]) + "\n"
 
 
+def evaluation_table(report: Report | None) -> str:
+    """Return how many predictions evaluation in bfloat16 changes, and top-1 in both precisions."""
+    if report is None:
+        return NOTHING
+    head = ("test pictures", "predicted otherwise", "top-1 in float32", "top-1 in bfloat16")
+    lines = [f"| | {' | '.join(head)} |", f"|---|{'--:|' * len(head)}"]
+    for name, row in report["rows"].items():
+        top1 = " | ".join(f"{row[precision]:.1f}" for precision in ("float32", "bfloat16"))
+        lines.append(f"| {name} | {row['pictures']} | {row['changed']} | {top1} |")
+    return "\n".join([*lines, "", _setting(report)]) + "\n"
+
+
 def tables(results: Path, runs: Path = RUNS) -> dict[str, str]:
     """Return the tables by file name.
 
     Raises:
         SystemExit: There is no result, one cannot be read, or one belongs to no table.
     """
-    reports = {path.stem: _read(path) for path in sorted(results.glob("*.json")) if path.stem != FACTS}
+    others = (FACTS, EVALUATION)
+    reports = {path.stem: _read(path) for path in sorted(results.glob("*.json")) if path.stem not in others}
     if not reports:
         raise SystemExit(
             f"no results in {results}: run a benchmark with --json {results.name}/NAME-DEVICE.json"
@@ -169,7 +185,9 @@ def tables(results: Path, runs: Path = RUNS) -> dict[str, str]:
     made = {f"performance-{name}.md": _table(of, reports) for name, of in SHOWN.items()}
     facts = results / f"{FACTS}.json"
     device = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
+    evaluated = results / f"{EVALUATION}.json"
     return {
+        "performance-evaluation.md": evaluation_table(_read(evaluated) if evaluated.is_file() else None),
         "performance-targets.md": targets_table(reports),
         "performance-device.md": device_table(device),
         "performance-runs.md": runs_table(stored_runs(runs)),

@@ -113,7 +113,8 @@ class FinetuneOptions:
         fraction: share of a step's pictures, drawn at random, on which the penalty is taken.
         seed: random seed.
         device: device to compute on.
-        precision: automatic mixed precision; auto is bf16 on GPUs of CUDA capability 8.0 or higher.
+        precision: automatic mixed precision, also of the evaluation, where bf16 changes up to 1 prediction in
+            100; auto is bf16 on GPUs of CUDA capability 8.0 or higher.
         workers: processes that read pictures, without effect on results; None for a suitable number.
         block: block whose attention is drawn, from 0; None for the one that looks most at the objects where
             they are known, else the last.
