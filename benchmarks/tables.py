@@ -39,8 +39,8 @@ SHOWN: dict[str, dict[str, str]] = {
 }
 """The tables by name, each with the reports that stand side by side in it, by their columns' headings."""
 
-EVALUATION = "evaluation-cpu"
-"""The report of what evaluation in bfloat16 changes."""
+EVALUATION, SCALE = "evaluation-cpu", "scale-paper"
+"""The reports of what evaluation in bfloat16 changes, and of the paper's step on paper."""
 
 NOTHING = "Not measured yet: `python benchmarks/gpu.py` measures it on a GPU.\n"
 
@@ -165,13 +165,36 @@ def evaluation_table(report: Report | None) -> str:
     return "\n".join([*lines, "", _setting(report)]) + "\n"
 
 
+def scale_table(report: Report | None) -> str:
+    """Return memory and time of the paper's step by model and number of GPUs, with what is assumed below."""
+    if report is None:
+        return NOTHING
+    gb = ("plain_gb", "replicated_gb", "sharded_gb", "remembered_gb")
+    head = ("GPUs", "plain", "source replicated", "all sharded", "source remembered")
+    head += ("pictures at once", "3,000 steps plain", "with GTA")
+    lines = [f"| | {' | '.join(head)} |", f"|---|{'--:|' * len(head)}"]
+    for name, row in report["rows"].items():
+        for on in row["on"]:
+            memory = [f"{on[kind]:.1f} GB" for kind in gb]
+            hours = [f"{on[kind]:.2g} h" for kind in ("plain_hours", "GTA_hours")]
+            cells = [str(on["gpus"]), *memory, f"{on['at_once']:.0f}", *hours]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    assumed = report["assumed"]
+    said = (
+        f"Assumed: {assumed['teraflops']:g} TFLOP/s and {assumed['gigabytes']:g} GB a GPU, "
+        f"{assumed['state_bytes']:g} bytes a trained parameter, {assumed['source_bytes']:g} of a source, "
+        "exchange between GPUs hidden, pictures there in time."
+    )
+    return "\n".join([*lines, "", f"{said} {_setting(report)}"]) + "\n"
+
+
 def tables(results: Path, runs: Path = RUNS) -> dict[str, str]:
     """Return the tables by file name.
 
     Raises:
         SystemExit: There is no result, one cannot be read, or one belongs to no table.
     """
-    others = (FACTS, EVALUATION)
+    others = (FACTS, EVALUATION, SCALE)
     reports = {path.stem: _read(path) for path in sorted(results.glob("*.json")) if path.stem not in others}
     if not reports:
         raise SystemExit(
@@ -185,9 +208,10 @@ def tables(results: Path, runs: Path = RUNS) -> dict[str, str]:
     made = {f"performance-{name}.md": _table(of, reports) for name, of in SHOWN.items()}
     facts = results / f"{FACTS}.json"
     device = json.loads(facts.read_text(encoding="utf-8")) if facts.is_file() else None
-    evaluated = results / f"{EVALUATION}.json"
+    evaluated, scaled = (results / f"{name}.json" for name in (EVALUATION, SCALE))
     return {
         "performance-evaluation.md": evaluation_table(_read(evaluated) if evaluated.is_file() else None),
+        "performance-scale.md": scale_table(_read(scaled) if scaled.is_file() else None),
         "performance-targets.md": targets_table(reports),
         "performance-device.md": device_table(device),
         "performance-runs.md": runs_table(stored_runs(runs)),
