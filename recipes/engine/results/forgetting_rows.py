@@ -151,7 +151,7 @@ def draw(found: Sequence[Forgotten], labels: Mapping[str, str], title: str) -> b
     """Return a PNG file: new against old top-1 from each training's start to its end, mean over seeds."""
     groups = {key: group for key, group in _groups(found, labels).items() if group[0].curve}
     sets = list(dict.fromkeys(key[:3] for key in groups))
-    figure, grid = panels(len(sets), 1)
+    figure, grid = panels(len(sets), 1, size=(5.8, 3.1))
     for (axes,), (data, source, share) in zip(grid, sets, strict=True):
         own = {key: group for key, group in groups.items() if key[:3] == (data, source, share)}
         for (key, group), (colour, marker) in zip(own.items(), looks(len(own)), strict=True):
