@@ -64,6 +64,20 @@ def test_compiled_blocks_that_are_checkpointed() -> None:
     assert_same(gradients(model), plain_gradients("attn_logits"), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_blocks_that_are_checkpointed_need_the_penalty_first() -> None:
+    model, source = make_pair()
+    model.set_grad_checkpointing()
+    with vitreg.attach(model, source, "attn_logits"):
+        torch.compiler.reset()
+        for block in model.blocks:
+            block.compile(backend="aot_eager")
+        loss = model(batch()[0]).sum()
+        with pytest.raises(vitreg.StateError, match=r"compiled and checkpointed.*before loss.backward\(\)"):
+            loss.backward()
+
+
 def test_checkpointing_in_eval_mode_with_gradients_is_left_alone() -> None:
     model, source = make_pair()
     model.set_grad_checkpointing()

@@ -143,6 +143,50 @@ def test_a_pass_that_belongs_to_a_step_of_its_own(pair: Pair, images: Tensor, pr
         value.backward()
 
 
+@pytest.mark.parametrize("target", ["attn_logits", "msa_output", "features"])
+@pytest.mark.parametrize("checkpointed", [False, True])
+@pytest.mark.parametrize("how", ["a step that is skipped", "weights written by .data", "torch.autograd.grad"])
+def test_a_backward_pass_that_leaves_no_gradient(
+    how: str, checkpointed: bool, target: str, pair: Pair, images: Tensor
+) -> None:
+    model, source = pair
+    model.set_grad_checkpointing(checkpointed)
+    with vitreg.attach(model, source, target) as reg:
+        for scale in (1, 2):
+            loss = model(scale * images).square().sum()
+            if how == "torch.autograd.grad":
+                torch.autograd.grad(loss, list(model.parameters()))
+                continue
+            loss.backward()
+            for parameter in model.parameters() if "written" in how else ():
+                parameter.data -= 1e-3 * parameter.grad
+            model.zero_grad()
+        model(5 * images)
+        value = reg.penalty()
+        value.backward()
+        model.zero_grad()
+        model(5 * images)
+        assert reg.penalty().item() == pytest.approx(value.item(), rel=1e-5)
+        if target == "attn_logits":
+            assert value.item() == pytest.approx(literal(model, source, 5 * images), rel=1e-5)
+
+
+@pytest.mark.parametrize("passes", [None, "all", "last"])
+def test_the_penalty_comes_before_the_backward_pass(passes: str | None, pair: Pair, images: Tensor) -> None:
+    model, source = pair
+    with vitreg.attach(model, source, passes=passes) as reg:
+        model(images).sum().backward()
+        with refuses(StateError, "before the backward pass", "has freed", "retain_graph=True", "no_grad()"):
+            reg.penalty()
+        model(images).sum().backward(retain_graph=True)
+        value = reg.penalty()
+        value.backward()
+        assert value.item() == pytest.approx(literal(model, source, images), rel=1e-5)
+        model(images).sum().backward()
+        with torch.no_grad():
+            assert reg.penalty().item() == pytest.approx(value.item(), rel=1e-6)
+
+
 def test_passes_that_pile_up_are_not_kept(pair: Pair, images: Tensor) -> None:
     model, source = pair
     with vitreg.attach(model, source) as reg:

@@ -149,7 +149,7 @@ def fsdp1(rank: int) -> list[tuple[float, float]]:
         model = make_vit().train()
         with vitreg.attach(model, target="l2sp") as attachment:
             wrap(model)(images)
-            with refuses(UnsupportedModelError, "whole, found sharded ones (FSDP1)", "Use DDP"):
+            with refuses(UnsupportedModelError, "one by one, found FSDP1", "Use DDP"):
                 attachment.penalty()
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +23,10 @@ Progress = tuple[int, int]
 
 @dataclass
 class Habits:
-    """Which values a model writes to after they were read; known after one pass, in which all are copied."""
+    """Which values a model writes to after they were read; known after one pass, in which all are copied.
+
+    Torch counts no writes to `.data`, so those that begin after the first pass are not seen.
+    """
 
     are_known: bool = False
     changed: set[Slot] = field(default_factory=set)
@@ -46,6 +50,7 @@ class ForwardPass:
         is_part: whether it stands for some images of a pass.
         values: what was read.
         seen: what the taps of values that are not read yet have delivered.
+        is_freed: whether a backward pass went through it, and freed what another one would need.
     """
 
     tower: Tower
@@ -61,6 +66,8 @@ class ForwardPass:
     is_part: bool = False
     values: dict[Slot, Tensor] = field(default_factory=dict)
     seen: dict[Slot, dict[str, Any]] = field(default_factory=dict)
+    is_freed: bool = False
+    _is_watched: bool = False
     _versions: dict[Slot, int] = field(default_factory=dict)
     _originals: dict[Slot, tuple[Tensor, int | None]] = field(default_factory=dict)
     _inputs: list[tuple[Tensor, int | None]] = field(default_factory=list)
@@ -135,6 +142,19 @@ class ForwardPass:
             return True
         now = _some_pixels(self.images)
         return not bool(((now == self._pixels) | now.isnan()).all())
+
+    def watch_backward(self, delivered: Any) -> None:
+        """Note when a backward pass goes through the first of what was delivered that has a gradient.
+
+        Gradients do not tell: `zero_grad` takes them away again, and `torch.autograd.grad` leaves none.
+        """
+        if self._is_watched or torch.compiler.is_compiling():
+            return
+        node = next((t.grad_fn for t in tensors_in(delivered) if t.grad_fn is not None), None)
+        if node is not None:
+            own = weakref.ref(self)
+            node.register_prehook(lambda _gradients: _note_backward(own()))
+            self._is_watched = True
 
     def keep(self, slot: Slot, value: Tensor) -> None:
         """Keep a value: itself, or a copy if the model writes to it later, or if that is not known yet."""
@@ -213,6 +233,11 @@ def progress_of(parameters: Iterable[Tensor]) -> Progress | None:
 def _differ(original: Tensor, kept: Tensor) -> bool:
     """Return whether a value is no longer its copy; a write to `.data` is counted by nobody."""
     return not original.is_meta and not torch.equal(original.detach(), kept.detach())
+
+
+def _note_backward(one: ForwardPass | None) -> None:
+    if one is not None and not torch._C._autograd._get_current_graph_task_keep_graph():
+        one.is_freed = True
 
 
 def in_backward() -> bool:

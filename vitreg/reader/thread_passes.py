@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from vitreg.errors import StateError
 from vitreg.reader.forward_pass import ForwardPass, Habits, Progress
 from vitreg.types import Arguments, Passes, Tower
 
@@ -101,12 +102,31 @@ class ThreadPasses:
             self.earlier = []
         elif progress is None:
             self.are_unclear = True
-        elif last.progress != progress:
+        elif last.progress != progress or last.is_freed:
             self.earlier, self.are_unclear = [], False
         elif len(self.earlier) + 1 < MOST:
             self.earlier = [*self.earlier, last]
         else:
             self.earlier, self.are_unclear = [], True
+
+    def counted(self, counts: Passes | None) -> list[ForwardPass]:
+        """Return the passes that count, the last one at the end; see `Reader.all_passes`."""
+        if self.are_unclear:
+            raise StateError(
+                "Expected one forward pass since the last penalty, found several, and cannot tell which of "
+                f"them are meant (a compiled model does not say, and otherwise {MOST} are kept). Take a "
+                "penalty after each, or say it: vitreg.attach(…, passes='all') takes the mean over all of "
+                "them, passes='last' the last one alone."
+            )
+        passes = [*(one for one in self.earlier if counts == "all" or not one.is_freed), self.current]
+        if torch.is_grad_enabled() and any(one.is_freed for one in passes):
+            raise StateError(
+                "Expected the penalty before the backward pass of its forward pass, found that this one has "
+                "freed what the penalty's gradient needs. Add the penalty to the loss before "
+                "loss.backward(), or call loss.backward(retain_graph=True); for its value alone, take it "
+                "under torch.no_grad()."
+            )
+        return passes
 
 
 class Threads:

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitreg.errors import StateError, UnsupportedModelError
+from vitreg.errors import StateError
 from vitreg.extractors import extractors
 from vitreg.functional.precision import autocast_now
 from vitreg.hooks import Hooks
 from vitreg.reader.forward_pass import ForwardPass, Habits, in_backward, progress_of
 from vitreg.reader.places import Places
 from vitreg.reader.random_state import random_state
-from vitreg.reader.thread_passes import MOST, ThreadPasses, Threads, reason_to_skip
+from vitreg.reader.thread_passes import ThreadPasses, Threads, reason_to_skip
 from vitreg.reader.tower_call import ALONE, as_called, check_images, more_arguments
-from vitreg.reader.wanted_value import WantedValue, counters
+from vitreg.reader.wanted_value import WantedValue, counters, refuse_to_run_twice
 from vitreg.types import Arguments, Key, Passes, Slot, Tap, Tower
 
 readers: weakref.WeakKeyDictionary[nn.Module, weakref.WeakSet[Reader]] = weakref.WeakKeyDictionary()
@@ -123,17 +123,10 @@ class Reader:
         """Return the passes that count, the last one at the end.
 
         Raises:
-            StateError: the model ran several times, and it is not known which passes count.
+            StateError: the model ran several times, and it is not known which passes count; or a backward
+                pass has freed one that counts.
         """
-        passes = self.threads.now()
-        if passes.are_unclear:
-            raise StateError(
-                "Expected one forward pass since the last penalty, found several, and cannot tell which of "
-                f"them are meant (a compiled model does not say, and otherwise {MOST} are kept). Take a "
-                "penalty after each, or say it: vitreg.attach(…, passes='all') takes the mean over all of "
-                "them, passes='last' the last one alone."
-            )
-        return [*passes.earlier, passes.current]
+        return self.threads.now().counted(self.passes)
 
     def of(self, key: Key, indices: Iterable[int]) -> list[Tensor]:
         """Return the values of `key` in the last pass, one a block of `indices`."""
@@ -237,14 +230,10 @@ class Reader:
         return passes.current
 
     def _store(self, slot: Slot, value: Tensor) -> None:
-        """Keep the value of `slot` in this pass, or raise `UnsupportedModelError` if there is one already."""
+        """Keep the value of `slot` in this pass, or raise an error if there is one already."""
         one = self.last
         if slot in one.values and one.images is not None:
-            name, _, index = slot
-            raise UnsupportedModelError(
-                f"Expected each block to run once in a forward pass; what {name} of block {index} is read "
-                "from ran twice (blocks or norms that are shared, or run in a loop). Read other blocks."
-            )
+            refuse_to_run_twice(slot)
         one.keep(slot, value)
         if self.stop and self._is_complete(one):
             raise ReadingComplete

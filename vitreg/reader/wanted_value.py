@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreg.errors import UnsupportedModelError, in_words
+from vitreg.errors import StateError, UnsupportedModelError, in_words
+from vitreg.functional.eagerly import eagerly
 from vitreg.functional.kept_tensors import kept_by_itself
-from vitreg.reader.forward_pass import ForwardPass
+from vitreg.reader.forward_pass import ForwardPass, in_backward
 from vitreg.types import Probe, Slot, Tap
 
 
@@ -51,6 +52,7 @@ class WantedValue:
             one = self._pass_now(self.slot)
             if one is None:
                 return
+            one.watch_backward(delivered)
             seen = one.seen.setdefault(self.slot, {})
             seen[key] = delivered.clone() if is_copied else delivered
             if self.probe.either and self.slot in one.values:
@@ -77,6 +79,22 @@ def counters(
 
     if len(probe.taps) == 1:
         yield from ((tap, partial(count, key)) for key, tap in probe.taps.items())
+
+
+@eagerly  # as a compiler does not know whether a backward pass runs
+def refuse_to_run_twice(slot: Slot) -> None:
+    """Raise `StateError` in a backward pass, otherwise `UnsupportedModelError`: `slot` was read already."""
+    name, _, index = slot
+    if in_backward():
+        raise StateError(
+            f"Expected the penalty before the backward pass, found that this one runs block {index} again, "
+            "which is compiled and checkpointed, before a penalty was taken. Add the penalty to the loss "
+            "before loss.backward(); for steps that take none, remove the attachment and attach later."
+        )
+    raise UnsupportedModelError(
+        f"Expected each block to run once in a forward pass; what {name} of block {index} is read "
+        "from ran twice (blocks or norms that are shared, or run in a loop). Read other blocks."
+    )
 
 
 def _checked(slot: Slot, value: object) -> Tensor:
