@@ -128,6 +128,7 @@ class Variant(NamedTuple):
         penalty: from what was kept and the images to the weighted penalty.
         criterion: from logits and labels to the loss.
         mix: from images and labels to those that are used.
+        project: from the optimiser to what follows its steps.
         keeps: what has to live as long as the variant.
     """
 
@@ -135,6 +136,7 @@ class Variant(NamedTuple):
     penalty: Callable[[Any, Tensor], Tensor] | None = None
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    project: Callable[[torch.optim.Optimizer], object] | None = None
     keeps: object = None
 
 
@@ -145,8 +147,9 @@ def training_step(variant: Variant, setting: Setting) -> Step:
     """Return a function that takes one whole training step: forward, backward, AdamW."""
     run = setting.ready(variant.module)
     optimizer = torch.optim.AdamW(variant.module.parameters(), lr=1e-5)
+    projector = None if variant.project is None else variant.project(optimizer)
 
-    def step() -> None:
+    def step(projector: object = projector) -> None:  # which has to live as long
         images, labels = setting.images, setting.labels
         if variant.mix is not None:
             images, labels = variant.mix(images, labels)

@@ -46,6 +46,26 @@ def attached(target: Any, **options: Any) -> Make:
     return make
 
 
+def projected(projection: Any) -> Make:
+    """Return what makes a step after which `projection` pulls the weights back."""
+
+    def make(setting: Setting) -> Variant:
+        model = setting.model()
+        return Variant(model, project=lambda opt: vitreg.project(model, opt, setting.source, projection))
+
+    return make
+
+
+FIVE = {
+    "gta": vitreg.GTA(),
+    "centred": vitreg.GTA(center=True),
+    "kl": vitreg.AttentionKL(),
+    "kl, flatter": vitreg.AttentionKL(temperature=2.0),
+    "probabilities": vitreg.FeatureGuide("attn_probs"),
+}
+"""Five penalties for which a source runs as far as for one."""
+
+
 def _middle_block(setting: Setting) -> Variant:
     middle = vitreg.describe(setting.source).num_blocks // 2 - 1
     return attached("block_output", layers=middle)(setting)
@@ -100,6 +120,8 @@ VARIANTS: dict[str, Entry] = {
     "GTA": Entry(attached("attn_logits")),
     "GTA, remembered source": Entry(_remembered_source),
     "GTA, every 4th step": Entry(attached("attn_logits", every=4), cycle=4),
+    "GTA, a quarter of the pictures": Entry(attached("attn_logits", fraction=0.25)),
+    "five penalties on one source": Entry(attached(FIVE), baseline="GTA"),
     "GTA, source in bfloat16": Entry(_source_in_bfloat16),
     "attention guide": Entry(attached("attn_probs")),
     "MSA-output guide": Entry(attached("msa_output")),
@@ -108,6 +130,8 @@ VARIANTS: dict[str, Entry] = {
     "feature guide": Entry(attached("features")),
     "L2-SP": Entry(attached("l2sp")),
     "BSS": Entry(attached("bss")),
+    "SPD": Entry(projected(vitreg.SPD())),
+    "L2Ball": Entry(projected(vitreg.L2Ball(radius=1.0))),
     "CutMix": Entry(_cutmix),
     "TransMix": Entry(_transmix, baseline="CutMix"),
     "GTA, unfused attention": Entry(rivals.gta_from_unfused_attention),

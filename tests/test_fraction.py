@@ -13,7 +13,7 @@ import vitreg
 from laws import refuses
 from remembered import SIZE, Passes
 from small_models import TOWERS, Factory
-from vitreg import ArgumentError, MismatchError, UnsupportedModelError
+from vitreg import ArgumentError, MismatchError, StateError, UnsupportedModelError
 from vitreg.attachment.rhythm import choice_of_pictures
 
 Pair = tuple[nn.Module, nn.Module]
@@ -152,6 +152,16 @@ def test_towers_of_every_library(library: str, images: Tensor) -> None:
     with vitreg.attach(model, source, "block_output") as attachment:
         model(images[chosen(0, 4)])
         torch.testing.assert_close(value, attachment.penalty())
+
+
+def test_pictures_that_were_written_over_are_refused(vit: Factory, images: Tensor) -> None:
+    model = vit().train()
+    with vitreg.attach(model, fraction=0.5) as attachment:
+        for way in (lambda: images.add_(1), lambda: images.data.add_(1)):
+            model(images)
+            way()
+            with refuses(StateError, "changed in place"):
+                attachment.penalty()
 
 
 @pytest.mark.parametrize("target", ["bss", "l2sp", "object_guide", ["attn_logits", "l2sp"]])

@@ -108,6 +108,11 @@ class Readings:
                     "Expected at least one image in a batch, found an empty one, which has no mean. Skip it, "
                     "or use drop_last=True in the data loader."
                 )
+            if any(one.inputs_changed() for one in passes):
+                raise StateError(
+                    "The images were changed in place since the model saw them, so the source would see "
+                    "others. Take the penalty before the next batch is written into the same tensor."
+                )
             chosen = None if choose is None else [choose(count) for count in counts]
             if chosen is not None:
                 passes = [one.part(rows) for one, rows in zip(passes, chosen, strict=True)]
@@ -133,11 +138,6 @@ class Readings:
         self, one: ForwardPass, views: ViewNumbers | None, given: Mapping[str, Any]
     ) -> dict[str, Tensor]:
         """Return each penalty's value in one pass."""
-        if one.inputs_changed():
-            raise StateError(
-                "The images were changed in place since the model saw them, so the source would see others. "
-                "Take the penalty before the next batch is written into the same tensor."
-            )
         joined = {name for name, penalty in self._penalties.items() if self._has_joined(name, penalty, one)}
         needed = any(runs_source(self._penalties[name]) for name in joined)
         if needed and self._source_reader is not None and self._source is not None:

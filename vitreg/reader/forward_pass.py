@@ -109,6 +109,7 @@ class ForwardPass:
             values={slot: value[rows] for slot, value in self.values.items()},
             is_part=True,
             _versions={},
+            _pixels=None,
         )
 
     def given(self) -> list[Tensor]:
