@@ -170,8 +170,8 @@ def scale_table(report: Report | None) -> str:
     if report is None:
         return NOTHING
     gb = ("plain_gb", "replicated_gb", "sharded_gb", "remembered_gb")
-    head = ("GPUs", "plain", "source replicated", "all sharded", "source remembered")
-    head += ("pictures at once", "3,000 steps plain", "with GTA")
+    head = ["GPUs", "plain", "source replicated", "all sharded", "source remembered"]
+    head += ["pictures at once", "3,000 steps plain", "with GTA"]
     lines = [f"| | {' | '.join(head)} |", f"|---|{'--:|' * len(head)}"]
     for name, row in report["rows"].items():
         for on in row["on"]:
