@@ -246,3 +246,17 @@ def test_predictions_of_some_seeds_alone_give_no_interval() -> None:
         return (True, False) if one.configuration.seed == 0 else None
 
     assert by_method(rows(reports(), PAPER, right=right))["GTA"].gain_low is None
+
+
+def test_what_is_added_to_lp_ft_stands_beside_lp_ft() -> None:
+    made = [report("birds", "LP-FT", seed, top1, share=SMALL) for seed, top1 in enumerate((50.0, 60.0, 70.0))]
+    made += [
+        report("birds", "LP-FT+GTA", seed, top1, lam=1.0, share=SMALL)
+        for seed, top1 in enumerate((52.0, 61.0, 73.0))
+    ]
+    table = by_method(rows(made, PAPER))
+    assert table["LP-FT"].start_gain is None
+    guided = table["LP-FT+GTA"]
+    assert guided.start_gain == pytest.approx(2.0)
+    assert guided.start_gain_low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-3)  # Student, over seeds
+    assert text_table(list(table.values())).columns["beside LP-FT"] == ["", "+2.0 [-0.5, +4.5]"]

@@ -15,7 +15,7 @@ from vitreg.train.training.methods import BASELINE, SOURCE
 from vitreg.wording import listed
 
 _WORDS = ("data", "source", "trained on", "method")
-PROBE = "linear-probe"
+PROBE, START = "linear-probe", "LP-FT"
 
 Right = Callable[[Report], Sequence[bool] | None]
 """From a run to whether each of its test pictures was right; None where its predictions were not kept."""
@@ -26,10 +26,10 @@ class Row:
     """A method at one λ, on one data set and share; top-1 in percent, the object figures in percent too.
 
     `source` is the label of the weights in a table of several; `class_mean` the mean of the classes' top-1.
-    `gain` is over fine-tuning without a penalty, `probe_gain` over the linear probe, each from `_low` to
-    `_high` with 95 %, drawn over what `interval_over` says. `paper` is the number for the same data set, and
-    `difference` ours minus it; where `is_paper_data` is false, `paper` is the mean of the paper's data
-    sets, and only the gains can be compared.
+    `gain` is over fine-tuning without a penalty, `probe_gain` over the linear probe, `start_gain` of what is
+    added to LP-FT over LP-FT, each from `_low` to `_high` with 95 %, drawn over what `interval_over` says.
+    `paper` is the number for the same data set, and `difference` ours minus it; where `is_paper_data` is
+    false, `paper` is the mean of the paper's data sets, and only the gains can be compared.
     """
 
     data: str
@@ -56,6 +56,9 @@ class Row:
     probe_gain: float | None = None
     probe_gain_low: float | None = None
     probe_gain_high: float | None = None
+    start_gain: float | None = None
+    start_gain_low: float | None = None
+    start_gain_high: float | None = None
     interval_over: str = ""
 
 
@@ -100,12 +103,14 @@ def _row(
 ) -> Row:
     data, source, share, method, lam = key
     mean, std = mean_std([report.metrics.get("top1") for report in group])
-    compared = groups.get((data, source, share, BASELINE, None), [])
-    baseline, _ = mean_std([report.metrics.get("top1") for report in compared])
-    probed = groups.get((data, source, share, PROBE, None), []) if method != PROBE else []
-    probe, _ = mean_std([report.metrics.get("top1") for report in probed])
-    ahead = _interval(group, compared, right) if method != BASELINE else None
-    of_probe = _interval(group, probed, right)
+    gains, over = {}, ""
+    for name, other in (("gain", BASELINE), ("probe_gain", PROBE), ("start_gain", START)):
+        is_asked = {PROBE: method != PROBE, START: method.startswith(f"{START}+")}.get(other, True)
+        beside = groups.get((data, source, share, other, None), []) if is_asked else []
+        interval = _interval(group, beside, right) if method != other else None
+        points = minus(mean, mean_std([report.metrics.get("top1") for report in beside])[0])
+        gains |= gain_fields(name, points, interval)
+        over = over or (interval.over if interval else "")
     printed = None if share is None else paper.number(data, method, share, source)
     printed_baseline = None if share is None else paper.number(data, BASELINE, share, source)
     block = object_block(groups.get((data, source, None, SOURCE, None), []))
@@ -130,9 +135,8 @@ def _row(
         object_share_std=looked[1],
         jaccard=matched[0],
         jaccard_std=matched[1],
-        **gain_fields("gain", minus(mean, baseline), ahead),
-        **gain_fields("probe_gain", minus(mean, probe), of_probe),
-        interval_over=next((interval.over for interval in (ahead, of_probe) if interval), ""),
+        interval_over=over,
+        **gains,
     )
 
 
@@ -215,6 +219,13 @@ def machine_differences(reports: Iterable[Report]) -> list[str]:
 def text_table(table: Sequence[Row]) -> TextTable:
     """Return the rows as text; data set and number of seeds are hidden where they are the same in all."""
     seeds = ["" if row.method == SOURCE else str(row.num_seeds) for row in table]
+    gains = {
+        title: [
+            signed(getattr(row, n), within=(getattr(row, f"{n}_low"), getattr(row, f"{n}_high")))
+            for row in table
+        ]
+        for title, n in (("gain", "gain"), ("beside the probe", "probe_gain"), ("beside LP-FT", "start_gain"))
+    }
     columns = {
         "data": [row.data for row in table],
         "source": [row.source for row in table],
@@ -224,12 +235,9 @@ def text_table(table: Sequence[Row]) -> TextTable:
         "seeds": seeds,
         "top-1": [number(row.top1, std=row.std) for row in table],
         "gain": [
-            "" if row.method == BASELINE else signed(row.gain, within=(row.gain_low, row.gain_high))
-            for row in table
+            "" if row.method == BASELINE else gain for row, gain in zip(table, gains.pop("gain"), strict=True)
         ],
-        "beside the probe": [
-            signed(row.probe_gain, within=(row.probe_gain_low, row.probe_gain_high)) for row in table
-        ],
+        **gains,
         "paper": [number(row.paper) for row in table],
         "paper's gain": [signed(None if row.method == BASELINE else row.paper_gain) for row in table],
         "ours − paper": [signed(row.difference) for row in table],
