@@ -103,7 +103,7 @@ def test_gains_below_zero_are_shown_so() -> None:
 
 # Ours
 
-COMPARISONS = ("compare-near", "compare-far", "compare-lam")
+COMPARISONS = ("compare-near", "compare-far", "compare-lam", "compare-decay")
 
 
 @pytest.mark.parametrize("name", [*TABLES, *COMPARISONS])
