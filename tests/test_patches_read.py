@@ -188,6 +188,56 @@ def test_a_random_source_cannot_be_remembered(images: Tensor) -> None:
             reg.penalty(views=range(4))
 
 
+class Moves(nn.Module):
+    """Has the tokens, or pictures, in another order that is always the same, in training or ever."""
+
+    def __init__(self, what: str, is_patches: bool) -> None:
+        super().__init__()
+        self.what, self.is_patches = what, is_patches
+        self.order = torch.randperm(16, generator=torch.Generator().manual_seed(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.what == "pictures":
+            return x.roll(1, 0)
+        return x[:, self.order] if self.is_patches else torch.cat([x[:, :1], x[:, 1:][:, self.order]], 1)
+
+
+@pytest.mark.parametrize("target", ["attn_logits", "features"])
+@pytest.mark.parametrize("what", ["pictures", "patches"])
+@pytest.mark.parametrize("place", ["patch_embed", "pos_drop"])
+def test_a_fixed_order_of_the_model_alone(place: str, what: str, target: str, images: Tensor) -> None:
+    model, source = make_vit().train(), make_vit()
+    source.load_state_dict(model.state_dict())
+    moves = Moves(what, is_patches=place == "patch_embed")
+    getattr(model, place).register_forward_hook(lambda _m, _a, out: moves(out))
+    with vitreg.attach(model, source, target) as reg:
+        model(images)
+        with refuses(MismatchError, "in one order", "another patch", "another picture"):
+            reg.penalty()
+
+
+@pytest.mark.parametrize("size", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("scale", [1e-3, 30.0])
+def test_pictures_that_are_alike_and_a_stem_that_differs_are_no_shuffle(
+    size: float, scale: float, images: Tensor
+) -> None:
+    model = make_vit(drop_rate=0.1 if size else 0.0).train()
+    twice = images[:2].repeat(2, 1, 1, 1)
+    bordered = images.clone()
+    bordered[..., :20] = 1
+    checked = torch.zeros_like(images)
+    checked[..., ::2] = torch.arange(4)[:, None, None, None]
+    for batch in (twice, bordered, checked, torch.zeros_like(images), images[:1]):
+        source = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in source.patch_embed.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=size).mul_(scale)
+        for dtype in (torch.bfloat16, torch.float32):
+            with vitreg.attach(model, source) as reg, torch.autocast("cpu", dtype, dtype != torch.float32):
+                model(batch)
+                assert reg.penalty() >= 0
+
+
 def test_alike_tokens_have_no_order(images: Tensor) -> None:
     model = make_vit(pos_embed="none").train()
     with vitreg.attach(model) as reg:

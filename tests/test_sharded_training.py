@@ -28,18 +28,21 @@ class Shift(vitreg.ParameterPenalty):
         return sum((p - s).square().sum() for p, s in zip(parameters, start, strict=True))
 
 
-def _ddp(rank: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    model, source = make_pair()
-    ddp = nn.parallel.DistributedDataParallel(model)
+def _ddp(rank: int) -> list[tuple[dict[str, Tensor], dict[str, Tensor]]]:
     x, y = batch()
     part = slice(rank * 2, rank * 2 + 2)
-    with vitreg.attach(ddp, source, SHARDABLE) as reg:
-        (F.cross_entropy(ddp(x[part]), y[part]) + reg.penalty()).backward()
-        ours = gradients(model), reg.terms
-        ddp(x[: 2 + rank])
-        with pytest.raises(vitreg.ArgumentError, match=r"found \(2, 192\), \(3, 192\)"):
-            reg.penalty()
-    return ours
+    found = []
+    for is_static in (False, True):
+        model, source = make_pair()
+        model.set_grad_checkpointing(is_static)
+        ddp = nn.parallel.DistributedDataParallel(model, static_graph=is_static)
+        with vitreg.attach(ddp, source, SHARDABLE) as reg:
+            (F.cross_entropy(ddp(x[part]), y[part]) + reg.penalty()).backward()
+            found.append((gradients(model), reg.terms))
+            ddp(x[: 2 + rank])
+            with pytest.raises(vitreg.ArgumentError, match=r"found \(2, 192\), \(3, 192\)"):
+                reg.penalty()
+    return found
 
 
 @pytest.mark.slow
@@ -48,13 +51,14 @@ def test_ddp_with_two_processes(tmp_path: Path) -> None:
     x, y = batch()
     with vitreg.attach(model, source, SHARDABLE) as reg:
         (F.cross_entropy(model(x), y) + reg.penalty()).backward()
-    (first, first_terms), (second, second_terms) = in_two_processes(_ddp, tmp_path)
-    for found in (first, second):
-        assert_same(found, gradients(model), rtol=1e-4, atol=1e-6)
-    for name, value in reg.terms.items():  # shares of equal size: their mean is the penalty of the whole
-        torch.testing.assert_close((first_terms[name] + second_terms[name]) / 2, value)
-    assert first_terms["bss"] == second_terms["bss"]
-    assert first_terms["attn_logits"] != second_terms["attn_logits"]
+    each = in_two_processes(_ddp, tmp_path)
+    for (first, first_terms), (second, second_terms) in zip(*each, strict=True):
+        for found in (first, second):
+            assert_same(found, gradients(model), rtol=1e-4, atol=1e-6)
+        for name, value in reg.terms.items():  # shares of equal size: their mean is the penalty of the whole
+            torch.testing.assert_close((first_terms[name] + second_terms[name]) / 2, value)
+        assert first_terms["bss"] == second_terms["bss"]
+        assert first_terms["attn_logits"] != second_terms["attn_logits"]
 
 
 def _fsdp(rank: int) -> list[dict[str, Tensor]]:
