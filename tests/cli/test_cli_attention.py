@@ -280,7 +280,7 @@ def test_what_was_there_stays_if_drawing_fails(refused, monkeypatch) -> None:
 
 def test_grey_and_transparent_pictures_have_three_channels() -> None:
     Image.new("L", (20, 20), 100).save("grey.png")
-    Image.new("RGBA", (20, 20), (1, 2, 3, 4)).save("clear.png")
+    Image.new("RGBA", (20, 20), (1, 2, 3, 99)).save("clear.png")
     pictures = [read_picture(Path(name)) for name in ("grey.png", "clear.png")]
     shown, images = as_the_model_sees(pictures, timm.create_model(MODEL), 32)
     assert shown.dtype == torch.uint8

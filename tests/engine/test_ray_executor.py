@@ -85,7 +85,7 @@ def test_task_on_a_node(indexed: Path, weights: Path, tmp_path: Path) -> None:
             assert report() is None
         assert report() == expected
     there = sorted(path.name for path in folder.iterdir())
-    assert there == ["DONE", "lock", "predictions.csv", "report.json"]
+    assert there == ["DONE", "lock", "predictions.csv", "report.json", "train.csv"]
     with pytest.raises(InputError, match=f"locks in --out {out} do not hold on"):
         report()
 

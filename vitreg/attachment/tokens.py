@@ -101,7 +101,7 @@ def _are_found_elsewhere(ours: Tensor, theirs: Tensor, chosen: Tensor) -> Tensor
             torch.cdist(some, known.flatten(0, 1)).amin(1),
             some.norm(dim=1),
         )
-        is_elsewhere = nearest < 0.05 * torch.minimum(own, size)
+        is_elsewhere = (own > 0.01 * size) & (nearest < 0.05 * torch.minimum(own, size))  # no rounding
         says_something = size > 1e-4 * ours.norm(dim=2).mean()  # others are alike in all pictures
         found.append(is_elsewhere[says_something].float().mean() > 0.5)  # of none it is no number
     return found[0] | found[1]

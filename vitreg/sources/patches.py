@@ -33,13 +33,18 @@ def check_patches_stay(tower: Tower, images: Tensor, autocast: Autocast | None, 
     width = images.shape[-1] // 2
     one, other = images[-1:], images[:1] if len(images) > 1 else images.flip(-1)
     three = torch.cat([one, other, torch.cat([one[..., :width], other[..., width:]], -1)])
-    tokens = _entering(tower, three, autocast, more)
     grid = grid_of(tower, (images.shape[-2], images.shape[-1]))
-    if tokens is None or tokens.dim() != 3 or tokens.is_meta or grid is None:
+    if grid is None:
         return
-    first, second, mixed = (tokens if tower.batch_first else tokens.transpose(0, 1)).float().unbind()
-    if len(mixed) != tower.num_prefix_tokens + grid[0] * grid[1]:  # which is an error of its own
+    shape = 3, tower.num_prefix_tokens + grid[0] * grid[1]
+    entering = _entering(tower, three, autocast, more)
+    values = [
+        v if tower.batch_first else v.transpose(0, 1) for v in entering if v.dim() == 3 and not v.is_meta
+    ]
+    tokens = next((value for value in values if value.shape[:2] == shape), None)
+    if tokens is None:  # another number is an error of its own
         return
+    first, second, mixed = tokens.float().unbind()
     half = len(mixed) // 2
     elsewhere = [
         _are_elsewhere(mixed[part], part.start, first, second) for part in (slice(0, half), slice(half, None))
@@ -58,8 +63,8 @@ def _are_elsewhere(tokens: Tensor, place: int, first: Tensor, second: Tensor) ->
     return distances.diagonal(place) > 3 * distances.amin(1) + 1e-3 * distances.mean()
 
 
-def _entering(tower: Tower, images: Tensor, autocast: Autocast | None, more: Arguments) -> Tensor | None:
-    """Return the tokens that enter the first block, or None where that cannot be seen."""
+def _entering(tower: Tower, images: Tensor, autocast: Autocast | None, more: Arguments) -> list[Tensor]:
+    """Return the tensors that enter the first block, or nothing where that cannot be seen."""
     found: list[Tensor] = []
 
     def stop(delivered: Any) -> None:
@@ -74,4 +79,4 @@ def _entering(tower: Tower, images: Tensor, autocast: Autocast | None, more: Arg
             tower.module(images, *args, **kwargs)
     finally:
         hooks.remove()
-    return found[0] if found else None
+    return found

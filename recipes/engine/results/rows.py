@@ -103,7 +103,8 @@ def _row(
 ) -> Row:
     data, source, share, method, lam = key
     mean, std = mean_std([report.metrics.get("top1") for report in group])
-    gains, over = {}, ""
+    gains: dict[str, float | None] = {}
+    over = ""
     for name, other in (("gain", BASELINE), ("probe_gain", PROBE), ("start_gain", START)):
         is_asked = {PROBE: method != PROBE, START: method.startswith(f"{START}+")}.get(other, True)
         beside = groups.get((data, source, share, other, None), []) if is_asked else []

@@ -278,5 +278,5 @@ def test_a_model_whose_head_is_not_linear_is_refused_before_training(tmp_path: P
     model = create(3, 0.0)
     model.head = nn.Sequential(nn.Flatten(), nn.Conv1d(1, 1, 1))
     with pytest.raises(InputError, match="LP-FT cannot be used with tiny: Expected a linear head"):
-        _check_method(model, "LP-FT", None, "tiny")
-    _check_method(model, "fine-tune", None, "tiny")
+        _check_method(model, "LP-FT", None, "tiny", 1.0)
+    _check_method(model, "fine-tune", None, "tiny", 1.0)
