@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from engine.results.intervals import picture_interval
+from engine.results.intervals import gain_cells, picture_interval
 from engine.results.points import as_png
 from vitreg.plot.curves import curve
 from vitreg.plot.style import looks, panels, plain
-from vitreg.train.basics.tables import TextTable, ends_of, number, signed
+from vitreg.train.basics.tables import TextTable, ends_of, number
 from vitreg.train.runs.report import Configuration
 
 
@@ -125,7 +125,7 @@ def text_table(rows: Sequence[ForgottenRow]) -> TextTable:
         "seeds": [str(row.num_seeds) for row in rows],
         "new top-1": [number(row.top1, std=row.std) for row in rows],
         "old top-1": [number(row.old_top1) for row in rows],
-        "lost": [signed(row.lost, within=(row.lost_low, row.lost_high)) for row in rows],
+        "lost": gain_cells(rows, "lost"),
         "neighbours": [number(row.neighbours) for row in rows],
         "CKA": [number(row.cka, digits=2) for row in rows],
         "drift": [number(row.drift, digits=3) for row in rows],

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
+from vitreg.train.basics.tables import signed
+
 RESAMPLES, AT_ONCE = 2000, 100
 """Draws of the bootstrap, and how many are held in memory at a time."""
 
@@ -28,6 +30,14 @@ def gain_fields(name: str, points: float | None, interval: Interval | None) -> d
     """Return a difference and its interval as three fields of a row: NAME, NAME_low and NAME_high."""
     low, high = (interval.low, interval.high) if interval else (None, None)
     return {name: points, f"{name}_low": low, f"{name}_high": high}
+
+
+def gain_cells(rows: Sequence[object], name: str) -> list[str]:
+    """Return the difference of each row with its interval as text, from the fields of `gain_fields`."""
+    return [
+        signed(getattr(row, name), within=(getattr(row, f"{name}_low"), getattr(row, f"{name}_high")))
+        for row in rows
+    ]
 
 
 def picture_interval(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from engine.results.intervals import Interval, gain_fields, picture_interval, seed_interval
+from engine.results.intervals import Interval, gain_cells, gain_fields, picture_interval, seed_interval
 from engine.results.paper import PaperTable
 from vitreg.train.basics.tables import TextTable, ends_of, number, signed
 from vitreg.train.data.subset import Share
@@ -220,13 +220,6 @@ def machine_differences(reports: Iterable[Report]) -> list[str]:
 def text_table(table: Sequence[Row]) -> TextTable:
     """Return the rows as text; data set and number of seeds are hidden where they are the same in all."""
     seeds = ["" if row.method == SOURCE else str(row.num_seeds) for row in table]
-    gains = {
-        title: [
-            signed(getattr(row, n), within=(getattr(row, f"{n}_low"), getattr(row, f"{n}_high")))
-            for row in table
-        ]
-        for title, n in (("gain", "gain"), ("beside the probe", "probe_gain"), ("beside LP-FT", "start_gain"))
-    }
     columns = {
         "data": [row.data for row in table],
         "source": [row.source for row in table],
@@ -235,10 +228,11 @@ def text_table(table: Sequence[Row]) -> TextTable:
         "λ": ["" if row.lam is None else f"{row.lam:g}" for row in table],
         "seeds": seeds,
         "top-1": [number(row.top1, std=row.std) for row in table],
+        "beside the probe": gain_cells(table, "probe_gain"),
+        "beside LP-FT": gain_cells(table, "start_gain"),
         "gain": [
-            "" if row.method == BASELINE else gain for row, gain in zip(table, gains.pop("gain"), strict=True)
+            "" if r.method == BASELINE else c for r, c in zip(table, gain_cells(table, "gain"), strict=True)
         ],
-        **gains,
         "paper": [number(row.paper) for row in table],
         "paper's gain": [signed(None if row.method == BASELINE else row.paper_gain) for row in table],
         "ours − paper": [signed(row.difference) for row in table],

@@ -7,9 +7,16 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from engine.results.intervals import Interval, gain_fields, picture_interval, worst_interval, worst_top1
+from engine.results.intervals import (
+    Interval,
+    gain_cells,
+    gain_fields,
+    picture_interval,
+    worst_interval,
+    worst_top1,
+)
 from engine.results.rows import PROBE, mean_std
-from vitreg.train.basics.tables import TextTable, ends_of, number, signed
+from vitreg.train.basics.tables import TextTable, ends_of, number
 from vitreg.train.runs.report import Configuration
 from vitreg.train.training.methods import BASELINE
 
@@ -162,10 +169,7 @@ def text_table(rows: Sequence[ShiftRow]) -> TextTable:
         "top-1": [f"{row.top1:.1f} [{number(row.low)}, {number(row.high)}]" for row in rows],
     }
     for title, name in (("gain", "gain"), ("beside the probe", "probe_gain"), ("change", "change")):
-        columns[title] = [
-            signed(getattr(row, name), within=(getattr(row, f"{name}_low"), getattr(row, f"{name}_high")))
-            for row in rows
-        ]
+        columns[title] = gain_cells(rows, name)
     columns["on object"] = [number(row.object_share) for row in rows]
     hidden = [name for name in ("data", "trained on", "seeds", "pictures") if len(set(columns[name])) == 1]
     groups = [(row.data, row.source, row.share, row.tested_on) for row in rows]
