@@ -127,6 +127,19 @@ def test_a_damaged_folder_is_an_error(
         penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
 
 
+def test_any_flipped_bit_of_the_facts_is_an_error(
+    pair: tuple[nn.Module, nn.Module], pictures: Tensor, tmp_path: Path
+) -> None:
+    model, source = pair
+    penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
+    (path,) = tmp_path.glob("*/facts.json")
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(vitreg.StateError, match="Delete it, or choose another path"):
+            penalty(model, vitreg.CachedSource(source, SIZE, path=tmp_path), pictures[:4], range(4))
+
+
 def test_a_path_that_cannot_be_written_is_an_error(vit: Factory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(vitreg.StateError, match="choose another path"):

@@ -165,27 +165,27 @@ def run_all(root: Path, num_kills: int) -> Counter[str]:
     out = root / "whole"
     for path in one_of_each_kind(out):
         content = path.read_bytes()
-        kind, changed = chance.choice(sorted(torn(content).items()))
-        path.write_bytes(changed)
-        if "readings" in path.parts:  # which only a training reads
-            for run in out.glob("*/DONE"):
-                shutil.rmtree(run.parent)
-        code = wait(start_on(out), None)
-        said = log.read_text()
-        assert code in (0, 2), f"exit code {code} after {path} {kind}: {said}"
-        if code == 2:
-            assert "Traceback" not in said
-            assert path.name in said or path.parent.name in said, said
-            did["torn and refused"] += 1
-            path.write_bytes(content)
-            assert wait(start_on(out), None) == 0, log.read_text()
-        elif path.suffix == ".safetensors" and path.read_bytes() == changed:
-            # A model that is not delivered is not read; whoever reads it looks, as the refusals show.
-            did["torn and not read"] += 1
-            path.write_bytes(content)
-        else:
-            did["torn and made again"] += 1
-        assert files_of(out) == whole, f"{path} {kind}"
+        for kind, changed in sorted(torn(content).items()):
+            path.write_bytes(changed)
+            if "readings" in path.parts:  # which only a training reads
+                for run in out.glob("*/DONE"):
+                    shutil.rmtree(run.parent)
+            code = wait(start_on(out), None)
+            said = log.read_text()
+            assert code in (0, 2), f"exit code {code} after {path} {kind}: {said}"
+            if code == 2:
+                assert "Traceback" not in said
+                assert path.name in said or path.parent.name in said, said
+                did["torn and refused"] += 1
+                path.write_bytes(content)
+                assert wait(start_on(out), None) == 0, log.read_text()
+            elif path.suffix == ".safetensors" and path.read_bytes() == changed:
+                # A model that is not delivered is not read; whoever reads it looks, as the refusals show.
+                did["torn and not read"] += 1
+                path.write_bytes(content)
+            else:
+                did["torn and made again"] += 1
+            assert files_of(out) == whole, f"{path} {kind}"
     return did
 
 

@@ -180,9 +180,10 @@ class CachedSource(FrozenSource):
         folder = self._folder(key)
         if folder is None or not folder.exists():
             return None
-        shapes = facts_in(folder).get("shapes")
-        if not isinstance(shapes, list):
-            raise unusable(folder, ValueError("its facts name no shapes"))
+        found = facts_in(folder)
+        shapes = found.pop("shapes", None)
+        if not isinstance(shapes, list) or found != json.loads(json.dumps(self._facts(key))):
+            raise unusable(folder, ValueError("its facts are not those that its name stands for"))
         return RowCache(self.size, shapes, self.dtype, torch.device("cpu"), folder=folder)
 
     def _made(self, key: tuple[Any, ...], values: Sequence[Tensor], images: Tensor) -> RowCache:
