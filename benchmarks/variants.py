@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +46,18 @@ def attached(target: Any, **options: Any) -> Make:
         return Variant(model, lambda kept, images: attachment.penalty())
 
     return make
+
+
+def without_fused_attention(make: Make) -> Make:
+    """Return what makes the same step of a model and a source whose attention timm does not fuse."""
+
+    def make_unfused(setting: Setting) -> Variant:
+        source = copy.deepcopy(rivals.plain_timm(setting.source))
+        for block in source.blocks:
+            block.attn.fused_attn = False
+        return make(replace(setting, source=source))
+
+    return make_unfused
 
 
 def projected(projection: Any) -> Make:
@@ -116,6 +130,10 @@ def _refuse_odd(setting: Setting) -> None:
 
 VARIANTS: dict[str, Entry] = {
     "plain": Entry(lambda setting: Variant(setting.model())),
+    "plain without fused attention": Entry(without_fused_attention(lambda setting: Variant(setting.model()))),
+    "GTA without fused attention": Entry(
+        without_fused_attention(attached("attn_logits")), baseline="plain without fused attention"
+    ),
     "reading alone": Entry(_reading_alone),
     "GTA": Entry(attached("attn_logits")),
     "GTA, remembered source": Entry(_remembered_source),
