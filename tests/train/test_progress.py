@@ -49,8 +49,8 @@ def test_bar_percentage_and_time_left_fit_any_terminal(width: int, monkeypatch: 
         progress.start_run(
             "a-folder-with-a-very-long-name: LP-FT+msa-output+TransMix λ=10, fold1of2, seed 0" * 2
         )
-        clock[0] = 3000.0
-        progress.advance(50)
+        for clock[0] in (0.0, 1500.0, 3000.0):
+            progress.advance(0 if clock[0] == 0 else 25)
         progress._bars.refresh()
         progress.advance(1)
     assert isinstance(console.file, io.StringIO)
@@ -60,6 +60,29 @@ def test_bar_percentage_and_time_left_fit_any_terminal(width: int, monkeypatch: 
     assert shown.count("━") >= 6
     assert "run 1 of 12" in shown
     assert max(len(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)) for line in lines) <= width
+
+
+def test_time_left_is_that_of_steps_and_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    with Progress(Console(file=io.StringIO(), force_terminal=False)) as progress:
+        progress.begin(2 * 300 * 96, num_runs=2, num_finished=0)
+        for run, earlier in enumerate((0, 100)):  # the second goes on after 100 steps
+            progress.start_run("birds: GTA")
+            clock[0] += 60
+            for _ in range(earlier):  # which are told at once
+                progress.advance(96)
+            progress.begin_steps()
+            for step in range(earlier, 300):
+                clock[0] += 20 if step == earlier else 3
+                progress.advance(96)
+                if run == step == 0:
+                    assert progress.left == ""  # 80 s for one step are no 13 hours for 600
+                else:
+                    steps, starts = 600 - 300 * run - step - 1, 1 - run
+                    assert progress.left == f"about {duration(3 * steps + (60 + 20) * starts)} left"
+            progress.finish_run("birds: GTA", {}, clock[0])
+    assert progress.left == "about 0 s left"
 
 
 def test_bars_on_a_terminal() -> None:
@@ -75,4 +98,3 @@ def test_bars_on_a_terminal() -> None:
     shown = console.file.getvalue()
     assert "run 1 of 1 · birds" in shown
     assert "50%" in shown
-    assert "left" in shown

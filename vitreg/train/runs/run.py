@@ -69,6 +69,7 @@ def complete(run: Run, place: Workplace) -> Report:
             run,
             accelerator=place.accelerator,
             workers=place.workers,
+            on_start=place.progress.begin_steps,
             on_step=lambda: place.progress.advance(pictures),
             on_entry=tell,
             checkpoints=checkpoints,
@@ -173,6 +174,7 @@ def trained_model(
     *,
     accelerator: Accelerator,
     workers: int,
+    on_start: Callable[[], None] = lambda: None,
     on_step: Callable[[], None] = lambda: None,
     on_entry: Callable[[Entry], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
@@ -181,8 +183,9 @@ def trained_model(
 ) -> tuple[nn.Module, list[Entry]]:
     """Return the run's model, trained, and the training's log; the source is returned as it is.
 
-    `on_probe` is told of the linear probe whose head the method starts from, or is. What a source reads of a
-    finite number of views is kept in the folder `readings`, in memory without one.
+    `on_start`, `on_step` and `on_entry` are told what `train` says. `on_probe` is told of the linear probe
+    whose head the method starts from, or is. What a source reads of a finite number of views is kept in the
+    folder `readings`, in memory without one.
     """
     c, task = run.configuration, run.task
     model = start_model(run, accelerator=accelerator, on_probe=on_probe)
@@ -215,6 +218,7 @@ def trained_model(
         accelerator=accelerator,
         workers=workers,
         measure=Measurement(c.measure_every, measure) if c.measure_every else None,
+        on_start=on_start,
         on_step=on_step,
         on_entry=on_entry,
         checkpoints=checkpoints,

@@ -50,6 +50,7 @@ def train(
     workers: int = 0,
     measure: Measurement | None = None,
     readings: Path | None = None,
+    on_start: Callable[[], None] = lambda: None,
     on_step: Callable[[], None] = lambda: None,
     on_entry: Callable[[Entry], None] = lambda entry: None,
     checkpoints: Checkpoints | None = None,
@@ -58,9 +59,9 @@ def train(
 
     The source of a method is the model as it comes in, and nothing of the method stays on it afterwards. With
     `checkpoints` the training goes on from the last one, to the same weights and log as if it had never been
-    interrupted; `on_step` and `on_entry` are told of the steps and the entries before it, too. `measure` adds
-    what it measures to the log, now and then and after the last step. What a source reads of a finite number
-    of views is kept in the folder `readings`.
+    interrupted; `on_step` and `on_entry` are told of the steps and the entries before it, too, and `on_start`
+    that the others begin. `measure` adds what it measures to the log, now and then and after the last step.
+    What a source reads of a finite number of views is kept in the folder `readings`.
 
     Several processes train one model: each takes an equal slice of every batch, and the log has the means
     over them, so that weights and log are those of one process up to rounding. This does not hold where
@@ -111,6 +112,7 @@ def train(
             checkpoint_blocks(model)
         with parallel(model, accelerator) as replica:
             passes = Step(model, replica, applied, accelerator, hyper, training.micro_batch)
+            on_start()
             for drawn in loader(task, batches, hyper, accelerator=accelerator, workers=workers):
                 step, is_first = training.step, training.step == batches.first
                 schedule.step_update(step)
