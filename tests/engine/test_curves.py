@@ -103,7 +103,8 @@ def test_course_as_a_table() -> None:
     assert table.columns["top-1"][4] == "41.0 ± 1.4"
     assert table.columns["on object"][:2] == ["41.0 ± 1.4", "60.5 ± 0.7"]
     assert set(table.columns["seeds"]) == {"2"}
-    assert list(table.ends) == [7]
+    drawn = table.rich()
+    assert [place for place, row in enumerate(drawn.rows) if row.end_section] == [7]
 
 
 def test_course_as_csv() -> None:

@@ -81,5 +81,6 @@ def test_sources_are_rows_of_their_own() -> None:
     table = text_table(rows)
     assert table.columns["source"] == ["", "", "other", "other"]
     assert "change" not in table.columns
-    assert list(table.ends) == [1, 3]
+    drawn = table.rich()
+    assert [place for place, row in enumerate(drawn.rows) if row.end_section] == [1, 3]
     assert any(said.startswith("pets from other: on object") for said in notes(rows))

@@ -175,7 +175,7 @@ def test_the_table_is_a_pure_function_of_the_runs() -> None:
 
 def test_csv_is_unrounded_and_complete() -> None:
     table = rows(reports(), PAPER)
-    read = list(csv.DictReader(io.StringIO(csv_of(Row, table))))
+    read = list(csv.DictReader(io.StringIO(csv_of(list(map(vars, table))))))
     assert list(read[0]) == [field.name for field in dataclasses.fields(Row)]
     assert float(read[1]["std"]) == table[1].std
     assert read[0]["top1"] == ""

@@ -22,6 +22,7 @@ from torch import Tensor
 from engine.data.backgrounds import fill_holes, widen
 from vitreg.errors import InputError
 from vitreg.files import lock, prepare_out, sha256_of
+from vitreg.train.basics.tables import csv_text
 from vitreg.train.data.reading import read_objects
 from vitreg.train.data.samples import Folder, Sample
 
@@ -105,8 +106,7 @@ def _write(folder: Folder, place: Path, rate: float) -> None:
             Image.fromarray(outline).save(place / f"{name}.png")
             label, usual = folder.classes[pool.labels[own]], "yes" if kind == pool.labels[own] else "no"
             rows.append([f"{name}.jpg", label, split, f"{name}.png", f"brightness {kind}", usual, own])
-    with open(place / "index.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *rows])
+    (place / "index.csv").write_text(csv_text([COLUMNS, *rows]), encoding="utf-8", newline="")
 
 
 class _Pool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engine.results.rows import mean_std, object_block
-from engine.results.run_lines import csv_lines, line_of, percentages
-from vitreg.train.basics.tables import TextTable, ends_of, number
+from engine.results.rows import WORDS, mean_std, object_block
+from engine.results.run_lines import line_of, percentages
+from vitreg.train.basics.tables import TextTable, csv_of, number
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import SOURCE
 
@@ -52,9 +52,7 @@ def course_table(reports: Sequence[Report], labels: Mapping[str, str]) -> TextTa
         "on object": [mean(key, f"object_share/{blocks.get(key[:2])}", 100) for key in order],
         "drift": [mean(key, "drift", 100) for key in order],
     }
-    return TextTable(
-        columns, ("data", "source", "trained on", "method"), ("data",), ends_of([key[:3] for key in order])
-    )
+    return TextTable(columns, WORDS, brief=("data",), groups=("data", "source", "trained on"))
 
 
 def course_csv(reports: Sequence[Report]) -> str:
@@ -72,4 +70,4 @@ def course_csv(reports: Sequence[Report]) -> str:
                     "drift": drift,
                 }
                 lines.append({**run, "step": int(entry["step"]) + 1, **measured})
-    return csv_lines(lines)
+    return csv_of(lines)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from engine.results.intervals import gain_cells, picture_interval
 from engine.results.points import as_png
+from engine.results.rows import WORDS, first_columns, mean_std
 from vitreg.plot.curves import curve
 from vitreg.plot.style import looks, panels, plain
-from vitreg.train.basics.tables import TextTable, ends_of, number
+from vitreg.train.basics.tables import TextTable, number
 from vitreg.train.runs.report import Configuration
 
 
@@ -84,7 +85,8 @@ def forgotten_rows(found: Sequence[Forgotten], labels: Mapping[str, str]) -> lis
     rows = []
     for key, group in _groups(found, labels).items():
         top1 = [one.top1 for one in group]
-        now, before = ({one.configuration.seed: side(one) for one in group} for side in (_right, _source))
+        now = {one.configuration.seed: one.right for one in group}
+        before = {one.configuration.seed: one.source for one in group}
         interval = picture_interval(now, before)
         assert interval is not None
         old, source = (100 * fmean(map(fmean, side.values())) for side in (now, before))
@@ -93,7 +95,7 @@ def forgotten_rows(found: Sequence[Forgotten], labels: Mapping[str, str]) -> lis
                 *key,
                 num_seeds=len(group),
                 top1=fmean(top1),
-                std=stdev(top1) if len(top1) > 1 else None,
+                std=mean_std(top1)[1],
                 old_top1=old,
                 lost=old - source,
                 lost_low=interval.low,
@@ -106,23 +108,10 @@ def forgotten_rows(found: Sequence[Forgotten], labels: Mapping[str, str]) -> lis
     return rows
 
 
-def _right(one: Forgotten) -> Sequence[bool]:
-    return one.right
-
-
-def _source(one: Forgotten) -> Sequence[bool]:
-    return one.source
-
-
 def text_table(rows: Sequence[ForgottenRow]) -> TextTable:
     """Return the rows as text."""
     columns = {
-        "data": [row.data for row in rows],
-        "source": [row.source for row in rows],
-        "trained on": [row.share for row in rows],
-        "method": [row.method for row in rows],
-        "λ": ["" if row.lam is None else f"{row.lam:g}" for row in rows],
-        "seeds": [str(row.num_seeds) for row in rows],
+        **first_columns(rows),
         "new top-1": [number(row.top1, std=row.std) for row in rows],
         "old top-1": [number(row.old_top1) for row in rows],
         "lost": gain_cells(rows, "lost"),
@@ -130,9 +119,7 @@ def text_table(rows: Sequence[ForgottenRow]) -> TextTable:
         "CKA": [number(row.cka, digits=2) for row in rows],
         "drift": [number(row.drift, digits=3) for row in rows],
     }
-    hidden = [name for name in ("data", "trained on", "seeds") if len(set(columns[name])) == 1]
-    groups = [(row.data, row.source, row.share) for row in rows]
-    return TextTable(columns, ("data", "source", "trained on", "method"), hidden, ends_of(groups))
+    return TextTable(columns, WORDS, ("data", "trained on", "seeds"), ("data", "source", "trained on"))
 
 
 def notes(num_pictures: int) -> list[str]:

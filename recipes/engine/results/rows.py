@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from engine.results.intervals import Interval, gain_cells, gain_fields, picture_interval, seed_interval
 from engine.results.paper import PaperTable
-from vitreg.train.basics.tables import TextTable, ends_of, number, signed
+from vitreg.train.basics.tables import TextTable, number, signed
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
 from vitreg.wording import listed
 
-_WORDS = ("data", "source", "trained on", "method")
+WORDS = ("data", "source", "trained on", "tested on", "method")
+"""The columns of words in all tables."""
+
 PROBE, START = "linear-probe", "LP-FT"
 
 Right = Callable[[Report], Sequence[bool] | None]
@@ -194,15 +197,21 @@ def notes(table: Sequence[Row]) -> list[str]:
         said.append(
             "paper: the mean over the paper's five data sets, which are other pictures: compare the gains."
         )
+    jaccard = (
+        "; Jaccard: of the object and the patches that hold 60 % of a head's attention there, best head of "
+        "each picture"
+    )
+    return said + object_notes(table, jaccard)
+
+
+def object_notes(table: Sequence[Any], beside: str = "") -> list[str]:
+    """Return for each data set and source what the attention on the object is, and `beside` it."""
     blocks = {(row.data, row.source): row.block for row in table if row.block is not None}
-    for (data, source), block in blocks.items():
-        where = f"{data} from {source}" if source else data
-        said.append(
-            f"{where}: on object: share of the [CLS] attention on the object in block {block} (counted from "
-            "0), where the source looks at it most; Jaccard: of the object and the patches that hold 60 % of "
-            "a head's attention there, best head of each picture."
-        )
-    return said
+    return [
+        f"{data}{f' from {source}' if source else ''}: on object: share of the [CLS] attention on the object "
+        f"in block {block} (counted from 0), where the source looks at it most{beside}."
+        for (data, source), block in blocks.items()
+    ]
 
 
 def machine_differences(reports: Iterable[Report]) -> list[str]:
@@ -218,15 +227,9 @@ def machine_differences(reports: Iterable[Report]) -> list[str]:
 
 
 def text_table(table: Sequence[Row]) -> TextTable:
-    """Return the rows as text; data set and number of seeds are hidden where they are the same in all."""
-    seeds = ["" if row.method == SOURCE else str(row.num_seeds) for row in table]
+    """Return the rows as text."""
     columns = {
-        "data": [row.data for row in table],
-        "source": [row.source for row in table],
-        "trained on": [row.share for row in table],
-        "method": [row.method for row in table],
-        "λ": ["" if row.lam is None else f"{row.lam:g}" for row in table],
-        "seeds": seeds,
+        **first_columns(table),
         "top-1": [number(row.top1, std=row.std) for row in table],
         "beside the probe": gain_cells(table, "probe_gain"),
         "beside LP-FT": gain_cells(table, "start_gain"),
@@ -239,6 +242,16 @@ def text_table(table: Sequence[Row]) -> TextTable:
         "on object": [number(row.object_share, std=row.object_share_std) for row in table],
         "Jaccard": [number(row.jaccard, std=row.jaccard_std) for row in table],
     }
-    hidden = [name for name in ("data", "seeds") if len(set(filter(None, columns[name]))) == 1]
-    groups = [(row.data, row.share, row.source) for row in table]
-    return TextTable(columns, _WORDS, hidden, ends_of(groups))
+    return TextTable(columns, WORDS, brief=("data", "seeds"), groups=("data", "trained on", "source"))
+
+
+def first_columns(table: Sequence[Any]) -> dict[str, list[str]]:
+    """Return what the rows of a table are of, the columns that all tables begin with."""
+    places = {"data": "data", "source": "source", "trained on": "share", "tested on": "tested_on"}
+    columns = {title: [getattr(row, name, "") for row in table] for title, name in places.items()}
+    return {
+        **columns,
+        "method": [row.method for row in table],
+        "λ": ["" if row.lam is None else f"{row.lam:g}" for row in table],
+        "seeds": ["" if row.method == SOURCE else str(row.num_seeds) for row in table],
+    }

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
+from vitreg.train.basics.tables import csv_of
 from vitreg.train.runs.report import Report
-from vitreg.wording import cell
 
 
 def runs_csv(reports: Sequence[Report]) -> str:
     """Return a line for each run: what it was, what came out in percent, and what computed it."""
-    return csv_lines([line_of(report) for report in reports])
-
-
-def csv_lines(lines: Sequence[dict[str, Any]]) -> str:
-    """Return lines that have the same columns as CSV, with these as its head."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        harmless = {name: cell(value) for name, value in line.items() if isinstance(value, str)}
-        writer.writerow(line | harmless)
-    return text.getvalue()
+    return csv_of([line_of(report) for report in reports])
 
 
 def line_of(report: Report) -> dict[str, Any]:

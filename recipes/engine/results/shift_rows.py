@@ -15,8 +15,8 @@ from engine.results.intervals import (
     worst_interval,
     worst_top1,
 )
-from engine.results.rows import PROBE, mean_std
-from vitreg.train.basics.tables import TextTable, ends_of, number
+from engine.results.rows import PROBE, WORDS, first_columns, mean_std, object_notes
+from vitreg.train.basics.tables import TextTable, number
 from vitreg.train.runs.report import Configuration
 from vitreg.train.training.methods import BASELINE
 
@@ -158,24 +158,15 @@ def _interval(group: Sequence[Measured], others: Sequence[Measured]) -> Interval
 def text_table(rows: Sequence[ShiftRow]) -> TextTable:
     """Return the rows as text."""
     columns = {
-        "data": [row.data for row in rows],
-        "source": [row.source for row in rows],
-        "trained on": [row.share for row in rows],
-        "tested on": [row.tested_on for row in rows],
-        "method": [row.method for row in rows],
-        "λ": ["" if row.lam is None else f"{row.lam:g}" for row in rows],
-        "seeds": [str(row.num_seeds) for row in rows],
+        **first_columns(rows),
         "pictures": [str(row.num_pictures) for row in rows],
         "top-1": [f"{row.top1:.1f} [{number(row.low)}, {number(row.high)}]" for row in rows],
     }
     for title, name in (("gain", "gain"), ("beside the probe", "probe_gain"), ("change", "change")):
         columns[title] = gain_cells(rows, name)
     columns["on object"] = [number(row.object_share) for row in rows]
-    hidden = [name for name in ("data", "trained on", "seeds", "pictures") if len(set(columns[name])) == 1]
-    groups = [(row.data, row.source, row.share, row.tested_on) for row in rows]
-    return TextTable(
-        columns, ("data", "source", "trained on", "tested on", "method"), hidden, ends_of(groups)
-    )
+    brief, groups = ("data", "trained on", "seeds", "pictures"), ("data", "source", "trained on", "tested on")
+    return TextTable(columns, WORDS, brief, groups)
 
 
 def notes(rows: Sequence[ShiftRow]) -> list[str]:
@@ -186,11 +177,4 @@ def notes(rows: Sequence[ShiftRow]) -> list[str]:
     ]
     names = {row.tested_on for row in rows}
     said += [text for name, text in EXPLAINED.items() if name in names]
-    said += [
-        f"{data}{f' from {source}' if source else ''}: on object: share of the [CLS] attention on the object "
-        f"in block {block} (counted from 0), where the source looks at it most."
-        for (data, source), block in {
-            (row.data, row.source): row.block for row in rows if row.block is not None
-        }.items()
-    ]
-    return said
+    return said + object_notes(rows)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from shutil import disk_usage
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -33,6 +33,7 @@ from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import Design, Run, plan, plan_search
 from vitreg.train.runs.predictions import kept_right
 from vitreg.train.runs.report import Report
+from vitreg.train.training.methods import SOURCE
 
 T = TypeVar("T")
 
@@ -69,8 +70,8 @@ def table_script(table: Table, description: str | None, *, draw: Drawing = draw_
                 progress.say("measuring a few training steps of each method")
                 show_forecast(console, job, forecast(job))
                 return
-            _, reports, found = measure(job, job.design)
-        on_main(lambda: _show(console, job, reports, found, draw, command))
+            results = measure(job, job.design)
+        on_main(lambda: _show(console, results, draw, command))
 
     return script(PlannedOptions, table.name, description, work)
 
@@ -116,29 +117,17 @@ def show_forecast(console: Console, job: Job, found: Forecast) -> None:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(
-    console: Console,
-    job: Job,
-    reports: Sequence[Report],
-    found: Sequence[Choice],
-    draw: Drawing,
-    command: str,
-) -> None:
+def _show(console: Console, results: Results, draw: Drawing, command: str) -> None:
     """Print the table and write it beside its runs."""
-    name, labels = job.table.name, {start.fingerprint: start.label for start in job.design.starts}
-    body = rows(reports, read_paper_table(name), labels, partial(kept_right, job.place.out))
-    below = [*notes(body), *describe_runs(job, reports, found)]
-    stored = [*below, *describe_machines(reports)]
-    place, kinds = job.place.out / name, ".md, .csv, .png, -runs.csv"
-    write_atomically(place.with_name(f"{name}-runs.csv"), runs_csv(reports))
-    write_atomically(place.with_name(f"{name}.png"), draw(body, reports, job.title))
-    text = text_table(body)
+    job, reports, labels = results.job, results.reports, results.labels
+    body = rows(reports, read_paper_table(job.table.name), labels, partial(kept_right, job.place.out))
+    place, kinds, text = job.place.out / job.table.name, ".md, .csv, .png, -runs.csv", text_table(body)
+    write_atomically(place.with_name(f"{place.name}-runs.csv"), runs_csv(reports))
+    write_atomically(place.with_name(f"{place.name}.png"), draw(body, reports, job.title))
     if job.table.measures:
         text, kinds = course_table(reports, labels), f"{kinds}, -course.csv"
-        write_atomically(place.with_name(f"{name}-course.csv"), course_csv(reports))
-    show_table(console, place, job.title, text, below, csv_of(Row, body), command, stored=stored)
-    written = f"written: {place}{kinds} and a folder for each run"
-    console.print(written, markup=False, soft_wrap=True)
+        write_atomically(place.with_name(f"{place.name}-course.csv"), course_csv(reports))
+    results.show(console, text, body, notes(body), command, written=f"{kinds} and a folder for each run")
 
 
 def show_table(
@@ -146,19 +135,19 @@ def show_table(
     place: Path,
     title: str,
     table: TextTable,
+    rows: Sequence[Any],
     below: Sequence[str],
-    numbers: str,
     command: str,
     *,
-    stored: Sequence[str] | None = None,
+    in_file: Sequence[str] = (),
 ) -> None:
-    """Write a table to `place`.md, with its command, and .csv, and print it with what is said `below` it.
+    """Write a table to `place`.md, with its command, and its rows to .csv, and print it with what is `below`.
 
-    In the file `stored` is said in its place, where that is more.
+    What is said `in_file` alone is not printed.
     """
-    text = f"{table.markdown(title, below if stored is None else stored)}\n{command}"
+    text = f"{table.markdown(title, [*below, *in_file])}\n{command}"
     write_atomically(place.with_name(f"{place.name}.md"), text)
-    write_atomically(place.with_name(f"{place.name}.csv"), numbers)
+    write_atomically(place.with_name(f"{place.name}.csv"), csv_of(list(map(vars, rows))))
     # Nothing that may go wrong on a terminal comes before the files.
     console.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(table.rich())
@@ -187,17 +176,55 @@ def describe_machines(reports: Sequence[Report]) -> list[str]:
     ]
 
 
-def describe_runs(job: Job, reports: Sequence[Report], found: Sequence[Choice]) -> list[str]:
-    """Return what has to be said of the runs: how λ was found, and whether they were computed alike."""
-    labels = {start.fingerprint: start.label for start in job.design.starts}
-    by = "held-out training pictures" if job.select == "validation" else "the test pictures"
-    return [*job.notes, *describe_choices(found, labels, by), *machine_differences(reports)]
+@dataclass(frozen=True)
+class Results:
+    """The finished runs of a job with their reports, each cell at its best λ, and how that was found."""
+
+    job: Job
+    runs: Sequence[Run]
+    reports: Sequence[Report]
+    choices: Sequence[Choice]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of the sources by the fingerprints of their weights."""
+        return {start.fingerprint: start.label for start in self.job.design.starts}
+
+    @property
+    def trained(self) -> list[tuple[Run, Report]]:
+        """The runs with their reports, but for those of the sources."""
+        both = zip(self.runs, self.reports, strict=True)
+        return [(run, report) for run, report in both if run.configuration.method != SOURCE]
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be said of the runs: how λ was found, and whether they were computed alike."""
+        by = "held-out training pictures" if self.job.select == "validation" else "the test pictures"
+        chosen = describe_choices(self.choices, self.labels, by)
+        return [*self.job.notes, *chosen, *machine_differences(self.reports)]
+
+    def show(
+        self,
+        console: Console,
+        table: TextTable,
+        rows: Sequence[Any],
+        notes: Sequence[str],
+        command: str,
+        *,
+        written: str,
+        title: str | None = None,
+    ) -> None:
+        """Print and write a table of these runs, with `notes` on it, then say what was `written`."""
+        place, title = self.job.place.out / self.job.table.name, title or self.job.title
+        below, machines = [*notes, *self.notes], describe_machines(self.reports)
+        on_main(lambda: show_table(console, place, title, table, rows, below, command, in_file=machines))
+        console.print(f"written: {place}{written}", markup=False, soft_wrap=True)
 
 
 def measure(
     job: Job, design: Design, *, seeds: Sequence[int] | None = None, keeps_models: bool = False
-) -> tuple[list[Run], list[Report], list[Choice]]:
-    """Return the runs of `design` and their reports, each cell at its best λ, and how that was found.
+) -> Results:
+    """Return the results of the runs of `design`.
 
     λ is chosen by all seeds of the design, also where only the runs of some `seeds` are wanted.
     """
@@ -215,4 +242,4 @@ def measure(
         kept = keep_chosen(reports, found)
         runs = [run for run, report in zip(runs, reports, strict=True) if report in kept]
         reports = kept
-    return runs, reports, found
+    return Results(job, runs, reports, found)

@@ -14,7 +14,6 @@ from engine.scripts.options import named_places
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
 from vitreg.train.basics.distributed import on_main
-from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.archives import is_archive
 from vitreg.train.data.folder import data_root, read_folder
 from vitreg.train.data.official import LAYOUTS, layout_of, unpack_official
@@ -71,10 +70,9 @@ def _count(console: Console, name: str, chosen: CountingOptions, command: str) -
     below = [*notes(rows), *left_out]
     if rows:
         prepare_out(chosen.out)
-        place, table, numbers = chosen.out / name, text_table(rows), csv_of(Counts, rows)
         title = f"{name}: the data sets as found, beside the paper's counts"
-        show_table(console, place, title, table, below, numbers, command)
-        say(f"written: {place}.md, .csv")
+        show_table(console, chosen.out / name, title, text_table(rows), rows, below, command)
+        say(f"written: {chosen.out / name}.md, .csv")
     else:
         for text in below:
             say(text)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import vitreg
 from engine.experiment.job import Job, Table
-from engine.results.forgetting_rows import Forgotten, ForgottenRow, draw, forgotten_rows, notes, text_table
-from engine.scripts.console import Main, describe_machines, describe_runs, measure, script, show_table
+from engine.results.forgetting_rows import Forgotten, draw, forgotten_rows, notes, text_table
+from engine.scripts.console import Main, measure, script
 from engine.scripts.options import TableOptions
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
@@ -24,7 +24,6 @@ from vitreg.functional import linear_cka, shared_neighbours
 from vitreg.measure import attention_drift
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
-from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task, evenly
 from vitreg.train.data.test_sets import TestSet, read_source_pictures
 from vitreg.train.models.weights import new_heads, num_outputs
@@ -32,7 +31,7 @@ from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import start_model, stored_model
 from vitreg.train.training.evaluation import BATCH_SIZE, evaluate
-from vitreg.train.training.methods import METHODS, SOURCE
+from vitreg.train.training.methods import METHODS
 
 NUM_LOOKED = 100
 """Pictures whose attention is compared, taken evenly."""
@@ -68,26 +67,19 @@ def forgetting_script(table: Table, description: str | None) -> Main:
                 key: read_source_pictures(options.source_data, num_outputs(whole), size=size)
                 for key, whole in wholes.items()
             }
-            runs, reports, chosen = measure(job, job.design, keeps_models=True)
-            both = zip(runs, reports, strict=True)
-            trained = [(run, report) for run, report in both if run.configuration.method != SOURCE]
+            results = measure(job, job.design, keeps_models=True)
             found, before = [], {}
             with progress.stage("measuring what was forgotten") as update:
-                for done, (run, report) in enumerate(trained):
+                for done, (run, report) in enumerate(trained := results.trained):
                     key = run.start.fingerprint
                     if key not in before:
                         before[key] = _Seen.of(wholes[key], known[key], run.task, job.place.accelerator)
                     found.append(_forgotten(run, report, wholes[key], known[key], before[key], options, job))
                     update(done + 1, len(trained))
-        labels = {key: start.label for key, start in starts.items()}
-        body = forgotten_rows(found, labels)
-        below = [*notes(len(next(iter(known.values())).labels)), *describe_runs(job, reports, chosen)]
-        place, numbers, text = job.place.out / table.name, csv_of(ForgottenRow, body), text_table(body)
-        stored = [*below, *describe_machines(reports)]
-        title = job.title
-        on_main(lambda: write_atomically(place.with_suffix(".png"), draw(found, labels, title)))
-        on_main(lambda: show_table(console, place, title, text, below, numbers, command, stored=stored))
-        console.print(f"written: {place}.md, .csv, .png", markup=False, soft_wrap=True)
+        body, drawn = forgotten_rows(found, results.labels), job.place.out / f"{table.name}.png"
+        on_main(lambda: write_atomically(drawn, draw(found, results.labels, job.title)))
+        said = notes(len(next(iter(known.values())).labels))
+        results.show(console, text_table(body), body, said, command, written=".md, .csv, .png")
 
     return script(ForgettingOptions, table.name, description, work)
 
@@ -128,10 +120,8 @@ def _forgotten(
         return Forgotten(c, top1, source, source, 1.0, 1.0, 0.0)
     alphas = tuple(sorted({*options.alphas, 1.0}))
     kept = job.place.out / c.folder / f"forgotten-{known.fingerprint[:12]}-{len(alphas)}.json"
-    if kept.is_file() and (said := json.loads(kept.read_text()))["alphas"] == list(alphas):
-        curve = [tuple(point) for point in said["curve"]]
-        values = (said["right"], source, said["neighbours"], said["cka"], said["drift"])
-        return Forgotten(c, top1, *values, curve=curve)
+    if kept.is_file() and (said := json.loads(kept.read_text())).pop("alphas") == list(alphas):
+        return Forgotten(c, **said)
     accelerator, task = job.place.accelerator, run.task
     model, start = stored_model(run, job.place.out), start_model(run, accelerator=accelerator)
     state = {name: value.cpu() for name, value in start.state_dict().items()}

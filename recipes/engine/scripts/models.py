@@ -10,7 +10,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from engine.experiment.job import Job, Table
-from engine.scripts.console import Main, describe_runs, measure, script
+from engine.scripts.console import Main, Results, measure, script
 from engine.scripts.options import TableOptions
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
@@ -65,15 +65,15 @@ def figure_script(
     def work(console: Console, options: F, command: str) -> None:
         with Progress(console) as progress:
             check, draw = begin(options, progress)
-            job, found = train_models(table, options, progress, check=check)
+            results, found = train_models(table, options, progress, check=check)
 
             def write(models: Models) -> str:
-                path = job.place.out / f"{models.name}.png"
-                write_atomically(path, draw(models, job))
+                path = results.job.place.out / f"{models.name}.png"
+                write_atomically(path, draw(models, results.job))
                 return str(path)
 
             written = on_main(lambda: list(map(write, found)))
-        for note in job.notes:
+        for note in results.notes:
             console.print(note, markup=False, highlight=False)
         console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
 
@@ -87,10 +87,10 @@ def train_models(
     *,
     check: Callable[[Task], object],
     all_seeds: bool = False,
-) -> tuple[Job, list[Models]]:
-    """Return the models of the first share, and of the first seed or all, trained, by data set and source.
+) -> tuple[Results, list[Models]]:
+    """Return the runs of the first share, and of the first seed or all, and their models by data and source.
 
-    λ is chosen by all seeds. The job's notes say how, and what else has to be said of the runs.
+    λ is chosen by all seeds.
 
     Raises:
         InputError: As `prepare`, there is no such picture or block, or `check` of a data set raises it; all
@@ -103,15 +103,14 @@ def train_models(
         check(task)
     seeds = job.design.seeds if all_seeds else job.design.seeds[:1]
     design = replace(job.design, shares=job.design.shares[:1])
-    runs, reports, chosen = measure(job, design, seeds=seeds, keeps_models=True)
+    results = measure(job, design, seeds=seeds, keeps_models=True)
     found = []
     for task, start in itertools.product(design.tasks, design.starts):
-        own = [run for run in runs if run.task is task and run.start is start]
-        fitted = [run for run in own if run.configuration.method != SOURCE]
+        fitted = [run for run, _ in results.trained if run.task is task and run.start is start]
         parts = [table.name, task.name if len(design.tasks) > 1 else "", start.label]
         name = "-".join(filter(None, parts))
         found.append(Models(name, task, start, (source_of(fitted[0]), *fitted)))
-    return replace(job, notes=describe_runs(job, reports, chosen)), found
+    return results, found
 
 
 def source_of(run: Run) -> Run:

@@ -20,7 +20,7 @@ from engine.results.segmentation.jaccard import (
 )
 from engine.results.segmentation.picture import draw_segmentation
 from engine.results.segmentation.table import SegmentationRow, notes, segmentation_rows, text_table
-from engine.scripts.console import Main, script, show_table
+from engine.scripts.console import Main, script
 from engine.scripts.models import (
     FigureOptions,
     Models,
@@ -32,7 +32,6 @@ from engine.scripts.models import (
 from vitreg.errors import InputError
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
-from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.official import unpack_official
 from vitreg.train.data.official.voc import VOC, read_voc
@@ -59,17 +58,15 @@ def segmentation_table_script(table: Table, description: str | None) -> Main:
     def work(console: Console, options: SegmentationOptions, command: str) -> None:
         with Progress(console) as progress:
             scenes_of = _open_scenes(options, progress)
-            job, found = train_models(table, options, progress, check=scenes_of, all_seeds=True)
+            results, found = train_models(table, options, progress, check=scenes_of, all_seeds=True)
+            job = results.job
             body = on_main(
                 lambda: [
                     row for models in found for row in _rows(models, scenes_of(models.task), job, options)
                 ]
             )
-        title, below = f"{job.title}, trained on {job.design.shares[0]}", [*notes(body), *job.notes]
-        place, numbers = job.place.out / table.name, csv_of(SegmentationRow, body)
-        text = text_table(body)
-        on_main(lambda: show_table(console, place, title, text, below, numbers, command))
-        console.print(f"written: {place}.md, .csv", markup=False, soft_wrap=True)
+        title = f"{job.title}, trained on {job.design.shares[0]}"
+        results.show(console, text_table(body), body, notes(body), command, written=".md, .csv", title=title)
 
     return script(SegmentationOptions, table.name, description, work)
 

@@ -23,20 +23,18 @@ from engine.results.shift_rows import (
     USUAL,
     WORST,
     Measured,
-    ShiftRow,
     notes,
     shift_rows,
     text_table,
 )
 from engine.results.test_pictures import draw_test_sets
-from engine.scripts.console import Main, describe_machines, describe_runs, measure, script, show_table
+from engine.scripts.console import Main, measure, script
 from engine.scripts.options import TableOptions, named_places
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
 from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.basics.progress import Progress
-from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import data_root, read_folder
 from vitreg.train.data.test_sets import TestSet
@@ -71,35 +69,26 @@ def shift_script(table: Table, description: str | None) -> Main:
             options, sets_tied = _tied(options, progress)
             job = prepare(table, options, progress, tests=options.test)
             tests = {task.name: _tests(task, job, sets_tied) for task in job.design.tasks}
-            runs, reports, chosen = measure(job, job.design, keeps_models=not sets_tied)
-            trained = [
-                one for one in zip(runs, reports, strict=True) if one[0].configuration.method != SOURCE
-            ]
+            results = measure(job, job.design, keeps_models=not sets_tied)
             with progress.stage("measuring on the test sets") as update:
                 found: list[Measured] = []
-                for done, (run, report) in enumerate(trained):
+                for done, (run, report) in enumerate(trained := results.trained):
                     if tied := sets_tied.get(run.task.name):
                         found += _split_tied(report, tied, job)
                     else:
                         found += _test_run(run, tests[run.task.name], job)
                     update(done + 1, len(trained))
-        labels = {start.fingerprint: start.label for start in job.design.starts}
         blocks = {
-            (r.configuration.data, labels[r.configuration.weights]): object_block([r])
-            for r in reports
+            (r.configuration.data, results.labels[r.configuration.weights]): object_block([r])
+            for r in results.reports
             if r.configuration.method == SOURCE
         }
-        body = shift_rows(found, blocks, labels)
-        below = [*notes(body), *describe_runs(job, reports, chosen)]
-        stored = [*below, *describe_machines(reports)]
-        place, numbers, text = job.place.out / table.name, csv_of(ShiftRow, body), text_table(body)
+        body = shift_rows(found, blocks, results.labels)
         for name, sets in tests.items():
-            drawn = place.with_name(f"{table.name}-{name}.png")
+            drawn = job.place.out / f"{table.name}-{name}.png"
             on_main(partial(write_atomically, drawn, draw_test_sets(sets)))
-        title = job.title
-        on_main(lambda: show_table(console, place, title, text, below, numbers, command, stored=stored))
-        written = f"written: {place}.md, .csv and what the test sets look like, a .png for each data set"
-        console.print(written, markup=False, soft_wrap=True)
+        written = ".md, .csv and what the test sets look like, a .png for each data set"
+        results.show(console, text_table(body), body, notes(body), command, written=written)
 
     return script(ShiftOptions, table.name, description, work)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.box import HORIZONTALS
@@ -22,14 +22,14 @@ class TextTable:
     Attributes:
         columns: the cells of each column, by its heading.
         words: the columns that are aligned to the left; the others are numbers.
-        hidden: columns that are left out in the terminal, to fit narrow ones.
-        ends: the rows behind which the terminal shows a line.
+        brief: columns that are left out in the terminal where they say one thing in all rows.
+        groups: columns that rows of a group have in common; the terminal shows a line behind each group.
     """
 
     columns: Mapping[str, Sequence[str]]
     words: Collection[str]
-    hidden: Collection[str] = ()
-    ends: Collection[int] = ()
+    brief: Collection[str] = ()
+    groups: Collection[str] = ()
 
     def __post_init__(self) -> None:
         filled = {name: cells for name, cells in self.columns.items() if any(cells)}
@@ -43,11 +43,17 @@ class TextTable:
     def rich(self) -> Table:
         """Return the table for the terminal."""
         drawn = Table(box=HORIZONTALS, pad_edge=False, padding=0)
-        shown = {name: cells for name, cells in self.columns.items() if name not in self.hidden}
+        shown = {
+            name: cells
+            for name, cells in self.columns.items()
+            if name not in self.brief or len({*filter(None, cells)}) > 1
+        }
         for name in shown:
             drawn.add_column(name, justify="left" if name in self.words else "right", overflow="fold")
+        keys = list(zip(*(self.columns[name] for name in self.groups if name in self.columns), strict=True))
         for place, cells in enumerate(zip(*shown.values(), strict=True)):
-            drawn.add_row(*map(escape, cells), end_section=place in self.ends)
+            is_last = bool(keys) and keys[place + 1 : place + 2] != [keys[place]]
+            drawn.add_row(*map(escape, cells), end_section=is_last)
         return drawn
 
     def markdown(self, title: str, below: Sequence[str]) -> str:
@@ -61,23 +67,17 @@ class TextTable:
         return "\n".join([*lines, "", *(f"- {harmless_markdown(note)}" for note in below), ""])
 
 
-def csv_of(kind: type, rows: Sequence[Any]) -> str:
-    """Return rows of the dataclass `kind` as CSV, unrounded: one column per field, None left empty."""
+def csv_of(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return lines that have the same columns as CSV, unrounded; None is left empty, no text a formula."""
+    cells = [[cell(value) if isinstance(value, str) else value for value in line.values()] for line in lines]
+    return csv_text([list(lines[0]), *cells])
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows of cells as CSV, as they are."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = [field.name for field in fields(kind)]
-    writer.writerow(names)
-    writer.writerows([[_cell(getattr(row, name)) for name in names] for row in rows])
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return "" if value is None else cell(value) if isinstance(value, str) else value
-
-
-def ends_of(groups: list[Any]) -> list[int]:
-    """Return the last row of each group, from that which the rows of a group have in common."""
-    return [row for row, group in enumerate(groups) if groups[row + 1 : row + 2] != [group]]
 
 
 def number(value: float | None, *, digits: int = 1, std: float | None = None) -> str:

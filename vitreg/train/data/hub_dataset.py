@@ -5,10 +5,8 @@ Where an owner no longer serves a data set, a copy there may still be had: `hf:O
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
-import io
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from urllib.parse import parse_qsl
 from vitreg.errors import InputError
 from vitreg.files import make_folder_once, write_atomically
 from vitreg.pictures.reading import format_of
+from vitreg.train.basics.tables import csv_text
 from vitreg.wording import listed
 
 PREFIX = "hf:"
@@ -139,9 +138,7 @@ def _write(data: HubData, splits: Any, part: Path) -> None:
             path = f"{split}/{number:06}.{ending}"
             (part / path).write_bytes(content)
             index.append([path, str(row[label]), names[row[label]], split])
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(index)
-    write_atomically(part / "index.csv", text.getvalue())
+    write_atomically(part / "index.csv", csv_text(index))
 
 
 def _column(data: HubData, features: Any, kind: type, what: str, chosen: str | None) -> str:

@@ -7,12 +7,12 @@ further columns are passed over. Blank lines and those that begin with `#` say n
 from __future__ import annotations
 
 import csv
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from vitreg.errors import InputError
+from vitreg.train.basics.tables import csv_text
 from vitreg.train.data.samples import Folder
 from vitreg.wording import cell, nearest
 
@@ -55,11 +55,7 @@ def write_subset_list(names: Sequence[str], labels: Sequence[str], indices: Sequ
 
     `names` (by `Folder.names_of`) and `labels` (the names of their classes) are of all training pictures.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label"])
-    writer.writerows([_path(names[index]), cell(labels[index])] for index in indices)
-    return text.getvalue()
+    return csv_text([("path", "label"), *((_path(names[i]), cell(labels[i])) for i in indices)])
 
 
 def _path(name: str) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from vitreg.errors import InputError
+from vitreg.train.basics.tables import csv_text
 from vitreg.train.data.dataset import Task
 from vitreg.train.runs.report import Report
 from vitreg.wording import cell
@@ -35,17 +35,15 @@ def predictions(
         probabilities: the probability of each class, [pictures, classes].
         labels: the index of each picture's true class.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     values, places = most_probable(probabilities, min(len(RANKS), len(classes)))
     ranks = [column for rank in list(RANKS)[: places.shape[1]] for column in (rank, RANKS[rank])]
-    writer.writerow(["path", *([] if labels is None else ["true"]), *ranks])
+    rows = [["path", *([] if labels is None else ["true"]), *ranks]]
     for index, name in enumerate(names):
         true = [] if labels is None else [cell(classes[labels[index]])]
         best = zip(places[index].tolist(), values[index].tolist(), strict=True)
         ranked = [entry for place, value in best for entry in (cell(classes[place]), f"{value:.4f}")]
-        writer.writerow([cell(name), *true, *ranked])
-    return text.getvalue()
+        rows.append([cell(name), *true, *ranked])
+    return csv_text(rows)
 
 
 def most_probable(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
