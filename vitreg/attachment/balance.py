@@ -115,7 +115,7 @@ class Balanced(ABC):
             excess = (_mean_over_processes(value.detach()) / self._every / budget - 1).clamp(-1, 1)
             grown = self._factor * torch.exp(rate * excess)
             self._factor = torch.where(grown.isfinite(), grown, self._factor).clamp(1 / cap, cap)
-        self._terms["balance"] = self._factor
+        self._terms["balance"] = self._factor.clone()  # so that whoever compares terms sees a new one
         return self._factor * value
 
     def state_dict(self) -> dict[str, Any]:

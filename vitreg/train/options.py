@@ -47,7 +47,7 @@ _RANGES = {
     "a whole number of at least 0": ("views", "seed", "seeds", "workers", "retries"),
     "a number above 0": ("lrs", "minutes", "epochs", "lr", "cpus_per_run"),
     "a number of at least 0": (
-        *("lam", "lams", "weight_decay", "warmup_epochs", "mixup", "cutmix", "gpus_per_run"),
+        *("lam", "lams", "weight_decay", "warmup_epochs", "balance", "mixup", "cutmix", "gpus_per_run"),
     ),
     "a share above 0 and at most 1": ("layer_decay", "fraction", "rates", "mass", "tied"),
     "a share above 0 and below 1": ("hold_out",),
@@ -111,6 +111,7 @@ class FinetuneOptions:
         views: number of augmented views of each picture; 0 for a new one each time.
         every: penalty on one in this many steps, this many times as strong.
         fraction: share of a step's pictures, drawn at random, on which the penalty is taken.
+        balance: ratio of the penalty's gradient to the loss's, kept by changing λ; 0 for a fixed λ.
         seed: random seed.
         device: device to compute on.
         precision: automatic mixed precision, also of the evaluation, where bf16 changes up to 1 prediction in
@@ -157,6 +158,7 @@ class FinetuneOptions:
     views: int = 0
     every: int = 1
     fraction: float = 1.0
+    balance: float = 0.0
     seed: int = 0
     device: DeviceName = "auto"
     precision: Precision = "auto"

@@ -99,6 +99,7 @@ class TableOptions:
     views: int | None = None
     every: int | None = None
     fraction: float | None = None
+    balance: float | None = None
     methods: Sequence[str] | None = None
     lam: Sequence[str] = ()
     select: Literal["validation", "test", "none"] | None = None

@@ -75,10 +75,11 @@ def test_only_a_penalty_on_the_weights_replaces_weight_decay(task: Task) -> None
     assert decays == {"fine-tune": 0.05, "L2-SP": 0.0, "GTA": 0.05}
 
 
-@pytest.mark.parametrize(("option", "value"), [("every", 2), ("fraction", 0.5)])
+@pytest.mark.parametrize(("option", "value"), [("every", 2), ("fraction", 0.5), ("balance", 0.1)])
 def test_only_a_penalty_is_taken_of_a_part(task: Task, option: str, value: float) -> None:
     methods = ("fine-tune", "GTA") if option == "fraction" else ("fine-tune", "L2-SP", "GTA")
-    runs = [plan(design(task, methods=methods, hyper=replace(HYPER, **{option: k}))) for k in (1, value)]
+    usual = getattr(HYPER, option)
+    runs = [plan(design(task, methods=methods, hyper=replace(HYPER, **{option: k}))) for k in (usual, value)]
     folders = [
         {r.configuration.folder for r in some if r.configuration.method == "fine-tune"} for some in runs
     ]
@@ -88,7 +89,7 @@ def test_only_a_penalty_is_taken_of_a_part(task: Task, option: str, value: float
         for r in runs[1]
         if r.configuration.hyper
     }
-    assert found == {name: 1 if name == "fine-tune" else value for name in methods}
+    assert found == {name: usual if name == "fine-tune" else value for name in methods}
     assert not {r.configuration.folder for r in runs[0]} & {
         r.configuration.folder for r in runs[1] if r.configuration.method not in ("fine-tune", SOURCE)
     }

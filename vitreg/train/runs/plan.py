@@ -151,7 +151,9 @@ def _run(
     if is_trained and not METHODS[method].has_weight_decay:
         hyper = replace(hyper, weight_decay=0.0)
     if not is_guided(method):
-        hyper = replace(hyper, every=1, fraction=1.0)  # without a penalty it is one run, whatever they are
+        hyper = replace(
+            hyper, every=1, fraction=1.0, balance=0.0
+        )  # without a penalty it is one run, whatever they are
     configuration = Configuration(
         data=task.name,
         data_fingerprint=task.fingerprint,

@@ -79,7 +79,8 @@ def _identity(values: dict[str, Any]) -> dict[str, Any]:
     # While pictures could be augmented on the device, too, a run said where its own were.
     hyper = values["hyper"] and {"augment_on": "cpu", **values["hyper"]}
     if hyper:  # these came later
-        hyper = {n: value for n, value in hyper.items() if n not in ("layer_decay", "fraction") or value != 1}
+        usual: dict[str, float] = {"layer_decay": 1, "fraction": 1, "balance": 0}
+        hyper = {name: value for name, value in hyper.items() if (name, value) not in usual.items()}
     # How a batch is computed changes nothing but the rounding, and what is drawn in each part: by LoRA's
     # dropout, and for a fraction.
     if hyper:

@@ -87,6 +87,8 @@ class Checkpoints:
             training.optimizer.load_state_dict(stored["optimizer"])
             if training.projector is not None:
                 training.projector.load_state_dict(stored["projector"])
+            if training.attachment is not None and stored.get("attachment"):
+                training.attachment.load_state_dict(stored["attachment"])
             training.log[:] = stored["log"]
             training.step, training.micro_batch = stored["step"], stored.get("micro_batch", 0)
             self.continued, self._earlier = stored["continued"] + 1, stored["seconds"]
@@ -131,6 +133,7 @@ class Checkpoints:
                 "model": training.model.state_dict(),
                 "optimizer": training.optimizer.state_dict(),
                 "projector": training.projector and training.projector.state_dict(),
+                "attachment": training.attachment and training.attachment.state_dict(),
                 "log": training.log,
                 "step": training.step,
                 "micro_batch": training.micro_batch,

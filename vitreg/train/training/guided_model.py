@@ -30,6 +30,7 @@ class Applied(Removable):
         smoothing: of the labels.
         every: the penalty is taken on every so many steps.
         fraction: of what part of the pictures it is taken.
+        balance: the ratio of the penalty's gradient to the loss's that is kept; 0 for λ as it is.
         views: how many views of pictures there are in all; 0 if each is new, and the source reads it anew.
         readings: the folder in which is kept what the source reads of a view.
 
@@ -50,10 +51,12 @@ class Applied(Removable):
         smoothing: float = 0.0,
         every: int = 1,
         fraction: float = 1.0,
+        balance: float = 0.0,
         views: int = 0,
         readings: Path | None = None,
     ) -> None:
         self.smoothing = smoothing
+        self._balance = balance
         self.attachment: vitreg.Attachment | None = None
         self.adapters: Adapters | None = None
         self.projector: vitreg.Projector | None = None
@@ -125,9 +128,16 @@ class Applied(Removable):
         smoothing = 0.0 if self._mixup is not None else self.smoothing  # it has smoothed them itself
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
-    def penalty(self, views: Tensor | None = None) -> Tensor | float:
-        """Return the weighted penalty of the last forward pass, on the views with these numbers."""
-        return 0.0 if self.attachment is None else self.attachment.penalty(views=views)
+    def penalty(self, views: Tensor | None = None, loss: Tensor | None = None) -> Tensor | float:
+        """Return the weighted penalty of the last forward pass, on the views with these numbers.
+
+        `loss` is that of the same pass, to which the penalty is balanced.
+        """
+        if self.attachment is None:
+            return 0.0
+        if self._balance and loss is not None:
+            return self.attachment.balance(loss, ratio=self._balance, views=views)
+        return self.attachment.penalty(views=views)
 
     @property
     def terms(self) -> dict[str, Tensor]:

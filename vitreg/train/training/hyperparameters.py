@@ -36,6 +36,7 @@ class Hyperparameters:
             source; 0 for anew each time.
         every: the penalty is taken on every so many steps, and as much stronger.
         fraction: of what random part of a step's pictures, or of each of its parts', the penalty is taken.
+        balance: how large the penalty's gradient is kept beside the loss's; 0 for λ as it is.
         layer_decay: by what the learning rate falls from each layer to the one before it, in every method; 1
             for what the method itself says.
         micro_batch: how many pictures of a batch a process computes at once, to the same gradients up to
@@ -55,6 +56,7 @@ class Hyperparameters:
     views: int = 0
     every: int = 1
     fraction: float = 1.0
+    balance: float = 0.0
     layer_decay: float = 1.0
     micro_batch: int | None = None
     compile: bool = False

@@ -84,13 +84,14 @@ def train(
         smoothing=hyper.smoothing,
         every=hyper.every,
         fraction=hyper.fraction,
+        balance=hyper.balance,
         views=hyper.views * len(task.train_labels),
         readings=readings,
     ) as applied:
         optimizer = _optimizer(model, method, hyper)
         schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
         applied.project(optimizer)
-        training = Training(model, optimizer, applied.projector)
+        training = Training(model, optimizer, applied.projector, applied.attachment)
         vary_random_numbers(seed)
         if checkpoints is not None:
             checkpoints.restore(training, indices)

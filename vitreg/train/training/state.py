@@ -43,6 +43,7 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     projector: vitreg.Projector | None = None
+    attachment: vitreg.Attachment | None = None
     step: int = 0
     micro_batch: int = 0
     log: list[Entry] = field(default_factory=list)

@@ -57,11 +57,17 @@ def check_step(hyper: Hyperparameters, methods: Sequence[str]) -> None:
         "several processes": world_size() > 1,
         "--views, whose readings are remembered beside it": hyper.views > 0,
         "--fraction, which draws other pictures in each": hyper.fraction < 1,
+        "--balance, which looks at its gradients on the way": hyper.balance > 0,
     }
     for what in [what for what, is_asked in beside.items() if hyper.compile and is_asked]:
         raise InputError(f"--compile makes one graph of a step, which does not go with {what}; leave one out")
     if hyper.micro_batch is None or hyper.micro_batch >= hyper.batch_size:
         return
+    if hyper.balance:
+        raise InputError(
+            "--balance compares the gradients of a whole batch, which --micro-batch takes apart: use "
+            "--grad-checkpointing, which saves memory too, or a smaller --batch-size"
+        )
     for method in methods:
         build = METHODS[method].target
         if build is not None and not getattr(build(1.0), "is_mean", True):
@@ -175,4 +181,4 @@ class Step:
         with nullcontext() if self._is_compiled else self._accelerator.autocast():
             logits = self._replica(pictures)
         loss = self._applied.loss(logits, labels, part)
-        return loss + self._applied.penalty(views), loss
+        return loss + self._applied.penalty(views, loss), loss
