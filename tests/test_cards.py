@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import _nav
+import _hooks
 import vitreg
-from _macros import cards, costs, differences, docstrings, macros, paper, results
+from _macros import cards, costs, differences, docstrings, macros, results
 from _macros.methods import CARDS, SECTIONS, Card
 from vitreg.projections import projections
 
@@ -46,7 +46,7 @@ def test_every_card_has_a_page_and_every_page_a_card() -> None:
     pages = {file.stem for file in METHODS.glob("*.md")} - {"index"}
     assert pages == CARDS.keys()
     config = {"nav": [{"Home": "index.md"}, {"Methods": ["methods/index.md"]}]}
-    (shown,) = (section["Methods"] for section in _nav.on_config(config)["nav"] if "Methods" in section)
+    (shown,) = (section["Methods"] for section in _hooks.on_config(config)["nav"] if "Methods" in section)
     assert shown == ["methods/index.md", *({CARDS[name].title: f"methods/{name}.md"} for name in CARDS)]
 
 
@@ -175,18 +175,18 @@ def test_costs_are_those_of_the_reports(name: str) -> None:
 @by_card
 def test_the_papers_values_are_those_of_its_table(name: str) -> None:
     if not CARDS[name].paper:
-        assert "does not compare itself with it" in paper.method_in_the_paper(name)
+        assert "does not compare itself with it" in results.method_in_the_paper(name)
         return
     with open(ROOT / "recipes" / "paper" / f"{CARDS[name].paper}.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    shown = re.sub(r" ± [\d.]+", "", paper.method_in_the_paper(name))
+    shown = re.sub(r" ± [\d.]+", "", results.method_in_the_paper(name))
     for method in CARDS[name].rows:
         for rate in ("15", "100"):
             own = [float(r["acc1_mean"]) for r in rows if (r["method"], r["rate_percent"]) == (method, rate)]
             plainly = [
                 float(r["acc1_mean"])
                 for r in rows
-                if (r["method"], r["rate_percent"]) == (paper.BASELINE, rate)
+                if (r["method"], r["rate_percent"]) == (results.BASELINE, rate)
             ]
             assert len(own) == len(plainly) == 5
             cells = " | ".join(f"{value:.1f}" for value in [*own, sum(own) / 5])

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import _gallery
-import _nav
+import _hooks
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,7 +27,7 @@ def test_every_picture_is_drawn_by_the_code_above_it(tmp_path: Path) -> None:
         names["figure"].canvas.draw()
     pictures = re.findall(r"!\[[^\]]+\]\((assets/gallery-[\w-]+)\.png#both\)", page)
     assert len(pictures) == len(blocks)
-    both = _nav.on_page_markdown(page)
+    both = _hooks.on_page_markdown(page)
     assert re.findall(r"\((assets/gallery-[\w-]+)-dark\.png#only-dark\)", both) == pictures
     assert re.findall(r"\((assets/gallery-[\w-]+)\.png#only-light\)", both) == pictures
     kept = {f"assets/{path.name}" for path in (ROOT / "docs" / "assets").glob("gallery-*.png")}

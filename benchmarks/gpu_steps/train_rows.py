@@ -31,7 +31,7 @@ from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
-from vitreg.train.data.photographs import folder_task
+from vitreg.train.data.photographs import photo_task
 from vitreg.train.data.subset import Share, subset
 from vitreg.train.models.start import Start, input_statistics, photographed_start
 from vitreg.train.runs.plan import Design, Run, plan
@@ -63,9 +63,9 @@ class Pictures:
         """Return a data set, whose training views are shared with the other processes."""
         if name not in self.tasks:
             folder = read_folder(self.options.data / name, name=name)
-            task = folder_task(
+            task = photo_task(
                 folder,
-                name,
+                name=name,
                 size=self.options.size,
                 augment=PHOTOS.augment,
                 statistics=self.statistics,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from _macros import cards, command_line, costs, differences, docstrings, paper, results
+from _macros import cards, command_line, costs, differences, docstrings, results
 
-_MODULES = (cards, command_line, costs, differences, docstrings, paper, results)
+_MODULES = (cards, command_line, costs, differences, docstrings, results)
 
 
 def macros() -> dict[str, Callable[..., Any]]:

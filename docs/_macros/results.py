@@ -1,4 +1,4 @@
-"""Our own figures, from the tables that the recipes wrote: `docs/results/NAME/` is a recipe's own output."""
+"""Our own figures, from the tables that the recipes wrote into `docs/results/NAME/`, and the paper's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 
 from _macros.methods import ROOT, card
+from engine.results.paper import read_paper_table
+from vitreg.train.data.subset import Share
+from vitreg.train.training.methods import BASELINE
 
-BASELINE = "fine-tune"
 RESULTS = ROOT / "docs" / "results"
 TABLES = {
     "cub10": "[birds](../results.md#birds-cub10)",
@@ -119,3 +121,33 @@ def _text(row: Row, column: str) -> str:
         return f"{gain} [{low}, {high}]"
     mean, std = {"top-1": ("top1", "std"), "on object": ("object_share", "object_share_std")}[column]
     return f"{float(row[mean]):.1f}" + (f" ± {float(row[std]):.1f}" if row.get(std) else "")
+
+
+def method_in_the_paper(name: str) -> str:
+    """Return a method's rows of the paper's table, with those of plain fine-tuning."""
+    table = card(name).paper
+    if not table:
+        return "The [GTA paper](https://arxiv.org/abs/2401.02656) does not compare itself with it."
+    shown = (BASELINE, *card(name).beside, *card(name).rows)
+    head, rule, *rows = (RESULTS / "paper" / f"{table}.md").read_text(encoding="utf-8").splitlines()
+    kept = [row for row in rows if row.split(" | ")[1] in shown and row.startswith(("| 15 %", "| 100 %"))]
+    source = (
+        f"Top-1 in percent, Table {table.removeprefix('table')} of the "
+        "[GTA paper](https://arxiv.org/abs/2401.02656): ViT-S/16 pre-trained by iBOT, a share of each class."
+    )
+    return "\n".join([head, rule, *kept, "", source])
+
+
+def paper_gain(method: str, rate: int, data: str = "", *, table: str = "table2") -> str:
+    """Return by how much a method is ahead of plain fine-tuning in the paper, in points.
+
+    On a data set, or in the mean over all of them.
+
+    Raises:
+        KeyError: The paper's table has no such figure.
+    """
+    printed, share = read_paper_table(table), Share(rate=rate / 100)
+    ours, plain = (printed.number(data, one, share) for one in (method, BASELINE))
+    if ours is None or plain is None or (data and printed.same_data(data) is None):
+        raise KeyError(f"the paper's {table} has no {method} at {rate} % on {data or 'all data sets'}")
+    return signed(ours - plain)

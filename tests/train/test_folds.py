@@ -10,7 +10,7 @@ import torch
 
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share, subset
-from vitreg.train.folds import fold_tasks, num_possible_folds
+from vitreg.train.trials import fold_tasks, num_possible_folds
 
 
 class Numbers:

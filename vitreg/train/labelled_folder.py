@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
-from vitreg.train.data.photographs import folder_task
-from vitreg.train.data.samples import Folder, describe_folder, imbalance
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.data.samples import Folder, describe_folder, file_digests
 from vitreg.train.data.subset import split
 from vitreg.train.data.test_sets import TestSet, read_test_sets, splits_and_folders
 from vitreg.train.models.start import Start, input_statistics, photographed_start
@@ -53,9 +52,8 @@ def read_labelled(
 
     splits, folders = splits_and_folders(options.test)
     folder = read_folder(data, needs_test=False, but_not=but_not, others=splits)
-    say(describe_folder(folder, data.resolve().name))
-    if uneven := imbalance(folder):
-        say(uneven)
+    for text in describe_folder(folder, data.resolve().name):
+        say(text)
     start = photographed_start(weights, options.model, size=options.size, say=say)
     measured_on = "the test pictures"
     if not folder.test:
@@ -67,9 +65,9 @@ def read_labelled(
         )
     tests = tuple(read_test_sets(folder, folders, size=options.size).values())
     statistics = input_statistics(options.normalise, options.model, options.size, say=say)
-    task = folder_task(
+    task = photo_task(
         folder,
-        data.resolve().name,
+        name=data.resolve().name,
         size=options.size,
         augment=options.augment,
         statistics=statistics,

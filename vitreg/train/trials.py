@@ -6,15 +6,19 @@ import itertools
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
+
+from vitreg.functional import stratified_folds
 from vitreg.train.basics.distributed import gather
 from vitreg.train.data.dataset import Task
+from vitreg.train.data.samples import copies_of
 from vitreg.train.data.subset import Share
-from vitreg.train.folds import fold_tasks, num_possible_folds
 from vitreg.train.labelled_folder import Pictures
 from vitreg.train.options import FinetuneOptions
 from vitreg.train.runs.execution import execute
@@ -149,3 +153,32 @@ def trial_of(options: FinetuneOptions) -> Trial:
     """Return the trial that the options name."""
     method = options.used_method
     return Trial(method, options.used_lam, options.lr) if METHODS[method].is_trained else Trial(method)
+
+
+def num_possible_folds(task: Task, wanted: int) -> int:
+    """Return how many folds there can be, at most `wanted`: 0 where a class has a single picture."""
+    copies = copies_of(task.train_digests, range(len(task.train_labels)))
+    counts = Counter(label for index, label in enumerate(task.train_labels) if index not in copies)
+    smallest = min(counts[label] for label in range(len(task.classes)))
+    return min(wanted, smallest) if smallest > 1 else 0
+
+
+def fold_tasks(task: Task, num_folds: int) -> list[Task]:
+    """Return a task for each fold: measured on the fold's pictures, trained on the list of all others.
+
+    Each training picture is in one fold, and the classes have equal parts in all of them. Copies of a picture
+    are in its fold, so that nothing is measured on what was trained on. The list is the only one of the task.
+    """
+    indices = range(len(task.train_labels))
+    copies = copies_of(task.train_digests, indices)
+    originals = [index for index in indices if index not in copies]
+    folds = stratified_folds(torch.tensor([task.train_labels[index] for index in originals]), num_folds)
+    fold_of = dict(zip(originals, folds.tolist(), strict=True))
+    by_digest = {task.train_digests[index]: fold for index, fold in fold_of.items()} if copies else {}
+    fold_of |= {index: by_digest[task.train_digests[index]] for index in copies}
+    tasks = []
+    for fold in range(num_folds):
+        kept = tuple(index for index in indices if fold_of[index] != fold)
+        out = [index for index in indices if fold_of[index] == fold]
+        tasks.append(replace(task.held_out(out), lists={f"fold{fold + 1}of{num_folds}": kept}))
+    return tasks

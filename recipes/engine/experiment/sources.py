@@ -13,9 +13,8 @@ from vitreg.files import prepare_out
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Statistics, Task
 from vitreg.train.data.folder import data_root, read_folder
-from vitreg.train.data.photographs import folder_task
-from vitreg.train.data.samples import Folder, imbalance
-from vitreg.train.data.samples import describe_folder as in_a_line
+from vitreg.train.data.photographs import photo_task
+from vitreg.train.data.samples import Folder, describe_folder
 from vitreg.train.data.subset_lists import read_subset_list
 from vitreg.train.data.test_sets import TestSet, read_test_sets, splits_and_folders
 from vitreg.train.models.start import Start, photographed_start
@@ -86,15 +85,14 @@ def photographed_tasks(
     for name, place in places.items():
         root = data_root(place, cache, say=progress.say)
         folder = read_folder(root, name=name, others=others, say=progress.say)
-        progress.say(in_a_line(folder, name))
-        if uneven := imbalance(folder):
-            progress.say(f"{name}: {uneven}")
+        for text in describe_folder(folder, name):
+            progress.say(text)
         described[name] = folder, tuple(read_subset_list(lists[name], folder) if lists else ())
     tasks = []
     for name, (folder, indices) in described.items():
-        task = folder_task(
+        task = photo_task(
             folder,
-            name,
+            name=name,
             size=settings.size,
             augment=settings.augment,
             statistics=statistics,

@@ -1,4 +1,4 @@
-"""From what kept models had right on each test set to the rows of a table, and the rows as text."""
+"""From what kept models had right on each test set to the rows of a table, text, and the sets as pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from engine.results.intervals import (
     worst_top1,
 )
 from engine.results.rows import PROBE, WORDS, first_columns, mean_std, object_notes
+from vitreg.plot.pictures import Panel, draw_grid
+from vitreg.train.basics.figures import png
 from vitreg.train.basics.tables import TextTable, number
+from vitreg.train.data.dataset import evenly
+from vitreg.train.data.test_sets import TestSet
 from vitreg.train.runs.report import Configuration
 from vitreg.train.training.methods import BASELINE
 
@@ -178,3 +182,12 @@ def notes(rows: Sequence[ShiftRow]) -> list[str]:
     names = {row.tested_on for row in rows}
     said += [text for name, text in EXPLAINED.items() if name in names]
     return said + object_notes(rows)
+
+
+def draw_test_sets(tests: Sequence[TestSet]) -> bytes:
+    """Return a PNG file of what they look like: a line for each, up to eight pictures, taken evenly."""
+    lines = []
+    for test in tests:
+        shown = test.pictures[evenly(len(test.pictures))].permute(0, 2, 3, 1).float() / 255
+        lines.append((test.name, list(map(Panel, shown))))
+    return png(draw_grid(lines))

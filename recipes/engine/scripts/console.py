@@ -29,10 +29,10 @@ from vitreg.train.basics.console import exit_code
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress, duration
 from vitreg.train.basics.tables import TextTable, csv_of
-from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import Design, Run, plan, plan_search
 from vitreg.train.runs.predictions import kept_right
 from vitreg.train.runs.report import Report
+from vitreg.train.runs.workplace import machine
 from vitreg.train.training.methods import SOURCE
 
 T = TypeVar("T")

@@ -16,8 +16,7 @@ from vitreg.files import prepare_out
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.data.archives import is_archive
 from vitreg.train.data.folder import data_root, read_folder
-from vitreg.train.data.official import LAYOUTS, layout_of, unpack_official
-from vitreg.train.data.official.download import download_archives
+from vitreg.train.data.official import LAYOUTS, download_archives, layout_of, unpack_official
 from vitreg.train.data.official.voc import VOC, read_voc
 from vitreg.wording import listed
 

@@ -21,7 +21,7 @@ from engine.results.segmentation.jaccard import (
 from engine.results.segmentation.picture import draw_segmentation
 from engine.results.segmentation.table import SegmentationRow, notes, segmentation_rows, text_table
 from engine.scripts.console import Main, script
-from engine.scripts.models import (
+from engine.scripts.figure import (
     FigureOptions,
     Models,
     figure_script,

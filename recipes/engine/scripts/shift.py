@@ -23,11 +23,11 @@ from engine.results.shift_rows import (
     USUAL,
     WORST,
     Measured,
+    draw_test_sets,
     notes,
     shift_rows,
     text_table,
 )
-from engine.results.test_pictures import draw_test_sets
 from engine.scripts.console import Main, measure, script
 from engine.scripts.options import TableOptions, named_places
 from engine.scripts.prepare import prepare

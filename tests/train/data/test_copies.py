@@ -12,11 +12,10 @@ from PIL import Image
 
 from small_data import write_picture
 from vitreg.errors import InputError
-from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.photographs import photo_task
-from vitreg.train.data.samples import Folder
+from vitreg.train.data.samples import Folder, file_digests
 from vitreg.train.data.subset import split
 from vitreg.train.data.transforms import LONGEST, evaluation_transform
 

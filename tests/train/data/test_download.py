@@ -12,8 +12,8 @@ from packed import md5, pack, use
 from vitreg.errors import InputError
 from vitreg.train.data.archives import Archive
 from vitreg.train.data.folder import read_folder
+from vitreg.train.data.official import download_archives as download
 from vitreg.train.data.official.dogs import DOGS
-from vitreg.train.data.official.download import download_archives as download
 from vitreg.train.data.official.layout import Layout
 from vitreg.train.data.official.pet import PET
 

@@ -12,7 +12,7 @@ from small_data import write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.layouts.names import role_of, split_of, twins
-from vitreg.train.data.samples import Folder, describe_folder, imbalance
+from vitreg.train.data.samples import Folder, describe_folder
 
 
 def put(root: Path, *folders: str, count: int = 2) -> Path:
@@ -62,10 +62,10 @@ def test_validation_beside_test_is_left_out_and_said(tmp_path: Path) -> None:
     folder = read(tmp_path)
     assert len(folder.test) == 4
     assert folder.left_out == ("extra/ (2 pictures)", "valid/ (4 pictures)")
-    assert describe_folder(folder, "birds") == (
+    assert describe_folder(folder, "birds") == [
         "birds: 2 classes (ant, bee), 4 training pictures in train/ (2 per class), 4 test pictures in test/ "
         "(2 per class); left out: extra/ (2 pictures); valid/ (4 pictures)"
-    )
+    ]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_is_no_class(tmp_path: Path) -> None:
     folder = read(tmp_path)
     assert folder.classes == ("ant", "bee")
     assert len(folder.train) == 4
-    said = describe_folder(folder, "x")
+    (said,) = describe_folder(folder, "x")
     for text in ("3 *.cr2", "1 folders of results", "1 pictures outside", "3 hidden files or folders"):
         assert text in said
 
@@ -152,13 +152,12 @@ def test_a_link_to_itself_is_no_end(tmp_path: Path) -> None:
 def test_imbalance_is_said(tmp_path: Path) -> None:
     put(tmp_path, "ant", count=20)
     put(tmp_path, "bee", count=2)
-    said = imbalance(read(tmp_path))
-    assert said is not None
+    _, said = describe_folder(read(tmp_path), "x")
     assert "20 training pictures of ant, 2 of bee" in said
     assert "91 %" in said
     for number in range(1, 11):
         os.remove(tmp_path / "ant" / f"{number}.png")
-    assert imbalance(read(tmp_path)) is None
+    assert len(describe_folder(read(tmp_path), "x")) == 1
 
 
 def test_twins() -> None:

@@ -17,11 +17,10 @@ from small_runs import HYPER, METHODS, count_steps, quiet
 from vitreg.train.data.batches import Batches
 from vitreg.train.data.photographs import Photos
 from vitreg.train.runs import report as runs
-from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import load_report
 from vitreg.train.runs.run import checkpoints_of, trained_model
-from vitreg.train.runs.workplace import Workplace
+from vitreg.train.runs.workplace import Workplace, machine
 from vitreg.train.training import checkpoint
 from vitreg.train.training.checkpoint import NAME
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from vitreg.errors import InputError
 from vitreg.train.basics.progress import Progress
-from vitreg.train.data.copies import copies_in_words
-from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Statistics, Task
+from vitreg.train.data.dataset import Statistics, Task
 from vitreg.train.data.reading import Read, in_one_line, in_parallel, or_error, read_sample, test_reader
-from vitreg.train.data.samples import Folder, Sample
+from vitreg.train.data.samples import Folder, Sample, copies_in_words
 from vitreg.train.data.transforms import evaluation_transform, training_transform
 from vitreg.views import random_numbers
 
@@ -77,16 +77,19 @@ def photo_task(
     name: str,
     size: int,
     augment: str,
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-    on_picture: Callable[[int, int], None] = lambda done, total: None,
+    statistics: Statistics | None = None,
+    progress: Progress | None = None,
 ) -> Task:
-    """Open every picture of `folder` and return the task.
+    """Open every picture of `folder` and return the task; `progress` shows and says how it goes.
+
+    Without `statistics` the input is normalised as ImageNet's.
 
     Raises:
         InputError: Pictures or trimaps cannot be read (all of them are named), a trimap has another size than
             its picture, or the same picture is in training and test.
     """
+    mean, std = statistics or Statistics()
+    progress = progress or Progress(Console(quiet=True))
     total = len(folder.train) + len(folder.test)
     digest = hashlib.sha256(repr((mean, std, folder.classes)).encode())
     refused: list[str] = []
@@ -102,17 +105,20 @@ def photo_task(
                 digests[split].append(found.digest)
                 _add(digest, split, samples[index], found)
                 yield index, found
-            on_picture(before + index + 1, total)
+            update(before + index + 1, total)
 
     train = Photos(folder.train, size=size, augment=augment, mean=mean)
-    for index, found in readable("train", folder.train, train.read, 0):
-        train.keep(index, found.picture)
-    # Test pictures are the same in each evaluation: they are kept as the network sees them (150 kB each at
-    # 224 px).
-    test = [found for _, found in readable("test", folder.test, test_reader(size), len(folder.train))]
+    with progress.stage(f"reading the pictures of {name}") as update:
+        for index, found in readable("train", folder.train, train.read, 0):
+            train.keep(index, found.picture)
+        # Test pictures are the same in each evaluation: they are kept as the network sees them (150 kB each
+        # at 224 px).
+        test = [found for _, found in readable("test", folder.test, test_reader(size), len(folder.train))]
     if refused:
         raise InputError(in_one_line(refused))
     notes = copies_in_words(folder, *digests.values())
+    for note in notes:
+        progress.say(f"{name}: {note}")
     masks = [found.mask for found in test]
     known = [mask for mask in masks if mask is not None]
     if 0 < len(known) < len(masks):
@@ -138,20 +144,6 @@ def photo_task(
         train_digests=tuple(digests["train"]),
         notes=notes,
     )
-
-
-def folder_task(
-    folder: Folder, name: str, *, size: int, augment: str, statistics: Statistics, progress: Progress
-) -> Task:
-    """Return the task of a folder as `photo_task` does, and show and say how it goes."""
-    mean, std = statistics
-    with progress.stage(f"reading the pictures of {name}") as update:
-        task = photo_task(
-            folder, name=name, size=size, augment=augment, mean=mean, std=std, on_picture=update
-        )
-    for note in task.notes:
-        progress.say(f"{name}: {note}")
-    return task
 
 
 def _add(digest: hashlib._Hash, split: str, sample: Sample, read: Read) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitreg.errors import InputError
-from vitreg.train.data.copies import copies_of
 from vitreg.train.data.dataset import Task
+from vitreg.train.data.samples import copies_of
 from vitreg.wording import listed
 
 

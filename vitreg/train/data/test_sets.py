@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from vitreg.errors import InputError
-from vitreg.train.data.copies import file_digests
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.folder import read_folder
 from vitreg.train.data.reading import in_one_line, read_pictures
-from vitreg.train.data.samples import Folder, Sample
+from vitreg.train.data.samples import Folder, Sample, file_digests
 from vitreg.wording import listed
 
 

@@ -22,12 +22,11 @@ from vitreg.train.basics.distributed import gather, on_main
 from vitreg.train.data.dataset import Task, evenly
 from vitreg.train.data.subset import trained_and_held_out
 from vitreg.train.data.subset_lists import write_subset_list
-from vitreg.train.runs.machine import machine
 from vitreg.train.runs.plan import TRAINING_COST, Run
 from vitreg.train.runs.predictions import PREDICTIONS, task_predictions
 from vitreg.train.runs.report import DONE, Report, load_report, store_report
 from vitreg.train.runs.tracking import track
-from vitreg.train.runs.workplace import Workplace
+from vitreg.train.runs.workplace import Workplace, machine
 from vitreg.train.training.checkpoint import Checkpoints, discard
 from vitreg.train.training.device import unfuse_attention
 from vitreg.train.training.evaluation import as_entry, evaluate

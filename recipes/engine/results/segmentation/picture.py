@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from vitreg.plot.pictures import outline
-from vitreg.plot.style import plain
+from vitreg.plot.pictures import Panel, draw_grid
 from vitreg.train.basics.figures import png
 
 TINT = (1.0, 0.78, 0.0)
@@ -46,7 +42,7 @@ def draw_segmentation(
     """Return a PNG file: a column for each picture, the first line the pictures, then a line for each model.
 
     `pictures` is uint8 [b, 3, size, size], `truth` and each of `masks` bool [b, size, size], each of `scores`
-    one Jaccard index in [0, 1] for each picture, printed on it. The true outline is drawn on all of them.
+    one Jaccard index in [0, 1] for each picture, printed above it. The true outline is drawn on all of them.
 
     Raises:
         ValueError: The numbers of pictures, masks and scores differ.
@@ -57,31 +53,12 @@ def draw_segmentation(
             f"expected masks and scores of {len(pictures)} pictures, "
             f"found {len(truth)} outlines, {_lengths(masks)} masks and {_lengths(scores)} scores"
         )
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
-    size = (1.6 * len(pictures) + 0.3, 1.6 * (1 + len(masks)) + 0.3)
-    figure = Figure(figsize=size, dpi=150, layout=layout)
-    grid = figure.subplots(1 + len(masks), len(pictures), squeeze=False)
-    for column, picture in enumerate(pictures):
-        grid[0][column].imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest")
-        for line, (name, found) in enumerate(masks.items(), start=1):
-            axes = grid[line][column]
-            axes.imshow(tint(picture, found[column]).numpy(), interpolation="nearest")
-            _print_score(axes, scores[name][column])
-        for axes in grid[:, column]:
-            outline(axes, truth[column])
-    for axes, title in zip(grid[:, 0], ["picture", *masks], strict=True):
-        axes.set_ylabel(plain(title), fontsize=9)
-    for axes in grid.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    if caption:
-        figure.supxlabel(plain(caption), fontsize=8)
-    return png(figure)
-
-
-def _print_score(axes: Axes, score: float) -> None:
-    box = {"facecolor": "black", "edgecolor": "none", "pad": 1.5}
-    axes.text(0.03, 0.03, f"{score:.2f}", transform=axes.transAxes, color="white", fontsize=9, bbox=box)
+    outlines, images = list(truth), pictures.permute(0, 2, 3, 1).float() / 255
+    lines = [("picture", [Panel(image, outline=one) for image, one in zip(images, outlines, strict=True)])]
+    for name, found in masks.items():
+        titles = [f"{score:.2f}" for score in scores[name]]
+        lines.append((name, list(map(Panel, map(tint, pictures, found), titles, outlines))))
+    return png(draw_grid(lines, caption=caption))
 
 
 def _lengths(values: Mapping[str, Sequence[float] | Tensor]) -> dict[str, int]:
