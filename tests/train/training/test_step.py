@@ -26,7 +26,7 @@ from vitreg.train.training import step as step_module
 from vitreg.train.training.device import check_batch, checkpoint_blocks, make_accelerator, unfuse_attention
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
-from vitreg.train.training.methods import METHODS, is_guided, target_of
+from vitreg.train.training.methods import DEMANDING, METHODS, is_guided, target_of
 from vitreg.train.training.step import Step
 
 BATCH = 6
@@ -34,7 +34,7 @@ BATCH = 6
 PLAIN = [
     name
     for name, method in METHODS.items()
-    if method.is_trained and method.head == "new" and not method.adapters
+    if method.is_trained and method.head == "new" and not method.adapters and name not in DEMANDING
 ]
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from vitreg.train.basics.distributed import per_rank, rank
-from vitreg.train.data.dataset import TrainingPictures
+from vitreg.train.data.dataset import OutlinedPictures, TrainingPictures
 from vitreg.views import view_seed
 
 
@@ -63,15 +62,18 @@ class Batches:
         return Draw(index, view_seed(0, number), number)
 
 
-class Draws(Dataset[tuple[Tensor, int, int]]):
-    """The dataset that turns a draw into a picture, its label and its view; for use with `Batches`."""
+class Draws(Dataset[tuple[Any, ...]]):
+    """The dataset that turns a draw into a picture, its label, its view and, if wanted, its object's mask."""
 
-    def __init__(self, train: TrainingPictures, labels: Sequence[int]) -> None:
-        self.train, self.labels = train, labels  # all that a worker process is sent
+    def __init__(self, train: TrainingPictures, labels: Sequence[int], *, has_masks: bool = False) -> None:
+        self.train, self.labels, self.has_masks = train, labels, has_masks  # all that a worker is sent
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, int, int]:
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
         picture = self.train.picture(draw.picture, seed=draw.seed)
-        return picture, self.labels[draw.picture], draw.view
+        found = picture, self.labels[draw.picture], draw.view
+        if not self.has_masks:
+            return found
+        return *found, cast(OutlinedPictures, self.train).mask(draw.picture, seed=draw.seed)
 
 
 class Slices:

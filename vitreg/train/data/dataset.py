@@ -42,6 +42,13 @@ class TrainingPictures(Protocol):
         """Return picture `index` as a test picture is seen, without chance: uint8 [3, size, size]."""
 
 
+class OutlinedPictures(TrainingPictures, Protocol):
+    """Training pictures of which it is known where the object is."""
+
+    def mask(self, index: int, *, seed: int) -> Tensor:
+        """Return bool [size, size], true on the object of `picture(index, seed)`; nowhere if not known."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A classification task with its test pictures as the network sees them, before normalisation.
@@ -50,7 +57,8 @@ class Task:
     where nobody said where the objects are. `train_names` and `test_names` are the pictures' files, relative
     to the data's folder; `lists` are subsets of the training pictures that were given as lists of files, by
     name. `train_digests` are the same for training pictures that are copies of each other, and `notes` say
-    what its owner should know of the pictures.
+    what its owner should know of the pictures. `outlined` are those of `train` whose object is known, which
+    then are `OutlinedPictures`.
     """
 
     name: str
@@ -69,6 +77,7 @@ class Task:
     lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     train_digests: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+    outlined: frozenset[int] = field(default=frozenset(), repr=False)
 
     def held_out(self, indices: Sequence[int]) -> Task:
         """Return the task with the training pictures `indices` as its test pictures; they stay in `train`."""

@@ -37,13 +37,17 @@ class Photos:
         self.size = size
         self.transform = training_transform(size, augment=augment, mean=mean)
         self.kept: dict[int, Image.Image] = {}
+        self.masks: dict[int, Image.Image] = {}
         self.bytes_kept = 0
 
-    def keep(self, index: int, reduced: Image.Image) -> None:
-        """Keep a reduced picture in memory while there is room."""
-        if self.bytes_kept + 3 * reduced.width * reduced.height <= MEMORY_LIMIT:
+    def keep(self, index: int, reduced: Image.Image, mask: Tensor | None = None) -> None:
+        """Keep a reduced picture, and the mask of its object, in memory while there is room."""
+        num_bytes = (3 if mask is None else 4) * reduced.width * reduced.height
+        if self.bytes_kept + num_bytes <= MEMORY_LIMIT:
             self.kept[index] = reduced
-            self.bytes_kept += 3 * reduced.width * reduced.height
+            self.bytes_kept += num_bytes
+            if mask is not None:
+                self.masks[index] = _like(mask, reduced)
 
     def reduced_picture(self, index: int) -> Image.Image:
         """Return picture `index` as it is kept, opened anew where there was no room."""
@@ -59,6 +63,20 @@ class Photos:
         with random_numbers(seed):
             return self.transform(picture)
 
+    def mask(self, index: int, *, seed: int) -> Tensor:
+        """Return bool [size, size], true on the object, cropped and flipped as `picture`; nowhere if unknown.
+
+        It follows no other augmentation.
+        """
+        mask = self.masks.get(index)
+        if mask is None:
+            read = self.read(self.samples[index])
+            if read.mask is None:
+                return torch.zeros(self.size, self.size, dtype=torch.bool)
+            mask = _like(read.mask, read.picture)
+        with random_numbers(seed):
+            return self.transform(mask)[0] > 127
+
     def plain(self, index: int) -> Tensor:
         """Return picture `index` as a test picture is seen, from the reduced one: uint8 [3, size, size]."""
         return evaluation_transform(self.size)(self.reduced_picture(index), None)[0]
@@ -69,6 +87,11 @@ class Photos:
             return picture
         width, height = (max(round(side * scale), 2 * self.size) for side in picture.size)
         return picture.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _like(mask: Tensor, picture: Image.Image) -> Image.Image:
+    """Return a mask of the picture of full size as grey levels of `picture`'s size, 255 on the object."""
+    return Image.fromarray(255 * mask.numpy().astype("uint8")).resize(picture.size, Image.Resampling.BICUBIC)
 
 
 def photo_task(
@@ -110,7 +133,7 @@ def photo_task(
     train = Photos(folder.train, size=size, augment=augment, mean=mean)
     with progress.stage(f"reading the pictures of {name}") as update:
         for index, found in readable("train", folder.train, train.read, 0):
-            train.keep(index, found.picture)
+            train.keep(index, found.picture, found.mask)
         # Test pictures are the same in each evaluation: they are kept as the network sees them (150 kB each
         # at 224 px).
         test = [found for _, found in readable("test", folder.test, test_reader(size), len(folder.train))]
@@ -143,6 +166,7 @@ def photo_task(
         test_names=folder.names_of(folder.test),
         train_digests=tuple(digests["train"]),
         notes=notes,
+        outlined=frozenset(index for index, one in enumerate(folder.train) if one.box or one.trimap),
     )
 
 

@@ -16,11 +16,12 @@ from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share, subset, trained_and_held_out
 from vitreg.train.models.start import Start
 from vitreg.train.runs.report import Configuration
-from vitreg.train.training.device import checkpoint_blocks, unfuse_attention
+from vitreg.train.training.composition import needs_masks
+from vitreg.train.training.device import checkpoint_blocks, drops, unfuse_attention
 from vitreg.train.training.formulas import formula
-from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.guided_model import Applied, Whole
 from vitreg.train.training.hyperparameters import Hyperparameters
-from vitreg.train.training.methods import METHODS, SOURCE, is_guided
+from vitreg.train.training.methods import METHODS, SOURCE, is_guided, target_of
 
 TRAINING_COST = 3
 """Of a picture that is trained on, in pictures that are evaluated; for the estimate of the time left."""
@@ -177,7 +178,9 @@ def _run(
 
 def _check(design: Design, task: Task, start: Start) -> None:
     for seed, share in itertools.product(design.seeds, design.shares):
-        trained_and_held_out(task, share, design.hold_out if design.methods else 0.0, seed=seed)
+        used, _ = trained_and_held_out(task, share, design.hold_out if design.methods else 0.0, seed=seed)
+        for method in design.methods:
+            _check_outlines(task, used, method, design.augment)
     model = start.create(len(task.classes), 0.0)
     if not design.fused_attention:
         unfuse_attention(model)
@@ -192,12 +195,33 @@ def _check(design: Design, task: Task, start: Start) -> None:
                 f"{method} mixes pictures in pairs: --batch-size {design.hyper.batch_size} has to be even"
             )
         for lam in _lams(design, method):
-            _check_method(model, method, lam, start.name, design.hyper.fraction)
+            _check_method(model, method, lam, start, design.hyper)
 
 
-def _check_method(model: nn.Module, method: str, lam: float | None, name: str, fraction: float) -> None:
+def _check_outlines(task: Task, used: Sequence[int], method: str, augment: str) -> None:
+    if not needs_masks(target_of(method, 1.0)):
+        return
+    if not task.outlined.intersection(used):
+        raise InputError(
+            f"{method} needs to know where objects are; {task.name} says it of none of {len(used)} training "
+            "pictures: give them boxes or trimaps in index.csv"
+        )
+    if augment not in ("crop", "none"):
+        raise InputError(f"{method}: --augment {augment} does not move masks as it moves pictures; use crop")
+
+
+def _check_method(
+    model: nn.Module, method: str, lam: float | None, start: Start, hyper: Hyperparameters
+) -> None:
+    target, whole, name = target_of(method, lam), None, start.name
     try:
-        with Applied(model, method, lam, num_classes=2, fraction=fraction) as applied:
+        if isinstance(target, vitreg.CoTuning):
+            whole = Whole(start.whole(), torch.zeros(2, 1))
+        if isinstance(target, vitreg.PassPenalty) and not drops(start.create(2, hyper.drop_path)):
+            raise InputError("its two passes are the same where nothing is dropped; add --drop-path 0.1")
+        with Applied(
+            model, method, lam, num_classes=2, mixing=hyper.mixing, fraction=hyper.fraction, whole=whole
+        ) as applied:
             applied.project(torch.optim.SGD(model.parameters()))
         if METHODS[method].head == "probe":
             LinearHead(model)

@@ -31,8 +31,8 @@ from vitreg.train.training.checkpoint import Checkpoints, discard
 from vitreg.train.training.device import unfuse_attention
 from vitreg.train.training.evaluation import as_entry, evaluate
 from vitreg.train.training.loop import train
-from vitreg.train.training.methods import METHODS, SOURCE
-from vitreg.train.training.probe_head import fit_probe_head, probe_metrics
+from vitreg.train.training.methods import METHODS, SOURCE, target_of
+from vitreg.train.training.probe_head import fit_probe_head, probe_metrics, related_source
 from vitreg.train.training.state import Entry, Measurement
 from vitreg.views import random_numbers
 from vitreg.wording import first_line
@@ -222,6 +222,7 @@ def trained_model(
         on_entry=on_entry,
         checkpoints=checkpoints,
         readings=readings,
+        whole=related_source(target_of(c.method, c.lam), run.start, task, indices, accelerator=accelerator),
     )
     if method.alpha < 1:
         vitreg.interpolate(model, start, method.alpha)

@@ -78,6 +78,11 @@ _REFUSED = {
 """The pairs of kinds that cannot be combined, and why; all others can."""
 
 
+def needs_masks(target: Penalty | None) -> bool:
+    """Return whether a penalty has to be told where the objects are."""
+    return isinstance(target, vitreg.GivenPenalty) and target.needs == "masks"
+
+
 def kinds_of(part: Method) -> list[str]:
     """Return the kinds of what a part sets, in the order in which names are written."""
     usual = Method()
@@ -139,8 +144,12 @@ def _check_pairs(name: str, of_kind: Mapping[str, str], parts: Mapping[str, Meth
             f"{name}: {penalty} and {projection} cannot be combined: each has a λ of its own, and a row has "
             "one; SPD and FTP have none"
         )
-    target = parts[penalty].target if penalty else None
-    if "adapters" in of_kind and target and isinstance(target(1.0), vitreg.ParameterPenalty):
+    build = parts[penalty].target if penalty else None
+    target = build(1.0) if build else None
+    if "mixing" in of_kind and (isinstance(target, vitreg.PassPenalty) or needs_masks(target)):
+        reason = "two passes" if isinstance(target, vitreg.PassPenalty) else "the objects of two pictures"
+        raise InputError(f"{name}: {penalty} cannot be combined with mixed pictures, which have {reason}")
+    if "adapters" in of_kind and isinstance(target, vitreg.ParameterPenalty):
         raise InputError(
             f"{name}: {of_kind['adapters']} and {penalty} cannot be combined: the weights that {penalty} "
             "holds are frozen beside adapters"

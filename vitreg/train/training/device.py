@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from accelerate import Accelerator
+from timm.layers import DropPath
 from torch import nn
 
 from vitreg.errors import InputError
@@ -62,6 +63,14 @@ def checkpoint_blocks(model: nn.Module, *, enable: bool = True) -> None:
             f"--grad-checkpointing: {type(model).__name__} has no set_grad_checkpointing; use --micro-batch"
         )
     switch(enable)
+
+
+def drops(model: nn.Module) -> bool:
+    """Return whether two training passes of `model` differ, by dropout or by stochastic depth."""
+    return any(
+        (isinstance(module, nn.Dropout) and module.p) or (isinstance(module, DropPath) and module.drop_prob)
+        for module in model.modules()
+    )
 
 
 def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:

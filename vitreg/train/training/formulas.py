@@ -23,8 +23,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitreg.train.training.guided_model import Applied
-from vitreg.train.training.methods import METHODS, Method
+import vitreg
+from vitreg.train.training.guided_model import Applied, Whole
+from vitreg.train.training.methods import METHODS, Method, target_of
 from vitreg.views import random_numbers
 
 FILE = Path(__file__).with_suffix(".json")
@@ -69,15 +70,20 @@ def compute(method: str) -> dict[str, Any]:
     with random_numbers(0):  # TransMix draws a box
         model, pictures = _model(), _wave((4, 3, 16, 16), 0.7)
         lam = LAM if row.grid else None
-        with Applied(model, method, lam, num_classes=NUM_CLASSES, smoothing=0.1) as applied:
+        whole = None
+        if isinstance(target_of(method, lam), vitreg.CoTuning):
+            whole = Whole(_model(), _wave((NUM_CLASSES, NUM_CLASSES), 0.4).softmax(-1))
+        with Applied(model, method, lam, num_classes=NUM_CLASSES, smoothing=0.1, whole=whole) as applied:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             applied.project(optimizer)
             with torch.no_grad():
                 for number, weight in enumerate(model.parameters()):
                     weight.add_(0.05 * _wave(weight.shape, 1.3 + number))
             mixed, labels = applied.mix(pictures, torch.tensor([0, 1, 2, 1]))
-            loss = applied.loss(model(mixed), labels)
-            penalty = torch.as_tensor(applied.penalty())
+            seen = [mixed, mixed.flip(-1)][: applied.passes]  # as nothing is dropped here
+            loss = torch.stack([applied.loss(model(view), labels) for view in seen]).mean()
+            masks = torch.ones(4, 16, 16, dtype=torch.bool).tril()
+            penalty = torch.as_tensor(applied.penalty(labels=labels, masks=masks))
             trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
             gradients = torch.autograd.grad(loss + penalty, list(trained.values()), allow_unused=True)
             numbers = {"value": [loss.item(), penalty.item()], "gradient": _sums(trained, gradients)}

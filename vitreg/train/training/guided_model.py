@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from timm.data import Mixup
@@ -12,10 +13,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vitreg
+from vitreg.errors import InputError
 from vitreg.removable import Removable
 from vitreg.train.training.adapters import Adapters
+from vitreg.train.training.composition import needs_masks
 from vitreg.train.training.hyperparameters import TRANSMIX, Mixing
 from vitreg.train.training.methods import METHODS, can_be_remembered, target_of
+
+
+class Whole(NamedTuple):
+    """The source with the head of its own task, and how its classes relate to those of the run."""
+
+    source: nn.Module
+    relation: Tensor
 
 
 class Applied(Removable):
@@ -33,8 +43,10 @@ class Applied(Removable):
         balance: the ratio of the penalty's gradient to the loss's that is kept; 0 for λ as it is.
         views: how many views of pictures there are in all; 0 if each is new, and the source reads it anew.
         readings: the folder in which is kept what the source reads of a view.
+        whole: what Co-tuning needs.
 
     Attributes:
+        passes: how many forward passes a step has; the loss is their mean.
         attachment: what computes the penalty, or None without one.
         adapters: what trains the blocks, or None where their weights are trained.
         projector: what pulls the weights back, once `project` has been called, or None without.
@@ -54,6 +66,7 @@ class Applied(Removable):
         balance: float = 0.0,
         views: int = 0,
         readings: Path | None = None,
+        whole: Whole | None = None,
     ) -> None:
         self.smoothing = smoothing
         self._balance = balance
@@ -63,6 +76,9 @@ class Applied(Removable):
         self._transmix: vitreg.TransMix | None = None
         self._mixup: Mixup | None = None
         chosen, target, mixing = METHODS[method], target_of(method, lam), mixing or Mixing()
+        self.passes = 2 if isinstance(target, vitreg.PassPenalty) else 1
+        if mixing and (self.passes > 1 or needs_masks(target)):
+            raise InputError(f"{method} does not go with mixed pictures; leave out --mixup and --cutmix")
         self._model = model
         self._projection = None if chosen.projection is None else chosen.projection(lam or 0.0)
         with ExitStack() as undo:
@@ -75,8 +91,10 @@ class Applied(Removable):
             if target is not None:
                 # A mixed picture is none of the views.
                 is_kept = views and can_be_remembered(target) and not mixing and not chosen.transmix
-                source: vitreg.CachedSource | Literal["base"] | None = None
-                if chosen.adapters:
+                source: nn.Module | vitreg.CachedSource | Literal["base"] | None = None
+                if isinstance(target, vitreg.CoTuning) and whole is not None:
+                    source, target = whole.source, replace(target, relation=whole.relation)
+                elif chosen.adapters:
                     source = "base"
                 elif is_kept:
                     source = vitreg.CachedSource(model, views, path=readings)
@@ -128,16 +146,19 @@ class Applied(Removable):
         smoothing = 0.0 if self._mixup is not None else self.smoothing  # it has smoothed them itself
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
-    def penalty(self, views: Tensor | None = None, loss: Tensor | None = None) -> Tensor | float:
-        """Return the weighted penalty of the last forward pass, on the views with these numbers.
+    def penalty(
+        self, loss: Tensor | None = None, views: Tensor | None = None, **known: Any
+    ) -> Tensor | float:
+        """Return the weighted penalty of the last forward pass or passes, on the views with these numbers.
 
-        `loss` is that of the same pass, to which the penalty is balanced.
+        `loss` is that of the same passes, to which the penalty is balanced; `labels` and `masks` are what is
+        `known` of the pictures.
         """
         if self.attachment is None:
             return 0.0
         if self._balance and loss is not None:
-            return self.attachment.balance(loss, ratio=self._balance, views=views)
-        return self.attachment.penalty(views=views)
+            return self.attachment.balance(loss, ratio=self._balance, views=views, **known)
+        return self.attachment.penalty(views=views, **known)
 
     @property
     def terms(self) -> dict[str, Tensor]:

@@ -20,10 +20,11 @@ from vitreg.train.basics.distributed import mean_over_ranks, parallel, vary_rand
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import kept_views
+from vitreg.train.training.composition import needs_masks
 from vitreg.train.training.device import checkpoint_blocks
-from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.guided_model import Applied, Whole
 from vitreg.train.training.hyperparameters import Hyperparameters
-from vitreg.train.training.methods import METHODS
+from vitreg.train.training.methods import METHODS, target_of
 from vitreg.train.training.state import DivergenceError, Entry, Measurement, Training
 from vitreg.train.training.step import Step, check_step
 
@@ -50,6 +51,7 @@ def train(
     workers: int = 0,
     measure: Measurement | None = None,
     readings: Path | None = None,
+    whole: Whole | None = None,
     on_start: Callable[[], None] = lambda: None,
     on_step: Callable[[], None] = lambda: None,
     on_entry: Callable[[Entry], None] = lambda entry: None,
@@ -61,7 +63,8 @@ def train(
     `checkpoints` the training goes on from the last one, to the same weights and log as if it had never been
     interrupted; `on_step` and `on_entry` are told of the steps and the entries before it, too, and `on_start`
     that the others begin. `measure` adds what it measures to the log, now and then and after the last step.
-    What a source reads of a finite number of views is kept in the folder `readings`.
+    What a source reads of a finite number of views is kept in the folder `readings`. `whole` is the source
+    with its own head, for Co-tuning.
 
     Several processes train one model: each takes an equal slice of every batch, and the log has the means
     over them, so that weights and log are those of one process up to rounding. This does not hold where
@@ -87,6 +90,7 @@ def train(
         balance=hyper.balance,
         views=hyper.views * len(task.train_labels),
         readings=readings,
+        whole=whole,
     ) as applied:
         optimizer = _optimizer(model, method, hyper)
         schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
@@ -113,13 +117,14 @@ def train(
             checkpoint_blocks(model)
         with parallel(model, accelerator) as replica:
             passes = Step(model, replica, applied, accelerator, hyper, training.micro_batch)
+            read = partial(loader, has_masks=needs_masks(target_of(method, lam)))
             on_start()
-            for drawn in loader(task, batches, hyper, accelerator=accelerator, workers=workers):
+            for drawn in read(task, batches, hyper, accelerator=accelerator, workers=workers):
                 step, is_first = training.step, training.step == batches.first
                 schedule.step_update(step)
-                pictures, labels = map(on_device, drawn[:2])
+                pictures, labels, *masks = map(on_device, (*drawn[:2], *drawn[3:]))
                 pictures, labels = applied.mix(task.normalise(pictures), labels)
-                values = passes.gradients(optimizer, pictures, labels, drawn[2], step=step)
+                values = passes.gradients(optimizer, pictures, labels, drawn[2], *masks, step=step)
                 if applied.adapters is not None and is_first:
                     applied.adapters.check_gradients()
                 optimizer.step()
@@ -175,17 +180,24 @@ def _schedule(
 
 
 def loader(
-    task: Task, batches: Batches, hyper: Hyperparameters, *, accelerator: Accelerator, workers: int
+    task: Task,
+    batches: Batches,
+    hyper: Hyperparameters,
+    *,
+    accelerator: Accelerator,
+    workers: int,
+    has_masks: bool = False,
 ) -> Iterable[Sequence[Tensor]]:
     """Return pictures uint8 [b, 3, size, size], labels [b] and views [b] of the batches, one by one.
 
+    With `has_masks` also bool [b, size, size], where the objects are; not of a finite number of views.
     A finite number of views is computed once and kept, on the device where it has room.
     """
     if hyper.views:
         kept = kept_views(task, hyper.views, accelerator.device)
         return kept.batches(Slices(batches), task.train_labels, workers=workers, seed=batches.seed)
     return DataLoader(
-        Draws(task.train, task.train_labels),
+        Draws(task.train, task.train_labels, has_masks=has_masks),
         batch_sampler=Slices(batches),
         num_workers=workers if len(batches) else 0,
         pin_memory=accelerator.device.type == "cuda",

@@ -37,6 +37,12 @@ _PLAIN = {
     "DELTA": Method(lambda lam: vitreg.DELTA(lam=lam), _around(0.01)),
     # The source is the model as training starts, so the head is the one that it starts with: the probe's.
     "LwF": Method(lambda lam: vitreg.LwF(lam=lam), _around(1.0)),
+    "Co-tuning": Method(lambda lam: vitreg.CoTuning(lam=lam), _around(2.3)),
+    # Between the authors' α = 0.3 for a picture beside the sum of both losses, half of which is 0.15 beside
+    # their mean, and their code for ViT, which sums over the 32 pictures of a part: 9.6.
+    "R-Drop": Method(lambda lam: vitreg.RDrop(lam=lam), _around(1.0)),
+    # Nobody published a λ for it: these are the paper's for a guide of the attention.
+    "object-guide": Method(lambda lam: vitreg.ObjectGuide(lam=lam), GRID),
     # The two other readings of Eq. (5).
     "GTA-sum-layers": Method(lambda lam: vitreg.GTA(lam=lam, reduction="sum_layers"), GRID),
     "GTA-sum": Method(lambda lam: vitreg.GTA(lam=lam, reduction="sum"), GRID),
@@ -78,8 +84,12 @@ def _foresee(*names: str) -> None:
         METHODS[name] = method
 
 
-_foresee(*_PLAIN, "LoRA+GTA")
+DEMANDING = ("Co-tuning", "R-Drop", "object-guide")
+"""What not every run can have: the source's own head, something that is dropped, outlines of objects."""
+
+_foresee(*(name for name in _PLAIN if name not in DEMANDING), "LoRA+GTA")
 METHODS |= {name: METHODS[name] for name in ("linear-probe", "WiSE-FT", "WiSE-FT+GTA")}
+METHODS |= {name: METHODS[name] for part in DEMANDING for name in (part, f"LP-FT+{part}")}
 
 _plugin = ""
 """The hash of the file whose rows are being registered."""

@@ -1,4 +1,4 @@
-"""The linear probe of a run's own training pictures, as the head that the run starts from."""
+"""What a run's own training pictures say before it: the linear probe's head, how classes are related."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 import vitreg
 from vitreg.train.data.dataset import Task
+from vitreg.train.models.start import Start
+from vitreg.train.training.composition import Penalty
+from vitreg.train.training.guided_model import Whole
+from vitreg.views import random_numbers
 
 BATCH_SIZE = 100
 
@@ -26,6 +30,22 @@ def fit_probe_head(
     model.to(accelerator.device)
     with accelerator.autocast():
         return vitreg.fit_head(model, _batches(task, indices, accelerator.device))
+
+
+def related_source(
+    target: Penalty | None, start: Start, task: Task, indices: Sequence[int], *, accelerator: Accelerator
+) -> Whole | None:
+    """Return the source with its own head, and how its classes relate to the task's, if `target` needs them.
+
+    The pictures are seen as by `fit_probe_head`.
+    """
+    if not isinstance(target, vitreg.CoTuning):
+        return None
+    with random_numbers(0):  # those of the training stay as they are
+        source = start.whole().to(accelerator.device)
+    pictures = _batches(task, indices, accelerator.device)
+    with accelerator.autocast():
+        return Whole(source, vitreg.measure.class_relation(source, pictures, len(task.classes)))
 
 
 def _batches(task: Task, indices: Sequence[int], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

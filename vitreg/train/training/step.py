@@ -11,13 +11,15 @@ from accelerate import Accelerator
 from timm.layers import DropPath, drop_path
 from torch import Tensor, nn
 
+import vitreg
 from vitreg.attachment.rhythm import is_due
 from vitreg.errors import InputError
 from vitreg.reader.random_state import random_state, set_random_state
 from vitreg.train.basics.distributed import per_rank, world_size
+from vitreg.train.training.composition import needs_masks
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
-from vitreg.train.training.methods import METHODS
+from vitreg.train.training.methods import target_of
 
 COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
 """What `torch.compile` is told: random numbers are those of a step that is not compiled."""
@@ -61,16 +63,25 @@ def check_step(hyper: Hyperparameters, methods: Sequence[str]) -> None:
     }
     for what in [what for what, is_asked in beside.items() if hyper.compile and is_asked]:
         raise InputError(f"--compile makes one graph of a step, which does not go with {what}; leave one out")
-    if hyper.micro_batch is None or hyper.micro_batch >= hyper.batch_size:
-        return
-    if hyper.balance:
+    in_parts = hyper.micro_batch is not None and hyper.micro_batch < hyper.batch_size
+    if in_parts and hyper.balance:
         raise InputError(
             "--balance compares the gradients of a whole batch, which --micro-batch takes apart: use "
             "--grad-checkpointing, which saves memory too, or a smaller --batch-size"
         )
     for method in methods:
-        build = METHODS[method].target
-        if build is not None and not getattr(build(1.0), "is_mean", True):
+        target = target_of(method, 1.0)
+        has_passes = isinstance(target, vitreg.PassPenalty)
+        beside = {
+            "--compile": hyper.compile and (has_passes or isinstance(target, vitreg.GivenPenalty)),
+            "--micro-batch": in_parts and has_passes,
+            "several processes": world_size() > 1 and has_passes,
+            "--fraction": hyper.fraction < 1 and has_passes,
+            "--views": hyper.views > 0 and needs_masks(target),
+        }
+        for what in [what for what, is_asked in beside.items() if is_asked]:
+            raise InputError(f"{method} does not go with {what}; leave one out")
+        if in_parts and not getattr(target, "is_mean", True):
             raise InputError(
                 f"{method} looks at all pictures of a batch at once, which --micro-batch takes apart: use "
                 "--grad-checkpointing, which saves memory too, or a smaller --batch-size"
@@ -123,6 +134,7 @@ class Step:
         pictures: Tensor,
         labels: Tensor,
         views: Tensor,
+        masks: Tensor | None = None,
         *,
         step: int,
     ) -> dict[str, Tensor]:
@@ -134,7 +146,7 @@ class Step:
         while True:
             optimizer.zero_grad()
             try:
-                return self._sum(pictures, labels, views, step)
+                return self._sum(pictures, labels, views, masks, step)
             except torch.OutOfMemoryError:
                 if state is None or self.size == 1:
                     raise
@@ -142,7 +154,9 @@ class Step:
             torch.cuda.empty_cache()
             set_random_state(state, pictures.device)
 
-    def _sum(self, pictures: Tensor, labels: Tensor, views: Tensor, step: int) -> dict[str, Tensor]:
+    def _sum(
+        self, pictures: Tensor, labels: Tensor, views: Tensor, masks: Tensor | None, step: int
+    ) -> dict[str, Tensor]:
         total = len(pictures)
         sums: dict[str, Tensor] = {}  # `dict[str, Tensor]()` breaks a compiled graph
         parts = [slice(start, min(start + self.size, total)) for start in range(0, total, self.size)]
@@ -157,7 +171,8 @@ class Step:
             waits = part is not parts[-1]
             with self._accelerator.no_sync(self._replica) if waits else nullcontext():
                 with self._accelerator.autocast() if self._is_compiled else nullcontext():
-                    objective, loss = self._computes(pictures[part], labels[part], views[part], part)
+                    seen = None if masks is None else masks[part]
+                    objective, loss = self._computes(pictures[part], labels[part], views[part], seen, part)
                 self._accelerator.backward(share * objective)
             taken = {n: term for n, term in self._applied.terms.items() if term is not before.get(n)}
             for name, value in {"objective": objective, "loss": loss, **taken}.items():
@@ -176,9 +191,12 @@ class Step:
         return 0 if is_due(step, self._every) else 1  # the first is always due
 
     def _objective(
-        self, pictures: Tensor, labels: Tensor, views: Tensor, part: slice
+        self, pictures: Tensor, labels: Tensor, views: Tensor, masks: Tensor | None, part: slice
     ) -> tuple[Tensor, Tensor]:
-        with nullcontext() if self._is_compiled else self._accelerator.autocast():
-            logits = self._replica(pictures)
-        loss = self._applied.loss(logits, labels, part)
-        return loss + self._applied.penalty(views, loss), loss
+        losses = []
+        for _ in range(self._applied.passes):
+            with nullcontext() if self._is_compiled else self._accelerator.autocast():
+                logits = self._replica(pictures)
+            losses.append(self._applied.loss(logits, labels, part))
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        return loss + self._applied.penalty(loss, views, labels=labels, masks=masks), loss
