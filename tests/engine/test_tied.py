@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from engine.data.backgrounds import fill_holes, widen
-from engine.data.tied import SIDE, placed, tied_folder
+from engine.data.tied import SIDE, read_placement, tied_folder
 from small_data import write_index, write_picture
 from vitreg.errors import InputError
 from vitreg.train.data.folder import read_folder
@@ -74,7 +74,7 @@ def test_backgrounds_give_the_class_away_in_the_training_alone(data: Path, tmp_p
     counts = Counter((row["label"], row["background"]) for row in test)
     assert set(counts.values()) == {EACH - 2}
     assert set(Counter(row["object"] for row in test).values()) == {2}
-    found = placed(place)
+    found = read_placement(place)
     assert Counter(found.cells) == counts
     assert found.is_usual == tuple(label[-1] == kind[-1] for label, kind in found.cells)
 

@@ -30,42 +30,45 @@ Chosen with DeiT-Tiny at 224 px and five pictures a class, see the page on resul
 SEARCHED_METHODS, SEARCHED_LAMS, SEARCHED_LRS = ("GTA",), (1.0, 10.0), (3e-5, 1e-4, 3e-4)
 """What a search tries, each learning rate without a guide, too."""
 
-_IS_IN: dict[str, Callable[[float], bool]] = {
-    "a whole number above 0": lambda value: value >= 1 and value == int(value),
-    "a whole number above 1": lambda value: value >= 2 and value == int(value),
-    "a whole number of at least 0": lambda value: value >= 0 and value == int(value),
-    "a number above 0": lambda value: value > 0,
-    "a number of at least 0": lambda value: value >= 0,
-    "a share above 0 and at most 1": lambda value: 0 < value <= 1,
-    "a share above 0 and below 1": lambda value: 0 < value < 1,
-    "a share of at least 0 and below 1": lambda value: 0 <= value < 1,
-}
-
-_RANGES = {
-    "a whole number above 0": ("size", "steps", "batch_size", "every", "shots"),
-    "a whole number above 1": ("folds",),
-    "a whole number of at least 0": ("views", "seed", "seeds", "workers", "retries"),
-    "a number above 0": ("lrs", "minutes", "epochs", "lr", "cpus_per_run"),
-    "a number of at least 0": (
-        *("lam", "lams", "weight_decay", "warmup_epochs", "balance", "mixup", "cutmix", "gpus_per_run"),
+_NUMBERS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "a whole number above 0",
+        lambda n: n >= 1 and n == int(n),
+        ("size", "steps", "batch_size", "every", "shots"),
     ),
-    "a share above 0 and at most 1": ("layer_decay", "fraction", "rates", "mass", "tied"),
-    "a share above 0 and below 1": ("hold_out",),
-    "a share of at least 0 and below 1": ("smoothing", "drop_path"),
-}
+    ("a whole number above 1", lambda n: n >= 2 and n == int(n), ("folds",)),
+    (
+        "a whole number of at least 0",
+        lambda n: n >= 0 and n == int(n),
+        ("views", "seed", "seeds", "workers", "retries"),
+    ),
+    ("a number above 0", lambda n: n > 0, ("lrs", "minutes", "epochs", "lr", "cpus_per_run")),
+    (
+        "a number of at least 0",
+        lambda n: n >= 0,
+        ("lam", "lams", "weight_decay", "warmup_epochs", "mixup", "cutmix", "gpus_per_run"),
+    ),
+    (
+        "a share above 0 and at most 1",
+        lambda n: 0 < n <= 1,
+        ("layer_decay", "fraction", "rates", "mass", "tied"),
+    ),
+    ("a share above 0 and below 1", lambda n: 0 < n < 1, ("hold_out",)),
+    ("a share of at least 0 and below 1", lambda n: 0 <= n < 1, ("smoothing", "drop_path")),
+)
 """What each number has to be, of a fine-tuning and of a table."""
 
 
 def check_numbers(options: object) -> None:
     """Raise `InputError` if an option is not such a number as is expected of its name."""
-    for expected, names in _RANGES.items():
+    for expected, is_expected, names in _NUMBERS:
         for name in names:
             given = getattr(options, name, None)
             values = given if isinstance(given, Sequence) else [] if given is None else [given]
             for value in values:
                 if isinstance(value, str):  # of several forms, which are told apart elsewhere
                     continue
-                if not math.isfinite(value) or not _IS_IN[expected](value):
+                if not math.isfinite(value) or not is_expected(value):
                     raise InputError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from engine.data.backgrounds import fill_holes, widen
 from vitreg.errors import InputError
-from vitreg.files import lock, prepare_out, sha256_of
+from vitreg.files import make_folder_once, prepare_out, sha256_of
 from vitreg.train.basics.tables import csv_text
 from vitreg.train.data.reading import read_objects
 from vitreg.train.data.samples import Folder, Sample
@@ -32,7 +31,7 @@ SIDE = 256
 COLUMNS = ("path", "label", "split", "trimap", "background", "usual", "object")
 
 
-class Placed(NamedTuple):
+class Placement(NamedTuple):
     """Of each test picture of a tied set: its object, the pair of class and background, is that the usual."""
 
     objects: tuple[int, ...]
@@ -63,21 +62,15 @@ def tied_folder(folder: Folder, cache: Path, *, rate: float) -> Path:
         outline = sha256_of(sample.trimap) if sample.trimap else sample.box
         digest.update(f"{sample.label} {sha256_of(sample.path)} {outline}\n".encode())
     place = cache / f"tied-{digest.hexdigest()[:12]}"
-    prepare_out(cache)
-    with lock(cache, wait=True):
-        if not place.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache, prefix=".tied.") as begun:
-                made = Path(begun, "whole")
-                _write(folder, made, rate)
-                made.rename(place)
-    return place
+    prepare_out(place)
+    return make_folder_once(place, lambda part: _write(folder, part, rate))
 
 
-def placed(root: Path) -> Placed:
+def read_placement(root: Path) -> Placement:
     """Return what the index of a tied set says of its test pictures, in their order."""
     with open(root / "index.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    return Placed(
+    return Placement(
         tuple(int(row["object"]) for row in rows),
         tuple((row["label"], row["background"]) for row in rows),
         tuple(row["usual"] == "yes" for row in rows),
@@ -91,8 +84,11 @@ def _write(folder: Folder, place: Path, rate: float) -> None:
     rows = []
     for split, pool in (("train", train), ("test", test)):
         kinds = np.searchsorted(limits, pool.brightness, side="right")
-        pairs = _tied(pool.labels, num_kinds, rate, generator) if split == "train" else _each(pool.labels)
-        (place / split).mkdir(parents=True)
+        is_train = split == "train"
+        pairs = (
+            _training_pairs(pool.labels, num_kinds, rate, generator) if is_train else _test_pairs(pool.labels)
+        )
+        (place / split).mkdir()
         for number, (own, kind) in enumerate(pairs):
             behind = np.flatnonzero((kinds == kind) & (np.arange(len(kinds)) != own))
             if not len(behind):
@@ -127,7 +123,7 @@ class _Pool:
         return torch.where(self.objects[own], self.pictures[own], self.empty[other])
 
 
-def _tied(
+def _training_pairs(
     labels: Sequence[int], num_kinds: int, rate: float, generator: np.random.Generator
 ) -> list[tuple[int, int]]:
     """Return each training picture's place and kind of background, the share `rate` of a class its own."""
@@ -141,7 +137,7 @@ def _tied(
     return sorted(pairs)
 
 
-def _each(labels: Sequence[int]) -> list[tuple[int, int]]:
+def _test_pairs(labels: Sequence[int]) -> list[tuple[int, int]]:
     """Return the places of equally many test pictures of each class, each with every kind of background."""
     least = min(Counter(labels).values())
     kept = [own for label in sorted(set(labels)) for own in np.flatnonzero(np.array(labels) == label)[:least]]

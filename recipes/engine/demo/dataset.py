@@ -84,7 +84,7 @@ def drawn_start(
     """
     steps = {"steps": QUICK_STEPS} if is_quick else {}
 
-    def pre_trained() -> Path:
+    def pre_train() -> Path:
         with lock(cache, wait=True):  # a second process waits for the first one's source
             if label in ("", "SL"):
                 return demo.source_checkpoint(cache, progress=on_step, **steps)
@@ -93,7 +93,7 @@ def drawn_start(
             method = cast(Method, "iBOT" if label == "SSL" else label)  # which is checked there
             return self_supervised_checkpoint(cache, method, progress=on_step, **steps)
 
-    path = on_main(pre_trained)
+    path = on_main(pre_train)
     state = {key: tensor for key, tensor in read_weights(path).items() if not key.startswith("head.")}
 
     def create(num_classes: int, drop_path: float) -> nn.Module:

@@ -70,17 +70,14 @@ def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> by
     figure, grid = panels(len(groups), 1 + has_objects + has_drift)
     for line, ((data, _), own) in zip(grid, groups.items(), strict=True):
         block = object_block([r for r in own if r.configuration.method == SOURCE])
-        _steps(line[0], own, "top1", 1)
-        line[0].set_title(_heading(data, "", "top-1 on test pictures, %"), fontsize=10, loc="left")
+        drawn = [(line[0], "top1", 1, "top-1 on test pictures, %")]
         if block is not None:
-            _steps(line[1], own, f"object_share/{block}", 100)
-            heading = _heading(data, "", f"{_OBJECT} (block {block})")
-            line[1].set_title(heading, fontsize=10, loc="left")
+            drawn.append((line[1], f"object_share/{block}", 100, f"{_OBJECT} (block {block})"))
         if has_drift:
-            _steps(line[-1], own, "drift", 100)
-            line[-1].set_title(
-                _heading(data, "", "attention elsewhere than the source's, %"), fontsize=10, loc="left"
-            )
+            drawn.append((line[-1], "drift", 100, "attention elsewhere than the source's, %"))
+        for axes, name, scale, heading in drawn:
+            _steps(axes, own, name, scale)
+            axes.set_title(_heading(data, "", heading), fontsize=10, loc="left")
         for axes in line:
             axes.set_xlabel("training steps")
             if any(report.configuration.measure_every == LOG for report in own):

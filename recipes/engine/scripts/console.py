@@ -191,7 +191,7 @@ class Results:
         return {start.fingerprint: start.label for start in self.job.design.starts}
 
     @property
-    def trained(self) -> list[tuple[Run, Report]]:
+    def trained_runs(self) -> list[tuple[Run, Report]]:
         """The runs with their reports, but for those of the sources."""
         both = zip(self.runs, self.reports, strict=True)
         return [(run, report) for run, report in both if run.configuration.method != SOURCE]

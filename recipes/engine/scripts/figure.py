@@ -108,7 +108,7 @@ def train_models(
     results = measure(job, design, seeds=seeds, keeps_models=True)
     found = []
     for task, start in itertools.product(design.tasks, design.starts):
-        fitted = [run for run, _ in results.trained if run.task is task and run.start is start]
+        fitted = [run for run, _ in results.trained_runs if run.task is task and run.start is start]
         parts = [table.name, task.name if len(design.tasks) > 1 else "", start.label]
         name = "-".join(filter(None, parts))
         found.append(Models(name, task, start, (source_of(fitted[0]), *fitted)))

@@ -70,7 +70,7 @@ def forgetting_script(table: Table, description: str | None) -> Main:
             results = measure(job, job.design, keeps_models=True)
             found, before = [], {}
             with progress.stage("measuring what was forgotten") as update:
-                for done, (run, report) in enumerate(trained := results.trained):
+                for done, (run, report) in enumerate(trained := results.trained_runs):
                     key = run.start.fingerprint
                     if key not in before:
                         before[key] = _Seen.of(wholes[key], known[key], run.task, job.place.accelerator)
@@ -133,13 +133,13 @@ def _forgotten(
         whole.load_state_dict(body, strict=False)
         return whole
 
-    def seen(model: nn.Module) -> tuple[float, _Seen]:
+    def measure_point(model: nn.Module) -> tuple[float, _Seen]:
         """Return the new top-1, and what the body with the source's head makes of the source's pictures."""
         now = _Seen.of(with_head(model), known, task, accelerator)
         return evaluate(model, task, accelerator=accelerator)["top1"], now
 
     inside = [alpha for alpha in alphas if 0 < alpha < 1]
-    points = vitreg.interpolation_curve(model.to(accelerator.device), state, seen, inside)
+    points = vitreg.interpolation_curve(model.to(accelerator.device), state, measure_point, inside)
     end = _Seen.of(with_head(model), known, task, accelerator)
     points[1.0] = top1, end
     if 0 in alphas:  # the start's body is the source's

@@ -63,7 +63,7 @@ def prepare(
     if options.subset:
         files = one_for_each("--subset", options.subset, list(folders))
         lists = {name: Path(file) for name, file in files.items()}
-    measured = _measured(options.measure_every, table, settings.hyper.steps)
+    measured = _measure_every(options.measure_every, table, settings.hyper.steps)
     check_trackers(options.log_with)
     ray = ray_options(options)
     # With Ray it is the nodes that need the device.
@@ -129,7 +129,7 @@ def prepare(
     return Job(table, title, design, place, select, options.hold_out, ray, notes, others)
 
 
-def _measured(given: str | None, table: Table, steps: int) -> int | str:
+def _measure_every(given: str | None, table: Table, steps: int) -> int | str:
     """Return after how many steps each a run is measured, or that it is at ever longer distances."""
     if given is None:
         return math.ceil(steps / table.measures) if table.measures else 0

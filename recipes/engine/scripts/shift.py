@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from engine.data.backgrounds import background_tests
-from engine.data.tied import Placed, placed, tied_folder
+from engine.data.tied import Placement, read_placement, tied_folder
 from engine.experiment.job import Job, Table
 from engine.results.rows import object_block
 from engine.results.shift_rows import (
@@ -66,14 +66,14 @@ def shift_script(table: Table, description: str | None) -> Main:
 
     def work(console: Console, options: ShiftOptions, command: str) -> None:
         with Progress(console) as progress:
-            options, sets_tied = _tied(options, progress)
+            options, placements = _make_tied_sets(options, progress)
             job = prepare(table, options, progress, tests=options.test)
-            tests = {task.name: _tests(task, job, sets_tied) for task in job.design.tasks}
-            results = measure(job, job.design, keeps_models=not sets_tied)
+            tests = {task.name: _tests(task, job, placements) for task in job.design.tasks}
+            results = measure(job, job.design, keeps_models=not placements)
             with progress.stage("measuring on the test sets") as update:
                 found: list[Measured] = []
-                for done, (run, report) in enumerate(trained := results.trained):
-                    if tied := sets_tied.get(run.task.name):
+                for done, (run, report) in enumerate(trained := results.trained_runs):
+                    if tied := placements.get(run.task.name):
                         found += _split_tied(report, tied, job)
                     else:
                         found += _test_run(run, tests[run.task.name], job)
@@ -93,7 +93,7 @@ def shift_script(table: Table, description: str | None) -> Main:
     return script(ShiftOptions, table.name, description, work)
 
 
-def _tied(options: ShiftOptions, progress: Progress) -> tuple[ShiftOptions, dict[str, Placed]]:
+def _make_tied_sets(options: ShiftOptions, progress: Progress) -> tuple[ShiftOptions, dict[str, Placement]]:
     """Return the options with the tied sets in place of the data sets, and where their objects stand.
 
     Raises:
@@ -110,16 +110,16 @@ def _tied(options: ShiftOptions, progress: Progress) -> tuple[ShiftOptions, dict
         made = partial(tied_folder, folder, cache, rate=options.tied)
         roots[f"{name}-tied{100 * options.tied:g}"] = Path(on_main(made))
     data = [f"{name}={root}" for name, root in roots.items()]
-    return replace(options, data=data), {name: placed(root) for name, root in roots.items()}
+    return replace(options, data=data), {name: read_placement(root) for name, root in roots.items()}
 
 
-def _tests(task: Task, job: Job, sets_tied: dict[str, Placed]) -> list[TestSet]:
+def _tests(task: Task, job: Job, placements: dict[str, Placement]) -> list[TestSet]:
     """Return the test sets of a task.
 
     Raises:
         InputError: There is none.
     """
-    if tied := sets_tied.get(task.name):
+    if tied := placements.get(task.name):
         usual = torch.tensor(tied.is_usual)
         return [TestSet(name, task.test[which], ()) for name, which in ((USUAL, usual), (UNUSUAL, ~usual))]
     found = [*job.others.get(task.name, {}).values()]
@@ -164,7 +164,7 @@ def _test_once(run: Run, test: TestSet, job: Job) -> tuple[list[bool], list[floa
     return (every.argmax(1) == torch.tensor(test.labels)).tolist(), metrics.get("object_share", [])
 
 
-def _split_tied(report: Report, tied: Placed, job: Job) -> list[Measured]:
+def _split_tied(report: Report, tied: Placement, job: Job) -> list[Measured]:
     """Return how a run did on its tied set's test pictures, by the background that they stand on."""
     c, objects = report.configuration, torch.tensor(tied.objects)
     right = torch.tensor(stored_right(job.place.out / c.folder))
