@@ -21,7 +21,7 @@ from laws import refuses
 from plotted import luminance
 from small_models import make_vit, shake
 from vitreg import ArgumentError
-from vitreg.plot.pictures import GREY, HEAT, heated, in_grey, scaled, shown
+from vitreg.plot.pictures import GREY, HEAT, enlarge, in_grey, lay_heat, to_show
 
 pytestmark = pytest.mark.usefixtures("everything_can_be_drawn")
 
@@ -46,12 +46,12 @@ def names(figure: Figure) -> list[str]:
 
 def test_heat_is_half_transparent_over_grey() -> None:
     picture, heat = torch.rand(20, 30, 3), torch.rand(20, 30)
-    image, grey, colours = heated(picture, heat), in_grey(picture), matplotlib.colormaps[HEAT]
+    image, grey, colours = lay_heat(picture, heat), in_grey(picture), matplotlib.colormaps[HEAT]
     assert image.shape == (20, 30, 3)
     for row, column in ((0, 0), (7, 29), (19, 3)):
         expected = [0.5 * c + 0.5 * float(grey[row, column]) for c in colours(float(heat[row, column]))[:3]]
         assert image[row, column].tolist() == pytest.approx(expected, abs=1e-6)
-    shades = heated(torch.full((1, 50, 3), 0.3), torch.linspace(0, 1, 50)[None])[0]
+    shades = lay_heat(torch.full((1, 50, 3), 0.3), torch.linspace(0, 1, 50)[None])[0]
     lightness = [luminance(shade.tolist()) for shade in shades]
     assert lightness == sorted(lightness)  # so that it is read without colours
 
@@ -68,29 +68,29 @@ def test_a_dark_or_a_pale_picture_is_seen(low: float, high: float) -> None:
 def test_one_large_patch_does_not_leave_the_others_dark() -> None:
     attention = torch.arange(100.0).view(10, 10)
     attention[0, 0] = 1e6
-    heat = scaled(attention, (10, 10), saturated=0.1).flatten()
+    heat = enlarge(attention, (10, 10), saturated=0.1).flatten()
     assert int((heat == 1).sum()) == 10
     assert heat[1] < heat[50] < heat[89] <= 1
-    assert scaled(attention, (10, 10)).flatten()[50] < 1e-3  # without: none but one
-    assert bool((scaled(torch.zeros(10, 10), (10, 10)) == 0).all())
+    assert enlarge(attention, (10, 10)).flatten()[50] < 1e-3  # without: none but one
+    assert bool((enlarge(torch.zeros(10, 10), (10, 10)) == 0).all())
     few = torch.zeros(10, 10)
     few[3, 3] = 1  # fewer than a tenth
-    assert scaled(few, (10, 10), saturated=0.1).max() == 1
-    assert scaled(attention, (64, 48)).shape == (64, 48)
+    assert enlarge(few, (10, 10), saturated=0.1).max() == 1
+    assert enlarge(attention, (64, 48)).shape == (64, 48)
 
 
 def test_what_is_shown(pictures: Tensor) -> None:
     images = 3 * torch.randn(2, 3, 32, 32) + 1
-    stretched = shown(None, images)
+    stretched = to_show(None, images)
     assert stretched.shape == (2, 32, 32, 3)
     assert [(float(p.min()), float(p.max())) for p in stretched] == [(0, 1), (0, 1)]
-    torch.testing.assert_close(shown(pictures, images), pictures.permute(0, 2, 3, 1) / 255)
-    torch.testing.assert_close(shown(pictures / 255, images), pictures.permute(0, 2, 3, 1) / 255)
-    grey = shown(None, torch.rand(2, 1, 8, 8))
+    torch.testing.assert_close(to_show(pictures, images), pictures.permute(0, 2, 3, 1) / 255)
+    torch.testing.assert_close(to_show(pictures / 255, images), pictures.permute(0, 2, 3, 1) / 255)
+    grey = to_show(None, torch.rand(2, 1, 8, 8))
     assert torch.equal(grey[..., 0], grey[..., 2])
     for wrong in (pictures[:1], pictures[0], pictures.int(), images, "picture"):
         with refuses(ArgumentError, "pictures"):
-            shown(wrong, images)
+            to_show(wrong, images)
 
 
 def test_overlay_has_a_column_a_picture_and_a_line_a_map(pictures: Tensor) -> None:
@@ -107,7 +107,7 @@ def test_overlay_has_a_column_a_picture_and_a_line_a_map(pictures: Tensor) -> No
     assert figure.get_supxlabel() == "said"
     base = pictures.permute(0, 2, 3, 1) / 255
     torch.testing.assert_close(drawn(figure.axes[1]), base[1])
-    torch.testing.assert_close(drawn(figure.axes[3]), heated(base[1], scaled(maps["one"][1], (32, 32))))
+    torch.testing.assert_close(drawn(figure.axes[3]), lay_heat(base[1], enlarge(maps["one"][1], (32, 32))))
     outlined = [len(axes.collections) for axes in figure.axes[:6]]
     assert outlined == [1, 0, 2, 1, 2, 1]  # contours of the heat, and of the first picture's object
 
@@ -141,7 +141,7 @@ def test_several_pictures_are_columns(images: Tensor) -> None:
     lines = ["source\nblock 0", "source\nblock 2", "target\nblock 0", "target\nblock 2"]
     assert names(figure) == ["picture", *lines]
     last = vitreg.measure.attention_maps(source, images, layers=-1)[0].mean(1)
-    expected = heated(shown(None, images)[1], scaled(last[1], (32, 32), saturated=0.1))
+    expected = lay_heat(to_show(None, images)[1], enlarge(last[1], (32, 32), saturated=0.1))
     torch.testing.assert_close(drawn(figure.axes[2 * len(images) + 1]), expected)
 
 
@@ -152,7 +152,7 @@ def test_one_picture_has_a_panel_a_block_and_head(images: Tensor) -> None:
     assert [title for title in titles(figure) if title] == ["picture", *panels]
     one = vitreg.measure.attention_maps(model, images[:1])[1][0, 1]
     at = figure.axes[1 + panels.index("block 1, head 1")]
-    expected = heated(shown(None, images)[0], scaled(one, (32, 32), saturated=0.1))
+    expected = lay_heat(to_show(None, images)[0], enlarge(one, (32, 32), saturated=0.1))
     torch.testing.assert_close(drawn(at), expected)
     assert len(plot.attention({"a": model, "b": model}, images[:1]).axes) == 5
     many = plot.attention(make_vit(depth=9), images[:1], layers="all")
@@ -163,7 +163,7 @@ def test_rollout_is_drawn(images: Tensor) -> None:
     model = shake(make_vit())
     figure = plot.rollout(model, images, saturated=0)
     rollout = vitreg.measure.attention_rollout(model, images)[0]
-    expected = heated(shown(None, images)[0], scaled(rollout, (32, 32)))
+    expected = lay_heat(to_show(None, images)[0], enlarge(rollout, (32, 32)))
     torch.testing.assert_close(drawn(figure.axes[len(images)]), expected)
 
 

@@ -20,7 +20,7 @@ def block_grid(tower: Tower, block: Block, size: tuple[int, int]) -> Grid | None
     return block.grid if block.grid != tower.grid else grid_of(tower, size)
 
 
-def covered(tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
+def covered_size(tower: Tower, size: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width in pixels that the patches of a picture of `size` cover, from the top left.
 
     What is left over where a side is no multiple of the patch's is in no patch.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,17 @@ from torch.utils.hooks import RemovableHandle
 
 from vitreg.errors import StateError
 from vitreg.types import Tap
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def eagerly(function: F) -> F:
+    """Return `function` for `torch.compile` to leave alone: it ends the graph before the call.
+
+    What looks at modules and hooks them has nothing to compile, and takes minutes to be traced.
+    `torch.compiler.disable` does the same, but its result has no type.
+    """
+    return cast(F, torch.compiler.disable(function))
 
 
 def _ignore(*_: Any) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from laws import draw
 from two_processes import in_two_processes
 from vitreg import BSS, ArgumentError
 from vitreg.functional import smallest_squared_singular_values
-from vitreg.functional.gather import gather_rows, sharded_by
+from vitreg.functional.gather import gather_rows
 
 WHOLE = draw(3, 6, 8)
 
@@ -52,15 +52,3 @@ def test_two_processes_see_one_batch(tmp_path: Path) -> None:
 def test_wrong_option(gather: object) -> None:
     with pytest.raises(ArgumentError, match="gather must be True or False"):
         BSS(gather=gather)
-
-
-def test_shards_of_both_kinds() -> None:
-    whole, flat, original, sharded = (nn.Parameter(torch.ones(1)) for _ in range(4))
-    flat._is_flat_param = True
-    original._fsdp_flattened = True
-    sharded.placements = ()
-    assert sharded_by([]) is None
-    assert sharded_by([whole]) is None
-    assert sharded_by([whole, flat]) == "FSDP1"
-    assert sharded_by([original]) == "FSDP1"
-    assert sharded_by([whole, sharded]) == "FSDP2"

@@ -107,7 +107,7 @@ def arguments_for(ours: Tower, theirs: Tower, one: ForwardPass, resize: bool) ->
     return one.more
 
 
-def aligned(
+def align(
     penalty: ReadingPenalty,
     pairs: Mapping[int, int],
     target: ForwardPass,
@@ -134,7 +134,7 @@ def aligned(
         grids = [(_grid(penalty, target, i), _grid(penalty, source, j)) for i, j in pairs.items()]
         others = [_block(penalty, source.tower, index) for index in pairs.values()]
         theirs = [
-            _resampled(penalty, value, block, grid)
+            _resample(penalty, value, block, grid)
             for value, block, grid in zip(theirs, others, grids, strict=True)
         ]
     if penalty.heads == "mean":
@@ -145,7 +145,7 @@ def aligned(
     return ours, theirs
 
 
-def _resampled(penalty: ReadingPenalty, value: Tensor, block: Block, grids: tuple[Grid, Grid]) -> Tensor:
+def _resample(penalty: ReadingPenalty, value: Tensor, block: Block, grids: tuple[Grid, Grid]) -> Tensor:
     resample = extractors[penalty.extractor].resample
     assert resample is not None
     to_grid, from_grid = grids

@@ -20,8 +20,8 @@ from vitreg.attachment.targets import Target, resolve_target
 from vitreg.copies import InertCopies
 from vitreg.errors import StateError
 from vitreg.families import find_tower
-from vitreg.functional.eagerly import eagerly
-from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, weighted
+from vitreg.hooks import eagerly
+from vitreg.penalties import ParameterPenalty, Penalty, ReadingPenalty, check_lam, weigh
 from vitreg.removable import Removable
 from vitreg.sources.frozen import Source, check_source, make_source
 from vitreg.types import (
@@ -215,7 +215,7 @@ class Attachment(Balanced, InertCopies, Removable):
         choose = choice_of_pictures(self.step, self._part)
         values = {**self._readings.values(views, given, choose), **self._parameters.values()}
         lam, every = self._lam, self._every
-        parts = [weighted(values[name], name, p, lam, every, step) for name, p in self.penalties.items()]
+        parts = [weigh(values[name], name, p, lam, every, step) for name, p in self.penalties.items()]
         self._terms = {name: values[name].detach() for name in self.penalties}
         self.step += 1
         return sum(parts[1:], parts[0])

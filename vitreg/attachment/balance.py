@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vitreg.attachment.paired_readings import Readings
 from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
-from vitreg.functional.gather import sharded_by
+from vitreg.functional.shards import sharded_by
 from vitreg.layers import resolve_layers
 from vitreg.penalties import check_positive
 from vitreg.types import Tower

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from vitreg.errors import ArgumentError, StateError, UnsupportedModelError, in_words
 from vitreg.functional import object_masks, patch_coverage
-from vitreg.grids import block_grid, covered
+from vitreg.grids import block_grid, covered_size
 from vitreg.penalties import GivenPenalty, PassPenalty, ReadingPenalty
 from vitreg.reader import ForwardPass
 
 
-def known(
+def needed_values(
     name: str, penalty: GivenPenalty, blocks: Iterable[int], one: ForwardPass, given: Mapping[str, Any]
 ) -> list[Tensor]:
     """Return what `penalty` needs to know of a pass: labels, or how far patches are covered, [b, p] a block.
@@ -35,7 +35,7 @@ def known(
     if penalty.needs == "labels":
         return [value]
     size = (images.shape[-2], images.shape[-1])
-    masks = object_masks(value, images, covered(one.tower, size))
+    masks = object_masks(value, images, covered_size(one.tower, size))
     parts = []
     for index in blocks:
         pooled = one.tower.pool if penalty.query == "pool" else None

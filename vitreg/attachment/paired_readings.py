@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitreg.attachment.alignment import aligned, arguments_for, block_pairs, runs_source
-from vitreg.attachment.given import between_passes, known, split
+from vitreg.attachment.alignment import align, arguments_for, block_pairs, runs_source
+from vitreg.attachment.given import between_passes, needed_values, split
 from vitreg.attachment.gradients import depend_on_weights, trained_before
 from vitreg.attachment.tokens import check_order, check_tokens
 from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
@@ -50,13 +50,13 @@ class Readings:
         counted = any(not extractors[penalties[name].extractor].per_block for name in guided)
         try:
             if guided and source is not None:
-                wanted = self._wanted(guided, source=True)
+                wanted = self._read_blocks(guided, source=True)
                 self._source_reader = Reader(source.tower, wanted, compared=True, counted=counted, stop=True)
                 self._source_reader.enabled = False
             if penalties:
                 self._target_reader = Reader(
                     tower,
-                    self._wanted(penalties),
+                    self._read_blocks(penalties),
                     passes=passes,
                     training_only=True,
                     compared=bool(guided),
@@ -94,7 +94,7 @@ class Readings:
                 "A penalty needs a forward pass of the model in training mode since the last one; "
                 f"{reader.skipped or self._cut_short(reader)}."
             )
-        replaced = reader.replaced()
+        replaced = reader.find_replaced()
         if replaced is not None:
             raise StateError(
                 f"{replaced!r} was replaced after attaching, as an adapter or a new head does, so what "
@@ -200,7 +200,7 @@ class Readings:
             "tower whose forward calls none is registered with heads=())"
         )
 
-    def _wanted(self, names: Iterable[str], *, source: bool = False) -> dict[Key, set[int]]:
+    def _read_blocks(self, names: Iterable[str], *, source: bool = False) -> dict[Key, set[int]]:
         wanted: dict[Key, set[int]] = {}
         for name in names:
             penalty, pairs = self._penalties[name], self.blocks[name]
@@ -237,7 +237,7 @@ class Readings:
         target = one.of((penalty.extractor, penalty.query), self.blocks[name])
         source: list[Tensor] = []  # `list[Tensor]()` breaks a compiled graph
         if self._source_reader is not None and runs_source(penalty):
-            target, source = aligned(penalty, self.blocks[name], one, self._source_reader.last)
+            target, source = align(penalty, self.blocks[name], one, self._source_reader.last)
         if isinstance(penalty, GivenPenalty):
-            return penalty.value(target, source, known(name, penalty, self.blocks[name], one, given))
+            return penalty.value(target, source, needed_values(name, penalty, self.blocks[name], one, given))
         return penalty.value(target, source)

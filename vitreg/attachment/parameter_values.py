@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
-from vitreg.functional.gather import sharded_by
+from vitreg.functional.shards import sharded_by
 from vitreg.parameters.pass_weights import PassWeights
 from vitreg.parameters.start import pair_weights
 from vitreg.penalties import ParameterPenalty

@@ -61,7 +61,7 @@ def project(
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"Expected a torch.nn.Module, got {in_words(model)}.")
-    model, optimizer, chosen = _unwrapped(model), _inner(optimizer), _resolve(projection)
+    model, optimizer, chosen = _unwrap(model), _inner(optimizer), _resolve(projection)
     if chosen.name in _taken.get(optimizer, ()):
         raise ArgumentError(
             f"{chosen.name!r} is on this optimiser already. Remove that projection first (`remove()`)."
@@ -69,7 +69,7 @@ def project(
     if isinstance(source, FrozenSource):
         source = source.tower.module
     elif isinstance(source, nn.Module):
-        source = _unwrapped(source)
+        source = _unwrap(source)
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     if not {id(p) for p in trained} & {id(p) for p in model.parameters()}:
         raise ArgumentError(
@@ -156,7 +156,7 @@ class Projector(InertCopies, Removable):
 
     def _before(self, scale: Tensor | None) -> None:
         self._begun = []
-        for chunk in weight_chunks(self._moved()):
+        for chunk in weight_chunks(self._moving_parameters()):
             noted = None
             if self.projection.reads_gradient:
                 noted = self.projection.before(chunk.shifts(), chunk.gradients(scale), self._of(chunk))
@@ -174,7 +174,7 @@ class Projector(InertCopies, Removable):
             state.update({key: value.to(weight.device) for key, value in state.items()})
         return [self._states[origin.name] for origin in chunk.origins]
 
-    def _moved(self) -> Iterator[tuple[Origin, bool]]:
+    def _moving_parameters(self) -> Iterator[tuple[Origin, bool]]:
         """Yield the parameters that the step moves, and whether their gradient is ascended."""
         optimizer = self._optimizer()
         assert optimizer is not None
@@ -208,7 +208,7 @@ def _resolve(projection: object) -> Projection:
     return projection
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def _unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside DDP and `torch.compile`, whose parameters are the same."""
     while type(model).__name__ in ("DistributedDataParallel", "OptimizedModule"):
         model = getattr(model, "_orig_mod", None) or model.module  # type: ignore[assignment]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vitreg.functional.gather import local
+from vitreg.functional.shards import local
 from vitreg.functional.shifts import Shifts, precise
 from vitreg.parameters.origins import Origin
 

@@ -96,7 +96,7 @@ def _build_timm(name: str) -> nn.Module:
     check_timm_name(name)
     if ":" not in name:
         return _without_values(lambda: timm.create_model(name))
-    return _configured(name, lambda: _without_values(lambda: timm.create_model(name)))
+    return _read_configuration(name, lambda: _without_values(lambda: timm.create_model(name)))
 
 
 def _build_open_clip(name: str) -> nn.Module:
@@ -111,7 +111,7 @@ def _build_open_clip(name: str) -> nn.Module:
         return created
 
     with _quiet():  # it warns of weights that were not loaded
-        return _configured(name, lambda: _without_values(make))
+        return _read_configuration(name, lambda: _without_values(make))
 
 
 def _build_torchvision(name: str) -> nn.Module:
@@ -127,11 +127,13 @@ def _build_transformers(name: str) -> nn.Module:
     transformers: Any = need("transformers", what=f"hf:{name}")
     if Path(name).is_dir() and not Path(name, "config.json").is_file():
         raise ArgumentError(f"Expected a folder with config.json, found none in {name}.")
-    config = _configured(name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False))
+    config = _read_configuration(
+        name, lambda: transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    )
     return _without_values(lambda: transformers.AutoModel.from_config(config))
 
 
-def _configured(name: str, read: Callable[[], Any]) -> Any:
+def _read_configuration(name: str, read: Callable[[], Any]) -> Any:
     """Return what `read` makes of a file in a folder or on the hub, whatever may be wrong with that file."""
     try:
         return read()

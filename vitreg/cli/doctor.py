@@ -77,19 +77,19 @@ def _lines(libraries: list[Version], places: list[Device], checks: list[Check]) 
         if version.optional:
             yield f"  -       {version.library} is not installed{expected}: {version.optional}"
         else:
-            yield f"  {_said(version.ok)}  {version.library} {version.found or 'is not installed'}{expected}"
+            yield f"  {_mark(version.ok)}  {version.library} {version.found or 'is not installed'}{expected}"
         if not version.ok:
             yield f"          {version.remedy}"
     for place in places:
         yield ""
         yield f"{place.device}: {place.description}"
         for check in (check for check in checks if check.device == place.device):
-            yield f"  {_said(check.ok)}  {check.name}: {check.found}"
+            yield f"  {_mark(check.ok)}  {check.name}: {check.found}"
             if not check.ok:
                 yield f"          Expected {check.expected}. {check.remedy}"
 
 
-def _said(ok: bool) -> str:
+def _mark(ok: bool) -> str:
     return "ok    " if ok else "FAILED"
 
 

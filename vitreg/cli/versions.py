@@ -51,7 +51,7 @@ class Version:
 
 def versions() -> list[Version]:
     """Return vitreg, Python and every library that vitreg works with."""
-    expected = _expected()
+    expected = _expected_versions()
     found = [
         Version("vitreg", vitreg.__version__),
         _version("Python", platform.python_version(), expected.get("python", ""), "another Python"),
@@ -103,7 +103,7 @@ def _lies_within(version: str, expected: str) -> bool:
     return SpecifierSet(expected).contains(release, prereleases=True)
 
 
-def _expected() -> dict[str, str]:
+def _expected_versions() -> dict[str, str]:
     """Return the versions that vitreg asks for, by distribution; empty where it is not installed."""
     try:
         from packaging.requirements import Requirement

@@ -25,10 +25,10 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
 
     def of_head(seen: Mapping[str, Any]) -> Tensor:
         args, kwargs = seen["input"]
-        return _pooled(next(iter((*args, *kwargs.values())), None), f"the input of {head!r}", tower)
+        return _pool(next(iter((*args, *kwargs.values())), None), f"the input of {head!r}", tower)
 
     def of_tower(seen: Mapping[str, Any]) -> Tensor:
-        return _pooled(seen["output"], "the model", tower)
+        return _pool(seen["output"], "the model", tower)
 
     def of_either(seen: Mapping[str, Any]) -> Tensor:
         return of_head(seen) if "input" in seen else of_tower(seen)
@@ -48,7 +48,7 @@ def features(tower: Tower, block: Block, query: Query) -> Probe:
     return Probe({"input": entering}, of_head)
 
 
-def _pooled(returned: Any, place: str, tower: Tower) -> Tensor:
+def _pool(returned: Any, place: str, tower: Tower) -> Tensor:
     """Return pooled features, [b, d], that were found at `place` of the tower."""
     name = type(tower.module).__name__
     value = first_tensor(

@@ -25,8 +25,8 @@ from vitreg.families.structure import (
     structural_reading,
     structural_towers,
 )
-from vitreg.functional.eagerly import eagerly
 from vitreg.functional.first_tensor import first_tensor
+from vitreg.hooks import eagerly
 from vitreg.types import Block, Probe, Tap, Tower
 
 

@@ -12,7 +12,7 @@ from open_clip.transformer import Attention, AttentionalPooler, VisionTransforme
 from torch import Tensor
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.qkv import tapped
+from vitreg.families.qkv import tap_modules
 from vitreg.families.registries import (
     BlockParts,
     TowerParts,
@@ -42,7 +42,7 @@ def attention(module: Attention) -> AttentionReading:
         return query_key_logits(row(seen["query"], 2), seen["key"], scale=module.scale)
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.ln_q), "key": Tap(module.ln_k)}
-    return AttentionReading(module.num_heads, taps, logits, qkv=tapped(module.ln_q, module.ln_k))
+    return AttentionReading(module.num_heads, taps, logits, qkv=tap_modules(module.ln_q, module.ln_k))
 
 
 @register_family(AttentionalPooler)

@@ -24,7 +24,7 @@ def qkv_probes(taps: Mapping[str, Tap], query_key: QueryKey, values: Probe | Non
     return found if values is None else {**found, "values": values}
 
 
-def tapped(query: nn.Module, key: nn.Module, values: Probe | None = None) -> dict[str, Probe]:
+def tap_modules(query: nn.Module, key: nn.Module, values: Probe | None = None) -> dict[str, Probe]:
     """Return how q and k are read that leave two modules as they enter attention."""
     taps = {"query": Tap(query), "key": Tap(key)}
     return qkv_probes(taps, lambda seen: (seen["query"], seen["key"]), values)
@@ -39,6 +39,6 @@ def projected_values(module: nn.Module, num_heads: int, *, part: int = 0, parts:
     return Probe({"v": Tap(module)}, read)
 
 
-def computed(tokens: Tensor, weight: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
+def project_heads(tokens: Tensor, weight: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
     """Return tokens [b, n, d] projected by a weight that no module applies alone, split into heads."""
     return rearrange(F.linear(tokens, weight, bias), "b n (h d) -> b h n d", h=num_heads)

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
-from vitreg.families.qkv import computed, projected_values, qkv_probes, tapped
+from vitreg.families.qkv import project_heads, projected_values, qkv_probes, tap_modules
 from vitreg.families.registries import (
     TowerParts,
     refuse_changed_weights,
@@ -47,7 +47,7 @@ def attention(module: Attention) -> AttentionReading:
         return query_key_logits(query, seen["key"], scale=_scale(module, query))
 
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
-    qkv = tapped(
+    qkv = tap_modules(
         module.q_norm, module.k_norm, projected_values(module.qkv, module.num_heads, part=2, parts=3)
     )
     return AttentionReading(module.num_heads, taps, logits, qkv=qkv)
@@ -107,7 +107,9 @@ def _values_of_weight(module: Any) -> Probe:
 
     def read(seen: Mapping[str, Any]) -> Tensor:
         refuse_changed_weights(module.qkv)
-        return computed(seen["call"][0][0], module.qkv.weight.chunk(3)[2], module.v_bias, module.num_heads)
+        return project_heads(
+            seen["call"][0][0], module.qkv.weight.chunk(3)[2], module.v_bias, module.num_heads
+        )
 
     return Probe({"call": Tap(module, "input")}, read)
 
@@ -139,7 +141,7 @@ def beit_attention(module: BeitAttention) -> AttentionReading:
     def query_key(seen: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         parts = zip(module.qkv.weight.chunk(3), (module.q_bias, module.k_bias), strict=False)
         tokens, num_heads = seen["call"][0][0], module.num_heads
-        query, key = (computed(tokens, weight, bias, num_heads) for weight, bias in parts)
+        query, key = (project_heads(tokens, weight, bias, num_heads) for weight, bias in parts)
         return query, key
 
     taps = {"call": Tap(module, "input")}

@@ -15,7 +15,7 @@ from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.qkv import projected_values, qkv_probes, tapped
+from vitreg.families.qkv import projected_values, qkv_probes, tap_modules
 from vitreg.families.registries import TowerParts, families, refuse_mask, register_family, register_tower
 from vitreg.families.timm_parts import block_parts, existing, pair, parameters_in, pixels_per_patch
 from vitreg.functional import cls_row, query_key_logits
@@ -50,7 +50,7 @@ def relative_position_attention(module: RelPosAttention) -> AttentionReading:
         content = query_key_logits(row(seen["query"], 2), seen["key"], scale=module.scale)
         return content + position_row(seen, row)
 
-    qkv = tapped(
+    qkv = tap_modules(
         module.q_norm, module.k_norm, projected_values(module.qkv, module.num_heads, part=2, parts=3)
     )
     return AttentionReading(module.num_heads, taps, logits, qkv=qkv)
@@ -158,7 +158,7 @@ def differential_attention(module: Any) -> AttentionReading:
     taps = {"call": Tap(module, "input"), "query": Tap(module.q_norm), "key": Tap(module.k_norm)}
     is_block = hasattr(module, "out_proj")
     output = parallel_output(module) if is_block else None
-    qkv = tapped(module.q_norm, module.k_norm)
+    qkv = tap_modules(module.q_norm, module.k_norm)
     return AttentionReading(2 * module.num_heads, taps, logits, output, maps_per_head=2, qkv=qkv)
 
 

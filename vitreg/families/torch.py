@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vitreg.errors import UnsupportedModelError
-from vitreg.families.qkv import computed
+from vitreg.families.qkv import project_heads
 from vitreg.families.registries import refuse_changed_weights, register_family
 from vitreg.functional import absorbed_key_logits, project_row
 from vitreg.types import AttentionReading, Probe, Row, Tap
@@ -57,7 +57,7 @@ def multihead_attention(attention: nn.MultiheadAttention) -> AttentionReading:
             weight, bias = attention.in_proj_weight, attention.in_proj_bias
             assert weight is not None
             own_bias = None if bias is None else bias.chunk(3)[number]
-            return computed(tokens, weight.chunk(3)[number], own_bias, num_heads)
+            return project_heads(tokens, weight.chunk(3)[number], own_bias, num_heads)
 
         return Probe({"call": Tap(attention, "input")}, read)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vitreg.functional.gather import divided_like, local, shard_groups, sum_over
+from vitreg.functional.shards import divided_like, local, shard_groups, sum_over
 
 
 def half_squared_norm(tensors: Sequence[Tensor], origins: Sequence[Tensor] | None = None) -> Tensor:

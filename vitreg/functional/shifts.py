@@ -38,7 +38,7 @@ class Shifts:
     def norms(self) -> Tensor:
         """Return the Euclidean norm of each difference, [k]."""
         norms = torch.stack(torch._foreach_norm(self.tensors))
-        return norms if self._group is None else self._summed(norms.square()).sqrt()
+        return norms if self._group is None else self._sum(norms.square()).sqrt()
 
     def inner(self, others: Sequence[Tensor]) -> Tensor:
         """Return the inner product of each difference with its partner in `others`, [k]."""
@@ -48,7 +48,7 @@ class Shifts:
         """Return the inner products of tensors that are sharded in the same way, [k]."""
         pairs = zip(tensors, others, strict=True)
         products = [torch.dot(one.flatten(), other.flatten().to(one.dtype)) for one, other in pairs]
-        return self._summed(torch.stack(products))
+        return self._sum(torch.stack(products))
 
     def row_norms(self) -> list[Tensor]:
         """Return the sum of the absolute values in each row, [rows] for each tensor."""
@@ -58,7 +58,7 @@ class Shifts:
         ]
         divided = [index for index, t in enumerate(self.tensors) if t.dim() < 2]
         if self._group is not None and divided:  # one row in several processes
-            whole = self._summed(torch.cat([norms[index] for index in divided]))
+            whole = self._sum(torch.cat([norms[index] for index in divided]))
             for index, norm in zip(divided, whole, strict=True):
                 norms[index] = norm.view(1)
         return norms
@@ -70,7 +70,7 @@ class Shifts:
             dist.all_reduce(largest, dist.ReduceOp.MAX, self._group)
         return largest
 
-    def _summed(self, values: Tensor) -> Tensor:
+    def _sum(self, values: Tensor) -> Tensor:
         if self._group is not None:
             dist.all_reduce(values, group=self._group)
         return values

@@ -23,7 +23,7 @@ def check_normalisation(normalize: object) -> None:
         raise ArgumentError(f"normalize must be one of {get_args(Normalisation)}, got {normalize!r}.")
 
 
-def normalised(tokens: Tensor, how: Normalisation) -> Tensor:
+def normalise(tokens: Tensor, how: Normalisation) -> Tensor:
     """Return tokens [..., d] normalised over their channels, in float32; "none" returns them as they are."""
     if how == "none":
         return tokens

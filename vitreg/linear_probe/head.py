@@ -121,7 +121,7 @@ def _parts(batch: Any) -> tuple[Any, Tensor]:
     if not isinstance(labels, Tensor):
         raise ArgumentError(
             "Expected batches (images, labels), or mappings with 'labels', as tensors; found "
-            f"{_described(batch)}."
+            f"{_describe(batch)}."
         )
     if labels.dim() != 1 or labels.is_floating_point():
         raise ArgumentError(
@@ -131,7 +131,7 @@ def _parts(batch: Any) -> tuple[Any, Tensor]:
     return inputs, labels
 
 
-def _described(batch: Any) -> str:
+def _describe(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return f"a mapping with {', '.join(map(repr, batch)) or 'nothing'}"
     if isinstance(batch, Sequence) and not isinstance(batch, str):
@@ -143,7 +143,7 @@ def _run(model: nn.Module, inputs: Any) -> Any:
     """Run the model on images or, with their names, on several inputs."""
     parameter = next(model.parameters())
 
-    def moved(value: Any) -> Any:
+    def move(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         value = value.to(parameter.device, non_blocking=True)
@@ -152,8 +152,8 @@ def _run(model: nn.Module, inputs: Any) -> Any:
         return value.to(parameter.dtype) if is_cast else value
 
     if isinstance(inputs, Mapping):
-        return model(**{key: moved(value) for key, value in inputs.items()})
-    return model(moved(inputs))
+        return model(**{key: move(value) for key, value in inputs.items()})
+    return model(move(inputs))
 
 
 def _in_order(loader: Iterable[Any]) -> Iterable[Any]:

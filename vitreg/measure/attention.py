@@ -10,7 +10,7 @@ from vitreg.extractors import blocks_read, check_query
 from vitreg.families import find_tower
 from vitreg.functional import attention_share, object_masks, patch_coverage
 from vitreg.functional.precision import autocast_now
-from vitreg.grids import block_grid, covered
+from vitreg.grids import block_grid, covered_size
 from vitreg.reader import Reader
 from vitreg.sources.forward import evaluating, run_tower
 from vitreg.sources.frozen import FrozenSource
@@ -100,7 +100,7 @@ def attention_drift(
             "the same architecture and picture size."
         )
     distances = [
-        (_normalised(one) - _normalised(other)).abs().sum(-1).mean() / 2
+        (_normalise(one) - _normalise(other)).abs().sum(-1).mean() / 2
         for one, other in zip(ours, theirs, strict=True)
     ]
     return torch.stack(distances)
@@ -130,7 +130,9 @@ def object_share(
         UnsupportedModelError: see `attention_maps`.
     """
     check_images(images)
-    masks = object_masks(objects, images, covered(find_tower(model), (images.shape[-2], images.shape[-1])))
+    masks = object_masks(
+        objects, images, covered_size(find_tower(model), (images.shape[-2], images.shape[-1]))
+    )
     empty = (~masks.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         raise ArgumentError(f"Pictures {empty} hold none of their object. Leave them out, or mend the masks.")
@@ -174,7 +176,7 @@ def picture_grid(tower: Tower, index: int, query: Query, images: Tensor, num_pat
     return grid
 
 
-def _normalised(maps: Tensor) -> Tensor:
+def _normalise(maps: Tensor) -> Tensor:
     values = maps.flatten(-2)
     return values / values.sum(-1, keepdim=True)
 

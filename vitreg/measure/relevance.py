@@ -65,7 +65,7 @@ def relevance(
         with evaluating(model), torch.enable_grad(), trace(model, "values", "msa_output") as read:
             logits = model(images.detach().requires_grad_())  # a frozen model has gradients, too
             outputs = read["msa_output"]
-            chosen = _chosen(logits, classes, len(images))
+            chosen = _choose_classes(logits, classes, len(images))
             summed = logits.gather(1, chosen[:, None]).sum()
             gradients = torch.autograd.grad(summed, outputs, allow_unused=True)
             values = [value.detach() for value in read["values"]]
@@ -103,7 +103,7 @@ def _unknown(block: Block, found: str) -> UnsupportedModelError:
     )
 
 
-def _chosen(logits: object, classes: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
+def _choose_classes(logits: object, classes: Tensor | Sequence[int] | None, num_images: int) -> Tensor:
     """Return the class of each picture, [b]."""
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         raise UnsupportedModelError(

@@ -79,7 +79,7 @@ def param_groups(
             "model.parameters() with one learning rate."
         )
     layers = _layers(model, tower, blocks, new_head)
-    exempt = _not_decayed(model, tower)
+    exempt = _without_decay(model, tower)
     names = ("stem", *blocks, "norm", "head", "beside")
     rates = [lr * layer_decay**above for above in range(len(blocks) + 1, -1, -1)] + [head_lr, lr]
     found: dict[tuple[int, bool], dict[str, Any]] = {}
@@ -153,7 +153,7 @@ def _layers(
     return found
 
 
-def _not_decayed(model: nn.Module, tower: Tower) -> set[int]:
+def _without_decay(model: nn.Module, tower: Tower) -> set[int]:
     """Return the identities of the parameters that are not decayed: all that is no matrix."""
     places = set(tower.position_embeddings)
     of_model: Any = getattr(tower.module, "no_weight_decay", None)  # timm's own list

@@ -37,7 +37,7 @@ def head_parameters(model: nn.Module, tower: Tower, new_head: NewHead | None = N
         ArgumentError: `model` has nothing of that name.
     """
     if new_head is not None:
-        return _named(model, new_head)
+        return _parameters_of(model, new_head)
     pretrained = {id(p) for part in _pretrained_parts(model, tower) for p in part.parameters()}
     if tower.home is tower.module and _outer_model(model, tower) in (None, tower.module):
         heads = [tower.module.get_submodule(name) for name in tower.heads]  # by name: a head may be reset
@@ -45,7 +45,7 @@ def head_parameters(model: nn.Module, tower: Tower, new_head: NewHead | None = N
     return [p for p in model.parameters() if id(p) not in pretrained]
 
 
-def _named(model: nn.Module, new_head: NewHead) -> list[nn.Parameter]:
+def _parameters_of(model: nn.Module, new_head: NewHead) -> list[nn.Parameter]:
     names = [new_head] if isinstance(new_head, str) else new_head
     if not isinstance(names, Sequence) or not all(isinstance(name, str) and name for name in names):
         raise ArgumentError(

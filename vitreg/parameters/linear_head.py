@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, UnsupportedModelError
 from vitreg.families import find_tower
-from vitreg.functional.gather import sharded_by
+from vitreg.functional.shards import sharded_by
 from vitreg.hooks import Hooks
 from vitreg.parameters.heads import head_parameters
 from vitreg.types import NewHead, Tap

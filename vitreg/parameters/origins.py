@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError, in_words
 from vitreg.families import find_tower
-from vitreg.functional.gather import local, sharded_by
+from vitreg.functional.shards import local, sharded_by
 from vitreg.names import plain_name
 from vitreg.parameters.heads import head_parameters
 from vitreg.types import NewHead

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vitreg.errors import MismatchError, UnsupportedModelError
-from vitreg.functional.gather import sharded_by
+from vitreg.functional.shards import sharded_by
 from vitreg.names import plain_name
 from vitreg.parameters.heads import head_parameters
 from vitreg.types import NewHead, Tower

@@ -14,8 +14,8 @@ from vitreg.penalties.base import (
     list_penalties,
     penalties,
     register_penalty,
+    weigh,
     weight_at,
-    weighted,
 )
 
 __all__ = [
@@ -29,8 +29,8 @@ __all__ = [
     "list_penalties",
     "penalties",
     "register_penalty",
+    "weigh",
     "weight_at",
-    "weighted",
 ]
 
 for _module in iter_modules(__path__):

@@ -75,7 +75,7 @@ def weight_at(name: str, penalty: Penalty, lam: Lam, every: int, step: int) -> f
     return weight
 
 
-def weighted(value: object, name: str, penalty: Penalty, lam: Lam, every: int, step: int) -> Tensor:
+def weigh(value: object, name: str, penalty: Penalty, lam: Lam, every: int, step: int) -> Tensor:
     """Return a penalty's value, which has to be a scalar, times `weight_at`, in float32."""
     if not isinstance(value, Tensor) or value.dim() != 0:
         raise ArgumentError(f"A penalty's value is a scalar tensor; {name!r} returned {in_words(value)}.")

@@ -13,7 +13,7 @@ from vitreg.functional.squared_distance import (
     Normalisation,
     check_normalisation,
     check_reduction,
-    normalised,
+    normalise,
 )
 from vitreg.penalties.base import ReadingPenalty, register_penalty
 from vitreg.types import Reduction
@@ -70,5 +70,5 @@ class FeatureGuide(ReadingPenalty):
 
     def value(self, target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
         """Return the squared distance of the readings."""
-        ours, theirs = ([normalised(t, self.normalize) for t in side] for side in (target, source))
+        ours, theirs = ([normalise(t, self.normalize) for t in side] for side in (target, source))
         return squared_distance(ours, theirs, reduction=self.reduction)

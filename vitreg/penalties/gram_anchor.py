@@ -11,7 +11,7 @@ from torch import Tensor
 from vitreg.errors import ArgumentError
 from vitreg.functional import squared_distance
 from vitreg.functional.precision import without_autocast
-from vitreg.functional.squared_distance import normalised
+from vitreg.functional.squared_distance import normalise
 from vitreg.penalties.base import ReadingPenalty, register_penalty
 from vitreg.types import LayerMap, Layers
 
@@ -57,7 +57,7 @@ class GramAnchor(ReadingPenalty):
 
     def _gram(self, patches: Tensor) -> Tensor:
         """Return the cosines of some patches with all, [b, r, p], in float32."""
-        x, p = normalised(patches, "length"), patches.shape[1]
+        x, p = normalise(patches, "length"), patches.shape[1]
         chosen = torch.arange(min(self.rows, p), device=x.device) * p // min(self.rows, p)
         with without_autocast(x):
             return (x if self.rows >= p else x[:, chosen]) @ x.transpose(1, 2)

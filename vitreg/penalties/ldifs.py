@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vitreg.functional.precision import without_autocast
-from vitreg.functional.squared_distance import normalised
+from vitreg.functional.squared_distance import normalise
 from vitreg.penalties.base import ReadingPenalty, register_penalty
 from vitreg.types import Lam, LayerMap, Layers
 
@@ -50,7 +50,7 @@ class LDIFS(ReadingPenalty):
         with without_autocast(target[0]):
             return torch.stack(
                 [
-                    (normalised(t, "length") - normalised(s.detach(), "length")).square().sum(-1).mean()
+                    (normalise(t, "length") - normalise(s.detach(), "length")).square().sum(-1).mean()
                     for t, s in zip(target, source, strict=True)
                 ]
             ).sum()

@@ -77,12 +77,12 @@ def opened_picture(path: Path) -> Iterator[Picture]:
     """
     content = _content(path)
     try:
-        stored = _identified(content)
+        stored = _identify(content)
     except Exception as error:
         raise InputError(f"cannot read the picture {path}: {_reason(error, content)}") from error
-    with _turns.taken(stored.width * stored.height):
+    with _turns.take(stored.width * stored.height):
         try:
-            picture = _decoded(stored, hashlib.sha256(content).hexdigest())
+            picture = _decode(stored, hashlib.sha256(content).hexdigest())
         except Exception as error:  # PIL's readers raise whatever the broken bytes lead them into
             raise InputError(f"cannot read the picture {path}: {_reason(error, content)}") from error
         yield picture
@@ -96,7 +96,7 @@ def read_numbers(path: Path) -> Image.Image:
     """
     content = _content(path)
     try:
-        stored = _identified(content)
+        stored = _identify(content)
         stored.load()
     except Exception as error:
         raise InputError(f"cannot read the picture {path}: {_reason(error, content)}") from error
@@ -141,7 +141,7 @@ def format_of(content: bytes) -> str:
         InputError: It holds no whole picture that is read.
     """
     try:
-        stored = _identified(content)
+        stored = _identify(content)
         stored.load()
     except Exception as error:
         raise InputError(f"cannot be read as a picture: {_reason(error, content)}") from error
@@ -170,7 +170,7 @@ def _content(path: Path) -> bytes:
         raise InputError(f"cannot read the picture {path}: {reason}") from error
 
 
-def _identified(content: bytes) -> Image.Image:
+def _identify(content: bytes) -> Image.Image:
     if not content:
         raise ValueError("the file is empty")
     # Only the first bytes are looked at, so the lock costs nothing. Pillow warns from half of the limit on.
@@ -182,7 +182,7 @@ def _identified(content: bytes) -> Image.Image:
     return stored
 
 
-def _decoded(stored: Image.Image, digest: str) -> Picture:
+def _decode(stored: Image.Image, digest: str) -> Picture:
     of_16_bits = has_16_bits(stored)
     stored.load()
     size, orientation = stored.size, stored.getexif().get(ExifTags.Base.Orientation, 1)
@@ -232,7 +232,7 @@ class _Turns:
         self.most, self.held, self.changed = most, 0, threading.Condition()
 
     @contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
+    def take(self, pixels: int) -> Iterator[None]:
         with self.changed:
             self.changed.wait_for(lambda: not self.held or self.held + pixels <= self.most)
             self.held += pixels

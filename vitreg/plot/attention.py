@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError
 from vitreg.extractors import blocks_read
 from vitreg.families import find_tower
-from vitreg.grids import covered
+from vitreg.grids import covered_size
 from vitreg.measure import attention_maps, attention_rollout
 from vitreg.plot.overlay import check_saturated, check_titles
-from vitreg.plot.pictures import Panel, check_count, draw_grid, scaled, shown
-from vitreg.plot.style import shortened
+from vitreg.plot.pictures import Panel, check_count, draw_grid, enlarge, to_show
+from vitreg.plot.style import shorten
 from vitreg.types import Heads, Layers, Query
 
 Models = nn.Module | Mapping[str, nn.Module]
@@ -63,7 +63,7 @@ def attention(
         layers = "all"  # there is one attention pooling
     check_count(images)
     found: dict[str, list[Titled]] = {}
-    for name, model in _named(models).items():
+    for name, model in _by_title(models).items():
         maps = attention_maps(model, images, layers=layers, query=query)
         indices = blocks_read("attn_probs", layers, query, find_tower(model))
         found[name] = []
@@ -77,7 +77,7 @@ def attention(
     whose = {"cls": "class token", "mean": "patches", "pool": "attention pooling"}[query]
     said = f"attention of the {whose}, {'mean over heads' if heads == 'mean' else 'each head'}"
     caption = said if query == "pool" else f"{said}; blocks from 0"
-    return _drawn(_named(models), found, images, pictures, titles, saturated, caption)
+    return _draw(_by_title(models), found, images, pictures, titles, saturated, caption)
 
 
 def rollout(
@@ -106,13 +106,13 @@ def rollout(
     check_count(images)
     maps = {
         name: [("rollout", attention_rollout(model, images, query=query))]
-        for name, model in _named(models).items()
+        for name, model in _by_title(models).items()
     }
     caption = "attention rollout through all blocks, mean over heads"
-    return _drawn(_named(models), maps, images, pictures, titles, saturated, caption)
+    return _draw(_by_title(models), maps, images, pictures, titles, saturated, caption)
 
 
-def _named(models: Models) -> Mapping[str, nn.Module]:
+def _by_title(models: Models) -> Mapping[str, nn.Module]:
     named = models if isinstance(models, Mapping) else {"": models}
     if not named or not all(isinstance(name, str) for name in named):
         raise ArgumentError(
@@ -121,7 +121,7 @@ def _named(models: Models) -> Mapping[str, nn.Module]:
     return named
 
 
-def _drawn(
+def _draw(
     models: Mapping[str, nn.Module],
     found: Mapping[str, Sequence[Titled]],
     images: Tensor,
@@ -131,13 +131,13 @@ def _drawn(
     caption: str,
 ) -> Figure:
     check_saturated(saturated)
-    base = shown(pictures, images)
+    base = to_show(pictures, images)
     titles = check_titles(titles, len(base))
     lines: list[tuple[str, list[Panel]]] = []
     if len(base) > 1:
         lines.append(("picture", list(map(Panel, base, titles))))
     for name, titled in found.items():
-        seen = _seen(models[name], images, base)
+        seen = _crop_to_patches(models[name], images, base)
         for title, value in titled:
             if not bool(value.isfinite().all()):
                 raise ArgumentError(
@@ -145,26 +145,26 @@ def _drawn(
                     "weights and in the images."
                 )
         if len(base) > 1:
-            beside = [("\n".join(filter(None, (shortened(name), title))), value) for title, value in titled]
+            beside = [("\n".join(filter(None, (shorten(name), title))), value) for title, value in titled]
             lines += [(words, _heats(value, seen, saturated)) for words, value in beside]
         else:
             heats = [panel for title, value in titled for panel in _heats(value, seen, saturated, title)]
             panels = [Panel(base[0], titles[0] or "picture"), *heats]
             lines += [
-                (shortened(name) if start == 0 else "", panels[start : start + _WIDE])
+                (shorten(name) if start == 0 else "", panels[start : start + _WIDE])
                 for start in range(0, len(panels), _WIDE)
             ]
     return draw_grid(lines, caption=caption)
 
 
-def _seen(model: nn.Module, images: Tensor, base: Tensor) -> Tensor:
+def _crop_to_patches(model: nn.Module, images: Tensor, base: Tensor) -> Tensor:
     """Return the part of the pictures [b, height, width, 3] that the model's patches cover."""
     size = (images.shape[-2], images.shape[-1])
-    height, width = covered(find_tower(model), size)
+    height, width = covered_size(find_tower(model), size)
     return base[:, : round(base.shape[1] * height / size[0]), : round(base.shape[2] * width / size[1])]
 
 
 def _heats(maps: Tensor, seen: Tensor, saturated: float, title: str = "") -> list[Panel]:
     size = (seen.shape[1], seen.shape[2])
-    heats = [scaled(one, size, saturated=saturated) for one in maps.cpu()]
+    heats = [enlarge(one, size, saturated=saturated) for one in maps.cpu()]
     return [Panel(image, title, heat=heat) for image, heat in zip(seen, heats, strict=True)]

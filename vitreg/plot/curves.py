@@ -34,7 +34,7 @@ def against_lam(
         ArgumentError: no point, one of another form, or a negative λ.
     """
     figure, ((axes,),) = panels(1, 1)
-    points = _drawn(axes, curves)
+    points = _draw(axes, curves)
     lams = {point[0] for point in points}
     if min(lams) < 0:
         raise ArgumentError(f"A weight λ is at least 0, found {min(lams):g}.")
@@ -57,7 +57,7 @@ def against_steps(curves: Mapping[str, Iterable[Point]], *, what: str = "top-1, 
         ArgumentError: no point, or one of another form.
     """
     figure, ((axes,),) = panels(1, 1)
-    _drawn(axes, curves)
+    _draw(axes, curves)
     axes.set_xlabel("training steps")
     axes.set_ylabel(what)
     legend(figure)
@@ -96,7 +96,7 @@ def curve(
     )
 
 
-def _drawn(axes: Axes, curves: Mapping[str, Iterable[Point]]) -> list[Point]:
+def _draw(axes: Axes, curves: Mapping[str, Iterable[Point]]) -> list[Point]:
     """Draw each curve from left to right, and return all points."""
     everything: list[Point] = []
     for (name, given), (colour, marker) in zip(curves.items(), looks(len(curves) + 1)[1:], strict=True):

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vitreg.errors import ArgumentError, in_words
-from vitreg.plot.pictures import Panel, check_count, draw_grid, scaled, shown
-from vitreg.plot.style import shortened
+from vitreg.plot.pictures import Panel, check_count, draw_grid, enlarge, to_show
+from vitreg.plot.style import shorten
 
 
 def overlay(
@@ -40,7 +40,7 @@ def overlay(
         ArgumentError: shapes that do not belong together, values out of range, or no map.
     """
     check_count(pictures)
-    base = shown(pictures, pictures)
+    base = to_show(pictures, pictures)
     check_saturated(saturated)
     if not maps:
         raise ArgumentError("Expected at least one map, found none.")
@@ -61,10 +61,10 @@ def overlay(
             )
         values = values.detach().float().cpu()
         panels = [
-            Panel(image, outline=o, heat=scaled(value, (height, width), saturated=saturated))
+            Panel(image, outline=o, heat=enlarge(value, (height, width), saturated=saturated))
             for image, value, o in zip(base, values, outlines, strict=True)
         ]
-        lines.append((shortened(name), panels))
+        lines.append((shorten(name), panels))
     return draw_grid(lines, caption=caption)
 
 
@@ -72,7 +72,7 @@ def check_titles(titles: Sequence[str], count: int) -> Sequence[str]:
     """Return a title for each of `count` pictures; raises `ArgumentError` for another number of them."""
     if titles and len(titles) != count:
         raise ArgumentError(f"Expected a title for each of {count} pictures, found {len(titles)}.")
-    return [shortened(title) for title in titles] or [""] * count
+    return [shorten(title) for title in titles] or [""] * count
 
 
 def check_saturated(saturated: object) -> None:

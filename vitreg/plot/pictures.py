@@ -65,7 +65,7 @@ def check_count(images: Tensor) -> None:
         )
 
 
-def shown(pictures: Tensor | None, images: Tensor) -> Tensor:
+def to_show(pictures: Tensor | None, images: Tensor) -> Tensor:
     """Return float pictures [b, height, width, 3] in [0, 1] to show: those given, or what the model receives.
 
     Raises:
@@ -93,7 +93,7 @@ def shown(pictures: Tensor | None, images: Tensor) -> Tensor:
     return values.permute(0, 2, 3, 1)
 
 
-def scaled(attention: Tensor, size: tuple[int, int], *, saturated: float = 0.0) -> Tensor:
+def enlarge(attention: Tensor, size: tuple[int, int], *, saturated: float = 0.0) -> Tensor:
     """Return a map [rows, columns] as [height, width] in [0, 1], smoothly enlarged.
 
     It is scaled by its own maximum, so what can be compared between two is the place, not the amount.
@@ -119,7 +119,7 @@ def in_grey(picture: Tensor) -> Tensor:
     return GREY[0] + (GREY[1] - GREY[0]) * stretched
 
 
-def heated(picture: Tensor, heat: Tensor) -> Tensor:
+def lay_heat(picture: Tensor, heat: Tensor) -> Tensor:
     """Return a picture [height, width, 3] in grey below half-transparent `heat` [height, width]."""
     colours = torch.as_tensor(matplotlib.colormaps[HEAT](heat.numpy())[..., :3], dtype=torch.float32)
     return OPACITY * colours + (1 - OPACITY) * in_grey(picture)[..., None]
@@ -129,7 +129,7 @@ def draw_panel(axes: Axes, panel: Panel) -> None:
     """Draw a picture, the heat over it with its contours, and the object's outline."""
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-    image = panel.image if panel.heat is None else heated(panel.image, panel.heat)
+    image = panel.image if panel.heat is None else lay_heat(panel.image, panel.heat)
     axes.imshow(image.numpy(), interpolation="antialiased")
     if panel.heat is not None and panel.heat.min() < LEVEL < panel.heat.max():
         axes.contour(panel.heat.numpy(), levels=[LEVEL], colors="white", linewidths=0.8)

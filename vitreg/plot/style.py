@@ -72,7 +72,7 @@ def plain(text: str) -> str:
     return (" " if text.startswith("_") else "") + "\n".join(lines)
 
 
-def shortened(name: str, length: int = 22) -> str:
+def shorten(name: str, length: int = 22) -> str:
     """Return `name` in at most `length` characters, without its middle if it is longer."""
     half = length // 2
     return name if len(name) <= length else f"{name[:half]}…{name[half - length + 1 :]}"

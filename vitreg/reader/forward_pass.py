@@ -73,7 +73,7 @@ class ForwardPass:
     _inputs: list[tuple[Tensor, int | None]] = field(default_factory=list)
     _pixels: Tensor | None = None
 
-    def recalled(self, images: Tensor) -> ForwardPass:
+    def recall(self, images: Tensor) -> ForwardPass:
         """Return a pass on `images` whose values are put together from others, this one the last."""
         leaving = None if self.leaving is None else (len(images), *self.leaving[1:])
         return ForwardPass(self.tower, Habits(), images, entering=self.entering, leaving=leaving)

@@ -17,7 +17,7 @@ class Places:
         names = {id(module): name for name, module in inside.named_modules()}
         self._modules = {names[id(module)]: module for module in modules if id(module) in names}
 
-    def replaced(self) -> str | None:
+    def find_replaced(self) -> str | None:
         """Return the name of a module that stands no longer where it stood, or None."""
         now: dict[str, set[int]] = {}
         for name, module in self._inside.named_modules(remove_duplicate=False):

@@ -109,7 +109,7 @@ class ThreadPasses:
         else:
             self.earlier, self.are_unclear = [], True
 
-    def counted(self, counts: Passes | None) -> list[ForwardPass]:
+    def passes_that_count(self, counts: Passes | None) -> list[ForwardPass]:
         """Return the passes that count, the last one at the end; see `Reader.all_passes`."""
         if self.are_unclear:
             raise StateError(

@@ -126,7 +126,7 @@ class Reader:
             StateError: the model ran several times, and it is not known which passes count; or a backward
                 pass has freed one that counts.
         """
-        return self.threads.now().counted(self.passes)
+        return self.threads.now().passes_that_count(self.passes)
 
     def of(self, key: Key, indices: Iterable[int]) -> list[Tensor]:
         """Return the values of `key` in the last pass, one a block of `indices`."""
@@ -140,14 +140,14 @@ class Reader:
         """Return what the last pass should have delivered and did not."""
         return [slot for slot in self.slots if slot not in self.values]
 
-    def replaced(self) -> str | None:
+    def find_replaced(self) -> str | None:
         """Return the name of a module that is read and stands no longer where it stood, or None."""
-        return self._places.replaced()
+        return self._places.find_replaced()
 
     def recall(self, values: Iterable[Tensor], images: Tensor) -> None:
         """Stand as after a pass on `images` that read `values`, in the order of the slots."""
         passes = self.threads.now()
-        passes.current = passes.current.recalled(images)
+        passes.current = passes.current.recall(images)
         passes.current.values.update(zip(self.slots, values, strict=True))
         passes.skipped = None
 

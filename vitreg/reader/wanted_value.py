@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from vitreg.errors import StateError, UnsupportedModelError, in_words
-from vitreg.functional.eagerly import eagerly
 from vitreg.functional.kept_tensors import kept_by_itself
+from vitreg.hooks import eagerly
 from vitreg.reader.forward_pass import ForwardPass, in_backward
 from vitreg.types import Probe, Slot, Tap
 
@@ -61,7 +61,7 @@ class WantedValue:
                 with kept_by_itself():
                     value = self.probe.read(seen)
                 del one.seen[self.slot]
-                self._store(self.slot, _checked(self.slot, value))
+                self._store(self.slot, _check_value(self.slot, value))
 
         return receive
 
@@ -97,7 +97,7 @@ def refuse_to_run_twice(slot: Slot) -> None:
     )
 
 
-def _checked(slot: Slot, value: object) -> Tensor:
+def _check_value(slot: Slot, value: object) -> Tensor:
     """Return the value, which an extractor of somebody's may have read as something else."""
     if isinstance(value, Tensor):
         return value

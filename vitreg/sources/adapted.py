@@ -33,7 +33,7 @@ class BaseSource:
     def __init__(self, tower: Tower) -> None:
         self.tower = tower
         self._is_watched = False  # whether one pass was, for weights that are trained
-        if not _adapted(tower.module):
+        if not _adapted_layers(tower.module):
             raise ArgumentError(
                 "source='base' is for a model with adapters of the peft library, found none in "
                 f"{type(tower.module).__name__}. Use peft.get_peft_model first, or pass source=None."
@@ -78,7 +78,7 @@ class BaseSource:
         resize: bool = False,
         views: ViewNumbers | None = None,
     ) -> None:
-        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
+        """Run the model without its adapters on `images`, as deep as `reader` waits for.
 
         `more` is what the model was called with beside the images. It runs eagerly: a model that is compiled
         would be compiled once more without its adapters.
@@ -105,14 +105,14 @@ class BaseSource:
         self._is_watched = True
 
 
-def _adapted(model: nn.Module) -> list[Any]:
+def _adapted_layers(model: nn.Module) -> list[Any]:
     """Return the layers with adapters."""
     return [module for module in model.modules() if callable(getattr(module, "enable_adapters", None))]
 
 
 def _refuse_merged(model: nn.Module) -> None:
     """Raise `ArgumentError` if adapters are merged: peft would take them out of the weights for good."""
-    if any(getattr(layer, "merged", False) for layer in _adapted(model)):
+    if any(getattr(layer, "merged", False) for layer in _adapted_layers(model)):
         raise ArgumentError(
             "source='base' needs adapters beside the base weights, found some merged into them. "
             "Call unmerge_adapter() first, or pass a separate source."
@@ -122,7 +122,7 @@ def _refuse_merged(model: nn.Module) -> None:
 @contextmanager
 def _adapters_off(model: nn.Module) -> Iterator[None]:
     """Switch the adapters off, and afterwards on again as they were, with what of them is trained."""
-    layers = [layer for layer in _adapted(model) if not layer.disable_adapters]
+    layers = [layer for layer in _adapted_layers(model) if not layer.disable_adapters]
     trained = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
     try:
         for layer in layers:

@@ -105,7 +105,7 @@ class CachedSource(FrozenSource):
         resize: bool = False,
         views: ViewNumbers | None = None,
     ) -> None:
-        """Recall for `reader` what it reads of the views with these numbers; run on those not seen before.
+        """Give `reader` what is remembered of each view; run the source on new views, and remember them.
 
         Raises:
             ArgumentError: numbers out of range, or not one for each image; or it does not fit.
@@ -119,12 +119,12 @@ class CachedSource(FrozenSource):
                 "Expected a model that is called with images alone, found further arguments, which a "
                 "CachedSource does not tell apart. Call it without them, or use the source as it is."
             )
-        numbers = self._checked(views, images)
+        numbers = self._check_numbers(views, images)
         weights = next(self.tower.module.parameters()).dtype
         precision = self.precision(autocast)
         mixed = precision[1] if precision is not None and precision[0] else None
         key = (reader.slots, tuple(images.shape[1:]), resize, mixed, weights, images.device.type)
-        cache = self._remembered.get(key) or self._opened(key)
+        cache = self._remembered.get(key) or self._open(key)
         missing = list(range(len(numbers))) if cache is None else cache.missing(numbers)
         prints = prints_of(images)
         if missing:
@@ -138,7 +138,7 @@ class CachedSource(FrozenSource):
                     "positions. Switch them off, or use the source as it is."
                 )
             values = [reader.values[slot].detach() for slot in reader.slots]
-            cache = cache or self._made(key, values, part)
+            cache = cache or self._make(key, values, part)
             cache.put([numbers[place] for place in missing], prints[places], values)
         assert cache is not None
         known, values = cache.get(numbers, images.device)
@@ -154,7 +154,7 @@ class CachedSource(FrozenSource):
         # Of the images only the size matters from here on.
         reader.recall(values, images if size is None else images[..., :1, :1].expand(-1, -1, *size))
 
-    def _checked(self, views: ViewNumbers | None, images: Tensor) -> list[int]:
+    def _check_numbers(self, views: ViewNumbers | None, images: Tensor) -> list[int]:
         """Return the numbers of the views, one an image."""
         if views is None:
             raise StateError(
@@ -175,7 +175,7 @@ class CachedSource(FrozenSource):
             )
         return numbers
 
-    def _opened(self, key: tuple[Any, ...]) -> RowCache | None:
+    def _open(self, key: tuple[Any, ...]) -> RowCache | None:
         """Return what other runs remember of `key` in a folder, or None if there is nothing."""
         folder = self._folder(key)
         if folder is None or not folder.exists():
@@ -186,7 +186,7 @@ class CachedSource(FrozenSource):
             raise unusable(folder, ValueError("its facts are not those that its name stands for"))
         return RowCache(self.size, shapes, self.dtype, torch.device("cpu"), folder=folder)
 
-    def _made(self, key: tuple[Any, ...], values: Sequence[Tensor], images: Tensor) -> RowCache:
+    def _make(self, key: tuple[Any, ...], values: Sequence[Tensor], images: Tensor) -> RowCache:
         """Return a new cache for values such as these of `images`."""
         for (name, _, index), value in zip(key[0], values, strict=True):
             if value.dim() < 1 or len(value) != len(images):

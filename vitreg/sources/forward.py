@@ -119,7 +119,7 @@ def image_size(tower: Tower) -> tuple[int, int] | None:
     return tower.grid[0] * tower.patch_size[0], tower.grid[1] * tower.patch_size[1]
 
 
-def resized(images: Tensor, size: tuple[int, int] | None) -> Tensor:
+def to_own_size(images: Tensor, size: tuple[int, int] | None) -> Tensor:
     """Return the images at the source's own size, which differs from the model's by request only."""
     if size is None or images.shape[-2:] == size:
         return images

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, UnsupportedModelError
 from vitreg.families import find_tower
-from vitreg.functional.eagerly import eagerly
-from vitreg.functional.gather import sharded_by
 from vitreg.functional.precision import Autocast
+from vitreg.functional.shards import sharded_by
+from vitreg.hooks import eagerly
 from vitreg.reader import ALONE, Reader, draws_numbers, tensors_in
 from vitreg.reader.random_state import RandomState, are_equal, random_state, replay
 from vitreg.sources.adapted import BaseSource
 from vitreg.sources.copies import frozen_copy
-from vitreg.sources.forward import image_size, resized, run_source
+from vitreg.sources.forward import image_size, run_source, to_own_size
 from vitreg.sources.functions import move
 from vitreg.sources.independence import check_independent, named_storages, own_weights_only, weights_of
 from vitreg.sources.match import check_match
@@ -123,12 +123,12 @@ class FrozenSource:
         resize: bool = False,
         views: ViewNumbers | None = None,
     ) -> None:
-        """Run on `images` [b, c, height, width] until `reader` has everything, under the given autocast.
+        """Run the frozen copy on `images` [b, c, height, width], as deep as `reader` waits for.
 
         Args:
             reader: what reads.
             images: what the model's stem received.
-            autocast: that of the model's pass.
+            autocast: that of the model's pass, in which the copy runs, too.
             more: what the model was called with beside the images.
             random: the random numbers that the model had before it; a source that draws some has the same.
             resize: bring the images to the source's own size first.
@@ -140,7 +140,7 @@ class FrozenSource:
             MismatchError: the source cannot be run on what the model was called with, or sorts its patches.
         """
         if resize:
-            images = resized(images, image_size(self.tower))
+            images = to_own_size(images, image_size(self.tower))
         precision = self.precision(autocast)
         if (self._weights.are_own and not self.is_random) or torch.compiler.is_compiling():
             self._run(reader, images, precision, more)

@@ -43,7 +43,7 @@ class RowFiles:
         try:
             if not folder.exists():
                 _make(folder, layout, facts)
-            self.tables = {name: self._mapped(name, *layout[name]) for name in layout}
+            self.tables = {name: self._map(name, *layout[name]) for name in layout}
         except (OSError, ValueError) as error:
             raise unusable(folder, error) from error
 
@@ -64,7 +64,7 @@ class RowFiles:
         if written != values.nbytes:
             raise unusable(self.folder, OSError("the disk is full"))
 
-    def _mapped(self, name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+    def _map(self, name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> Any:
         path = self.folder / f"{name}.npy"
         try:
             np.load(path, mmap_mode="r")  # refuses a file that is too short, which "r+" would make longer

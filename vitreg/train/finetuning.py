@@ -88,7 +88,7 @@ def finetune(
         losses = _losses(fine_tuned, choice)
         both = (report, probe, fine_tuned, trial)
         models = [TrainedModel(stored_model(one, out), pictures.card, accelerator) for one in runs]
-        tests = [_tested(test, *models, is_probe=is_probe) for test in pictures.tests]
+        tests = [_test(test, *models, is_probe=is_probe) for test in pictures.tests]
         found = Finetuned(model, pictures.card, *both, choice, searched, losses, probabilities, out, tests)
         with enter_on_main(lock(out, wait=True)):  # one command at a time writes the results
             on_main(lambda: write_result(found, pictures, accelerator, options.block))
@@ -98,7 +98,7 @@ def finetune(
     return found
 
 
-def _tested(test: TestSet, probe: TrainedModel, fine_tuned: TrainedModel, *, is_probe: bool) -> Tested:
+def _test(test: TestSet, probe: TrainedModel, fine_tuned: TrainedModel, *, is_probe: bool) -> Tested:
     """Return how both models do on a test set, and what the delivered one makes of it."""
     found = [model.probabilities_of(test.pictures) for model in (probe, fine_tuned)]
     right = [tuple((one.argmax(1) == torch.tensor(test.labels)).tolist()) for one in found]

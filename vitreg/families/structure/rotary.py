@@ -18,7 +18,7 @@ from vitreg.errors import UnsupportedModelError
 from vitreg.families.registries import TowerParts
 from vitreg.families.structure.trial import without_hooks
 from vitreg.functional import cls_row, mean_row, query_key_logits
-from vitreg.functional.gather import sharded_by
+from vitreg.functional.shards import sharded_by
 from vitreg.functional.softmax_input import SoftmaxInput
 from vitreg.hooks import Hooks
 from vitreg.types import AttentionReading, Row, Tap

@@ -82,7 +82,7 @@ def _order(
     if (tokens.shape[0] == len(images)) == (tokens.shape[1] == len(images)):
         raise Refused(f"its tokens have the shape {list(tokens.shape)} for {len(images)} pictures")
     batch_first = tokens.shape[0] == len(images)
-    every = _changed(twin, entry, images, tokens, torch.ones_like(images[:1]), batch_first, training)
+    every = _changing_tokens(twin, entry, images, tokens, torch.ones_like(images[:1]), batch_first, training)
     num_patches, num_prefix = int(every.sum()), int((~every).sum())
     if bool(every[:num_prefix].any()):
         raise Refused("tokens that are no patches do not stand before them")
@@ -94,14 +94,14 @@ def _order(
         pixels = chosen.repeat_interleave(patch[0], 0).repeat_interleave(patch[1], 1)
         mask = torch.zeros_like(images[:1])
         mask[..., : pixels.shape[0], : pixels.shape[1]] = pixels.to(mask)
-        changed = _changed(twin, entry, images, tokens, mask, batch_first, training)
+        changed = _changing_tokens(twin, entry, images, tokens, mask, batch_first, training)
         spelled += changed[num_prefix:].long() << bit
     if not torch.equal(spelled, number.flatten()):
         raise Refused("its tokens are not the picture's patches row by row (shuffled, merged or overlapping)")
     return batch_first, num_prefix, patch, grid
 
 
-def _changed(
+def _changing_tokens(
     twin: nn.Module,
     entry: str,
     images: Tensor,

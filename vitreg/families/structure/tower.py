@@ -17,7 +17,7 @@ from vitreg.families.structure.chains import Link, find_chains
 from vitreg.families.structure.plan import Plan, make_plan, modules_in
 from vitreg.families.structure.remedy import refusal
 from vitreg.families.structure.trial import CannotTry, Refused, first_tensor
-from vitreg.functional.gather import sharded_by
+from vitreg.functional.shards import sharded_by
 from vitreg.types import Probe, Tap
 
 _Structure = tuple[tuple[str, type], ...]

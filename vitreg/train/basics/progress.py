@@ -73,7 +73,7 @@ class Progress:
         def update(done: int, total: int) -> None:
             nonlocal said
             passed = time.monotonic() - began
-            left = _left(passed * (total - done) / done) if done else ""
+            left = _time_left(passed * (total - done) / done) if done else ""
             self._bars.update(bar, completed=done, total=total, left=left)
             if not self.console.is_terminal and passed - said > 15 and done < total:
                 said = passed
@@ -138,13 +138,13 @@ class Progress:
         seconds, units = (before + now for before, now in zip(self._before, self._now, strict=True))
         if seconds >= ENOUGH and units:
             steps = seconds / units * (self.total - self.done)
-            return _left(steps + fmean(self._starts) * (self.num_runs - self.run_number))
+            return _time_left(steps + fmean(self._starts) * (self.num_runs - self.run_number))
         if self._run_began is not None or not self.done:
             return ""
-        return _left((time.monotonic() - self.began) * (self.total - self.done) / self.done)
+        return _time_left((time.monotonic() - self.began) * (self.total - self.done) / self.done)
 
 
-def _left(seconds: float) -> str:
+def _time_left(seconds: float) -> str:
     return f"about {duration(seconds)} left"
 
 

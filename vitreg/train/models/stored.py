@@ -92,7 +92,7 @@ def load_stored(path: Path) -> tuple[nn.Module, Card]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged or was not written by vitreg: {first_line(error)}") from error
     finite(state, str(path))
-    return _built(card, state, path).eval(), card
+    return _build(card, state, path).eval(), card
 
 
 def _sum(noted: dict[str, Any], state: dict[str, Tensor]) -> str:
@@ -120,7 +120,7 @@ def _card(noted: dict[str, Any]) -> Card:
     return card
 
 
-def _built(card: Card, state: dict[str, Tensor], path: Path) -> nn.Module:
+def _build(card: Card, state: dict[str, Tensor], path: Path) -> nn.Module:
     if not timm.is_model(card.architecture) or set(card.architecture) & set(":/\\"):
         raise InputError(
             f"{path} cannot be used with timm {timm.__version__}, which has no model "

@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vitreg.plot.pictures import HEAT, Panel, draw_panel, scaled
+from vitreg.plot.pictures import HEAT, Panel, draw_panel, enlarge
 from vitreg.train.attention_overlay import SATURATED, attention_maps, object_block
 from vitreg.train.choice import interval, paired_difference
 from vitreg.train.data.dataset import evenly
@@ -138,7 +138,7 @@ def _data_uri(picture: Tensor, attention: Tensor | None) -> str:
     """Return a picture, uint8 [3, size, size], with its attention as heat, where there is one."""
     image = picture.permute(1, 2, 0).float() / 255
     size = (image.shape[0], image.shape[1])
-    heat = None if attention is None else scaled(attention, size, saturated=SATURATED)
+    heat = None if attention is None else enlarge(attention, size, saturated=SATURATED)
     figure, file = Figure(figsize=(_TILE, _TILE), dpi=100), BytesIO()
     draw_panel(figure.add_axes((0, 0, 1, 1)), Panel(image, heat=heat))
     figure.savefig(file, format="jpeg", pil_kwargs={"quality": 85})

@@ -5,7 +5,7 @@ from torch import Tensor
 import vitreg
 from laws import num_hooks
 from small_models import make_vit
-from vitreg.functional.eagerly import eagerly
+from vitreg.hooks import eagerly
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
