@@ -43,11 +43,14 @@ def test_literal_and_laws(num_blocks: int, b: int, h: int, p: int, temperature: 
 
 
 def test_the_authors_loss_is_this_and_the_entropy_of_the_source() -> None:
-    target, source = draw_blocks(0, 1, 2, 3, 5), draw_blocks(7, 1, 2, 3, 5)
-    p = source[0].softmax(-1)
-    authors = -(p * torch.log(target[0].softmax(-1))).sum(-1).mean()  # their soft cross-entropy
-    entropy = -(p * p.log()).sum(-1).mean()
-    torch.testing.assert_close(AttentionKL().value(target, source), authors - entropy, rtol=1e-4, atol=1e-6)
+    target, source = draw_blocks(0, 3, 2, 3, 5), draw_blocks(7, 3, 2, 3, 5)
+    authors = entropy = torch.zeros(())
+    for t, s in zip(target, source, strict=True):
+        p = s.softmax(-1)
+        authors = authors - (p * torch.log(t.softmax(-1))).sum(-1).mean()  # their cross-entropy, summed up
+        entropy = entropy - (p * p.log()).sum(-1).mean()
+    value = AttentionKL().value(target, source)
+    torch.testing.assert_close(3 * value, authors - entropy, rtol=1e-4, atol=1e-6)
 
 
 def test_of_a_model(vit: object, images: Tensor) -> None:

@@ -55,6 +55,21 @@ def test_lpips_distance_of_normalised_features() -> None:
     torch.testing.assert_close(LDIFS().value(target, source), lpips.mean(), rtol=1e-5, atol=1e-7)
 
 
+def test_the_authors_code_is_of_another_scale() -> None:
+    """Means over channels of length one, tokens and depths: near the source 1 / (depths n) of it."""
+    depths, n, d = 3, 16, 24
+    source = [block.double() for block in draw_blocks(7, depths, 1, n, d)]
+    target = [s + 0.05 * t.double() for s, t in zip(source, draw_blocks(0, depths, 1, n, d), strict=True)]
+    authors = 0.0
+    for t, s in zip(target, source, strict=True):
+        for channel in range(d):
+            ours, theirs = t[0, :, channel].tolist(), s[0, :, channel].tolist()
+            a, c = (math.sqrt(sum(x * x for x in values)) for values in (ours, theirs))
+            squares = sum((x / a - y / c) ** 2 for x, y in zip(ours, theirs, strict=True))
+            authors += squares / (n * d * depths)
+    assert LDIFS().value(target, source).item() == pytest.approx(depths * n * authors, rel=0.1)
+
+
 def test_five_blocks_by_default(vit: object) -> None:
     with vitreg.attach(vit(depth=12), target="ldifs") as attachment:
         assert "LDIFS(lam=10.0) reads block_output of blocks 1, 4, 6, 9, 11" in repr(attachment)

@@ -87,7 +87,7 @@ class Balanced(ABC):
             UnsupportedModelError: the weights are sharded.
 
         Source: the constraint is Eq. (4) of Seo et al. 2024, arXiv 2401.02656; the ratio of gradients that of
-        Esser et al. 2021 (CVPR), arXiv 2012.09841, Eq. (7), where it weighs an adversarial loss.
+        Esser et al. 2021 (CVPR), arXiv 2012.09841, where it weighs an adversarial loss.
         """
         if (ratio is None) == (budget is None):
             raise ArgumentError(

@@ -60,8 +60,8 @@ class TransMix(InertCopies, Removable):
         ArgumentError: an option out of range.
         UnsupportedModelError: the model has no class token or no known attention.
 
-    Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers", Eqs. (4) and (5),
-    arXiv 2111.09833.
+    Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers", arXiv 2111.09833;
+    the mean of both shares is that of the authors' code.
     """
 
     COPIED = ("num_classes", "mixup_alpha", "cutmix_alpha", "switch_prob", "prob", "smoothing")

@@ -22,7 +22,7 @@ def attention_share(attention: Tensor, mask: Tensor) -> Tensor:
     Returns:
         [b], in float32, between 0 and 1.
 
-    Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers", Eq. (4).
+    Source: Chen et al. 2022 (CVPR), "TransMix: Attend to Mix for Vision Transformers".
     """
     with without_autocast(attention):
         a = attention.float()

@@ -28,7 +28,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     Raises:
         ArgumentError: they are not of the same pictures, or of fewer than two.
 
-    Source: Kornblith et al. 2019 (ICML), "Similarity of Neural Network Representations Revisited", Eq. (8).
+    Source: Kornblith et al. 2019 (ICML), "Similarity of Neural Network Representations Revisited".
     """
     _check(x, y, at_least=2)
     x, y = (one.double() - one.double().mean(0) for one in (x, y))

@@ -29,7 +29,7 @@ def smallest_squared_singular_values(features: Tensor, *, k: int) -> Tensor:
     Returns:
         a float32 scalar on the features' device; NaN, with such a gradient, where a feature is not finite.
 
-    Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4).
+    Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer".
     """
     with without_autocast(features):
         f = _in_float64(features)

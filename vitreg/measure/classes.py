@@ -41,8 +41,8 @@ def class_relation(source: nn.Module, loader: Batches, num_classes: int) -> Tens
     Source: You et al. 2020 (NeurIPS), "Co-Tuning for Transfer Learning", the direct approach,
     https://github.com/thuml/CoTuning
     """
-    # NOTE[DIFF]: the paper also learns the reverse relation and calibrates the source first; this is its
-    # direct approach, without a held-out set.
+    # NOTE[DIFF]: the authors' code learns the reverse relation unless told otherwise, and scales the source's
+    # logits first, by 0.884 for its ResNet-50; this is its direct approach, without a held-out set.
     tower = find_tower(source)
     indices = blocks_read("class_logits", "all", "cls", tower)
     reader = Reader(tower, {("class_logits", "cls"): indices}, stop=True)
@@ -91,6 +91,8 @@ def channel_weights(model: nn.Module, loader: Batches, *, layers: Layers = "spre
     """
     # NOTE[DIFF]: the authors run the model once for each channel, with that channel at zero; to first order
     # one backward pass says the same of all channels.
+    # NOTE[DIFF]: the authors' code standardises the rises over the channels and divides them by 5 before the
+    # softmax; here it is of the rises, nearly even where these are small.
     totals: list[Tensor] = []
     num_images = 0
     with evaluating(model), torch.enable_grad(), trace(model, "block_output", layers=layers) as read:

@@ -56,7 +56,7 @@ def attention_outliers(
         ArgumentError: no batch of images, or a factor of no use.
         UnsupportedModelError: see `attention_maps`; or blocks of different patch grids at once.
 
-    Source: Darcet et al. 2024 (ICLR), "Vision Transformers Need Registers", arXiv 2309.16588, Section 2.
+    Source: Darcet et al. 2024 (ICLR), "Vision Transformers Need Registers", arXiv 2309.16588.
     """
     # NOTE[DIFF]: the paper draws the line at a norm of 150, read off a histogram of DINOv2; a multiple of the
     # median needs no histogram, and has a place in any model.

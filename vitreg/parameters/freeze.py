@@ -37,7 +37,7 @@ def freeze(model: nn.Module, train: Part, *, new_head: NewHead | None = None) ->
         UnsupportedModelError: a block has no attention or feed-forward network that vitreg knows.
 
     Source: Touvron et al. 2022 (ECCV), "Three things everyone should know about Vision Transformers",
-    Section 4 (attention only), arXiv 2203.09795.
+    attention only, arXiv 2203.09795.
     """
     # NOTE[DIFF]: "ffn" has no reference code; it mirrors "attention". Patch embedding, norms, class token and
     # LayerScale are frozen in both.

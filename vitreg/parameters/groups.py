@@ -61,7 +61,7 @@ def param_groups(
         UnsupportedModelError: there is no Vision Transformer with blocks that vitreg knows.
 
     Source: Bao et al. 2022 (ICLR), "BEiT", arXiv 2106.08254, fine-tuning; He et al. 2022 (CVPR), "Masked
-    Autoencoders Are Scalable Vision Learners", arXiv 2111.06377, Table 9.
+    Autoencoders Are Scalable Vision Learners", arXiv 2111.06377.
     """
     head_lr = lr if head_lr is None else head_lr
     for name, value in (("lr", lr), ("head_lr", head_lr), ("layer_decay", layer_decay)):

@@ -42,7 +42,7 @@ def interpolate(model: nn.Module, source: State, alpha: float = 0.5) -> None:
         UnsupportedModelError: the weights are sharded, or the model has adapters that are not merged: the
             product of interpolated factors is not the interpolated weight.
 
-    Source: Wortsman et al. 2022 (CVPR), "Robust fine-tuning of zero-shot models", arXiv 2109.01903, Eq. (1).
+    Source: Wortsman et al. 2022 (CVPR), "Robust fine-tuning of zero-shot models", arXiv 2109.01903.
     """
     # NOTE[DIFF]: WiSE-FT's start has a zero-shot head made of texts; here it is whatever the source has, the
     # linear probe's in the trainer.
@@ -70,7 +70,7 @@ def interpolation_curve(
         MismatchError: as in `interpolate`.
         UnsupportedModelError: as in `interpolate`.
 
-    Source: Wortsman et al. 2022 (CVPR), arXiv 2109.01903, Figure 1.
+    Source: Wortsman et al. 2022 (CVPR), arXiv 2109.01903.
     """
     start = _state(source, "source")
     end = {name: value.clone() for name, value in _state(model, "model").items()}

@@ -25,7 +25,7 @@ class AttentionKL(ReadingPenalty):
     the softmax does not.
 
     Attributes:
-        lam: the weight; where attention is transferred, its authors use 3.
+        lam: the weight; where attention is transferred, its authors use 3, on a sum over blocks.
         layers: which blocks, see `ReadingPenalty`; there the lower three quarters.
         query: whose attention, see `GTA`.
         align: "resample" for a source with another patch grid.
@@ -38,6 +38,7 @@ class AttentionKL(ReadingPenalty):
 
     # NOTE[DIFF]: the authors' loss is a cross-entropy, whose floor is the source's entropy; this is zero at
     # the source, with the same gradient.
+    # NOTE[DIFF]: a mean over blocks, which the authors sum over: their 3 for 18 blocks is 54 here.
     # NOTE[DIFF]: only the class token's row, and of it the patches: the authors distil every token's, and
     # keys of the class token take part.
     temperature: float = 1.0

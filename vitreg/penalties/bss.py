@@ -35,7 +35,8 @@ class BSS(ReadingPenalty):
         gather: whether features are gathered from all processes of `torch.distributed`; without, each process
             shrinks the spectrum of its own batch, which is another penalty.
 
-    Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer", Eq. (4),
+    Source: Chen et al. 2019 (NeurIPS), "Catastrophic Forgetting Meets Negative Transfer: Batch Spectral
+    Shrinkage for Safe Transfer Learning",
     https://proceedings.neurips.cc/paper/2019/hash/c6bff625bdb0393992c9d4db0c6bbe45-Abstract.html
     """
 

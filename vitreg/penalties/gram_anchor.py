@@ -28,7 +28,7 @@ class GramAnchor(ReadingPenalty):
     less than a feature guide does.
 
     Attributes:
-        lam: the weight.
+        lam: the weight; in the authors' pre-training it ends at 2.
         layers: which blocks, by default the last.
         align: "resample" for a source with another patch grid.
         rows: at most so many patches, evenly spaced, are compared with all patches.

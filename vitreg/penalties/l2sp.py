@@ -38,7 +38,7 @@ class L2SP(ParameterPenalty):
             the biases and the norms, as in the authors' code.
 
     Source: Li et al. 2018 (ICML), "Explicit Inductive Bias for Transfer Learning with Convolutional
-    Networks", Eq. (3), arXiv 1802.01483.
+    Networks", arXiv 1802.01483.
     """
 
     # NOTE[DIFF]: a ViT's class token and position embedding have two or more dimensions and count as weights;

@@ -30,14 +30,15 @@ class LwF(ReadingPenalty):
     the source's own head, which is not trained. The source is the model with its pre-trained head.
 
     Attributes:
-        lam: the weight; authors use 1 to 4.
+        lam: the weight; the authors use 1, without the factor $\tau^2$.
         temperature: $\tau$, above 0; the authors use 2.
 
     Source: Li and Hoiem 2016 (ECCV), "Learning without Forgetting", arXiv 1606.09282; the
     factor $\tau^2$ is that of Hinton et al. 2015, arXiv 1503.02531.
     """
 
-    # NOTE[DIFF]: it is a divergence, zero at the source; the paper's cross-entropy has the same gradient.
+    # NOTE[DIFF]: it is a divergence, zero at the source; the paper's cross-entropy has the same gradient but
+    # for the factor, so that its weight of 1 is 0.25 here.
     # NOTE[DIFF]: the old head is not trained on; the paper trains it along.
     temperature: float = 2.0
     _head: nn.Module | None = field(default=None, repr=False, compare=False)

@@ -34,8 +34,9 @@ class ObjectGuide(GivenPenalty):
     Robustness", arXiv 2206.01161.
     """
 
-    # NOTE[DIFF]: the paper guides a relevance map, by squared distances for object and background apart; this
-    # is the attention itself, of which the class token's row is enough.
+    # NOTE[DIFF]: the paper guides a relevance map, by squared distances for object and background apart, and
+    # makes the model surer of what it says; this is the attention itself, of which the class token's row is
+    # enough.
     needs: ClassVar[Literal["labels", "masks"]] = "masks"
     needs_source: ClassVar[bool] = False
     is_mean: ClassVar[bool] = False  # over those pictures alone that have a mask

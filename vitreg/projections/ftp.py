@@ -41,7 +41,7 @@ class FTP(Projection):
         annealing: $\kappa$ from 0 to 1, by which a gradient is multiplied that makes the radius smaller; at 0
             none does.
 
-    Source: Tian et al. 2023 (NeurIPS), "Fast Trainable Projection for Robust Fine-Tuning", Algorithm 1, arXiv
+    Source: Tian et al. 2023 (NeurIPS), "Fast Trainable Projection for Robust Fine-Tuning", arXiv
     2310.19182.
     """
 

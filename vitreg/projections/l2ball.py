@@ -23,11 +23,11 @@ class L2Ball(Projection):
         radius: the distance $\gamma$, one for all tensors; there is no usual one, so it has to be searched.
 
     Source: Gouk et al. 2021 (ICLR), "Distance-Based Regularisation of Deep Networks for Fine-Tuning",
-    Section 4, with the Frobenius norm, arXiv 2002.08253.
+    with the Frobenius norm, arXiv 2002.08253.
     """
 
-    # NOTE[DIFF]: the authors constrain the weights of dense and convolutional layers; here each tensor of the
-    # pre-trained model is constrained, biases and norms too.
+    # NOTE[DIFF]: the authors constrain the weights of dense and convolutional layers, the scale of batch
+    # norms, and the new head around zero; here it is each tensor of the pre-trained model, and no new head.
     radius: float
 
     def __post_init__(self) -> None:

@@ -25,10 +25,11 @@ class MARS(Projection):
         radius: the distance $\gamma$, one for all matrices; there is no usual one, so it has to be searched.
 
     Source: Gouk et al. 2021 (ICLR), "Distance-Based Regularisation of Deep Networks for Fine-Tuning",
-    Section 4, arXiv 2002.08253.
+    arXiv 2002.08253.
     """
 
     # NOTE[DIFF]: the authors' code scales each row by its own sum; the paper, and this, the whole matrix.
+    # The code also constrains the scale of batch norms, and the new head around zero.
     radius: float
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class SPD(Projection):
         strength: $s$, from 0 to 1; 1 is a full projection onto the radius before the step.
 
     Source: Tian et al. 2024 (NeurIPS), "Rethinking Weight Decay for Robust Fine-Tuning of Foundation Models",
-    Algorithm 1, arXiv 2411.01713.
+    Algorithm 2, arXiv 2411.01713.
     """
 
     # NOTE[DIFF]: the authors' optimiser pairs a tensor with its start by the position in a parameter group,

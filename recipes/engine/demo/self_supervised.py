@@ -192,7 +192,7 @@ def balance(scores: Tensor) -> Tensor:
     prototype has the same share of the n, as nearly as `rounds` of Sinkhorn and Knopp's algorithm make it.
     """
     # NOTE[DIFF]: DINO and iBOT subtract a running mean of the scores, with which a batch this small leaves
-    # all but a few prototypes unused; this is the other way that DINO's Table 7 tries.
+    # all but a few prototypes unused; this is another way that DINO tries.
     shares = (scores / SELF_SUPERVISED.teacher_temperature).exp()
     for _ in range(SELF_SUPERVISED.rounds):
         shares = shares / shares.sum(0)

@@ -39,7 +39,7 @@ class Reliability:
 def reliability(probabilities: Tensor, labels: Sequence[int]) -> Reliability:
     """Return how far probabilities [pictures, classes] can be believed, in `NUM_BINS` bins of equal width.
 
-    Source of the calibration error: Guo et al. 2017 (arXiv 1706.04599), Eq. (3).
+    Source of the calibration error: Guo et al. 2017 (arXiv 1706.04599).
     """
     target = torch.tensor(labels)
     sure, predicted = probabilities.max(1)

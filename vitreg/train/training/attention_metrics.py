@@ -44,7 +44,7 @@ def best_head_jaccard(attention: Tensor, coverage: Tensor, mass: float = MASS) -
 
     `attention` is [b, h, p]; a patch belongs to the object when at least half of it does.
 
-    Source: Caron et al. 2021 (arXiv 2104.14294), Section 4.2.2: 60 % of the mass, the best head per picture.
+    Source: Caron et al. 2021 (arXiv 2104.14294): 60 % of the mass, the best head per picture.
     """
     # NOTE[DIFF]: DINO compares pixels, with the attention enlarged by nearest; here it is patches, as fine as
     # the attention is. The paper's threshold is unknown.

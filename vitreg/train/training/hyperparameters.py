@@ -22,8 +22,8 @@ class Mixing:
         return self.mixup > 0 or self.cutmix > 0
 
 
-# NOTE[DIFF]: the paper does not say with what its TransMix mixes; these are the method's own (Chen et al.
-# 2022, Section 4.1), where no other mixing is asked for.
+# NOTE[DIFF]: the paper does not say with what its TransMix mixes; these are of its authors' code (Chen
+# et al. 2022), where no other mixing is asked for.
 TRANSMIX = Mixing(mixup=0.8, cutmix=1.0, switch=0.8)
 
 
