@@ -25,6 +25,8 @@ def test_task_is_the_drawn_world() -> None:
     train, test = (world.draw_target(split, seed=0) for split in ("train", "test"))
     assert isinstance(task.train, Drawn)
     assert torch.equal(task.train.picture(5, seed=1), train.images[5])
+    assert torch.equal(task.train.mask(5, seed=1), train.masks[5])
+    assert task.outlined == set(range(len(train.labels)))
     assert task.train_labels == tuple(train.labels.tolist())
     assert torch.equal(task.test, test.images)
     assert task.test_masks is not None

@@ -41,12 +41,16 @@ SETTINGS = Settings(
 class Drawn:
     """Training pictures as they were drawn: the world varies them enough, so nothing is augmented."""
 
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
+    def __init__(self, images: Tensor, masks: Tensor) -> None:
+        self.images, self.masks = images, masks
 
     def picture(self, index: int, *, seed: int) -> Tensor:
         """Return picture `index` as uint8 [3, size, size], whatever the seed."""
         return self.images[index]
+
+    def mask(self, index: int, *, seed: int) -> Tensor:
+        """Return bool [size, size], true on the object of picture `index`."""
+        return self.masks[index]
 
     def plain(self, index: int) -> Tensor:
         """Return picture `index` as uint8 [3, size, size]."""
@@ -64,7 +68,8 @@ def drawn_task() -> Task:
         classes=tuple(f"class {label}" for label in range(world.NUM_TARGET_CLASSES)),
         fingerprint=digest.hexdigest(),
         size=world.IMAGE_SIZE,
-        train=Drawn(train.images),
+        train=Drawn(train.images, train.masks),
+        outlined=frozenset(range(len(train.labels))),
         train_labels=tuple(train.labels.tolist()),
         test=test.images,
         test_labels=tuple(test.labels.tolist()),

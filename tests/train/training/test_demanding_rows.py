@@ -256,6 +256,14 @@ def test_what_a_row_does_not_go_with_is_refused(method: str, options: dict[str, 
         check_batch(replace(HYPER, **options), [method])
 
 
+@pytest.mark.parametrize("method", ["R-Drop", "object-guide"])
+def test_several_processes_would_compute_something_else(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitreg.train.training.step.world_size", lambda: 2)
+    with pytest.raises(InputError, match=f"{method} does not go with several processes"):
+        check_batch(HYPER, [method])
+    check_batch(HYPER, ["Co-tuning"])
+
+
 @pytest.mark.parametrize("name", ["R-Drop+TransMix", "LP-FT+object-guide+TransMix"])
 def test_they_are_not_mixed(name: str) -> None:
     with pytest.raises(InputError, match="cannot be combined with mixed pictures"):

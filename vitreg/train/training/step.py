@@ -75,7 +75,7 @@ def check_step(hyper: Hyperparameters, methods: Sequence[str]) -> None:
         beside = {
             "--compile": hyper.compile and (has_passes or isinstance(target, vitreg.GivenPenalty)),
             "--micro-batch": in_parts and has_passes,
-            "several processes": world_size() > 1 and has_passes,
+            "several processes": world_size() > 1 and (has_passes or needs_masks(target)),
             "--fraction": hyper.fraction < 1 and has_passes,
             "--views": hyper.views > 0 and needs_masks(target),
         }

@@ -56,7 +56,7 @@ def segmentation_jaccard(
         InputError: The model does not take pictures of this size, its attention is not finite or not on a
             square grid, or no picture shows an object.
 
-    Source: Caron et al. 2021 (arXiv 2104.14294), Section 4.2.2: 60 % of the mass, the best head. The best
+    Source: Caron et al. 2021 (arXiv 2104.14294): 60 % of the mass, the best head. The best
     head for each class, at pixels: issue 54 of their code, and that of Naseer et al. 2021 (arXiv 2105.10497).
     """
     # NOTE[DIFF]: the mass in GTA is unknown. DINO keeps 0.6, the scripts of Naseer et al. 0.9.
