@@ -17,6 +17,9 @@ from vitreg.sources.forward import evaluating, run_tower
 from vitreg.tracing import trace
 from vitreg.types import Layers
 
+TEMPERATURE = 5.0
+"""By what standardised rises are divided before their softmax: the authors' number."""
+
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Pictures [b, c, height, width] with labels [b], a batch after the other; more in a batch is left alone."""
 
@@ -73,11 +76,11 @@ def class_relation(source: nn.Module, loader: Batches, num_classes: int) -> Tens
 def channel_weights(model: nn.Module, loader: Batches, *, layers: Layers = "spread") -> list[Tensor]:
     r"""Return how much each channel of what blocks return matters to the labels, for `DELTA`.
 
-    $$w_c = \mathrm{softmax}_c\!\left(\mathbb E\left[-\sum_i f_{i,c}\, \partial_{f_{i,c}} \mathcal
-    L\right]\right)$$
+    $$w_c = \mathrm{softmax}_c\!\left(\frac{r_c - \bar r}{5\, \mathrm{sd}(r)}\right), \qquad
+    r_c = \mathbb E\left[-\sum_i f_{i,c}\, \partial_{f_{i,c}} \mathcal L\right]$$
 
-    with $f_{i,c}$ channel $c$ of token $i$ and $\mathcal L$ the cross-entropy: how much it would rise, to
-    first order, if the channel were zero.
+    with $f_{i,c}$ channel $c$ of token $i$ and $\mathcal L$ the cross-entropy, which would rise by $r_c$, to
+    first order, if the channel were zero. Mean and deviation are over the channels.
 
     Args:
         model: the source with a head for these labels, such as the linear probe (`vitreg.fit_head`).
@@ -87,12 +90,11 @@ def channel_weights(model: nn.Module, loader: Batches, *, layers: Layers = "spre
     Returns:
         one tensor [d] a block, which sums to 1, in float32.
 
-    Source: Li et al. 2019 (ICLR), "DELTA", arXiv 1901.09229.
+    Source: Li et al. 2019 (ICLR), "DELTA", arXiv 1901.09229; mean, deviation and 5 are those of
+    https://github.com/lixingjian/DELTA, without which the weights of a ViT hardly differ.
     """
     # NOTE[DIFF]: the authors run the model once for each channel, with that channel at zero; to first order
     # one backward pass says the same of all channels.
-    # NOTE[DIFF]: the authors' code standardises the rises over the channels and divides them by 5 before the
-    # softmax; here it is of the rises, nearly even where these are small.
     totals: list[Tensor] = []
     num_images = 0
     with evaluating(model), torch.enable_grad(), trace(model, "block_output", layers=layers) as read:
@@ -110,4 +112,10 @@ def channel_weights(model: nn.Module, loader: Batches, *, layers: Layers = "spre
             num_images += len(images)
     if not num_images:
         raise ArgumentError("Expected at least one batch of pictures, found none.")
-    return [(total / num_images).softmax(0) for total in totals]
+    return [_standardised(total).div(TEMPERATURE).softmax(0) for total in totals]
+
+
+def _standardised(values: Tensor) -> Tensor:
+    """Return values [d] with mean 0 and deviation 1, zeros where all are the same."""
+    spread = values.std(correction=0)
+    return (values - values.mean()) / torch.where(spread > 0, spread, 1.0)
