@@ -1,4 +1,4 @@
-"""Which class is taken for which: in numbers and in words."""
+"""Which class is taken for which: in numbers and in words. `report.html` beside it says how they look."""
 
 from __future__ import annotations
 
