@@ -19,7 +19,7 @@ import vitreg
 from vitreg.errors import InputError, MissingLibraryError
 from vitreg.files import prepare_out, write_atomically
 from vitreg.pictures.finding import find_pictures
-from vitreg.train.basics.console import make_console
+from vitreg.train.basics.console import make_console, say
 from vitreg.train.data.dataset import evenly, normalise
 from vitreg.train.data.transforms import EVALUATION_RATIO
 from vitreg.train.models.stored import Card
@@ -86,7 +86,7 @@ def export(
         f"{file}: logits within {difference:.1e} of the model's on {len(compared)} {kind}; {file.name}.json "
         "says how to use it"
     )
-    (console or make_console()).print(said, markup=False, highlight=False, soft_wrap=True)
+    say(console or make_console(), said)
     return file
 
 

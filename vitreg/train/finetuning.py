@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from vitreg.files import lock, prepare_out
-from vitreg.train.basics.console import make_console
+from vitreg.train.basics.console import make_console, say
 from vitreg.train.basics.distributed import enter_on_main, on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.choice import Choice, Standing, standing
@@ -23,14 +24,7 @@ from vitreg.train.result import WRITTEN, predictions_of, summary, write_result
 from vitreg.train.runs.report import Report
 from vitreg.train.runs.run import stored_model
 from vitreg.train.runs.workplace import Workplace
-from vitreg.train.search import (
-    budget,
-    fixed_budget,
-    planned_trials,
-    search,
-    search_table,
-    search_verdict,
-)
+from vitreg.train.search import fix_trials, planned_trials, search, search_table, search_verdict
 from vitreg.train.trained_model import TrainedModel
 from vitreg.train.training.device import check_batch, make_accelerator, workers_for
 from vitreg.train.trials import PROBE, Trial, Trials, trial_of
@@ -93,8 +87,7 @@ def finetune(
         with enter_on_main(lock(out, wait=True)):  # one command at a time writes the results
             on_main(lambda: write_result(found, pictures, accelerator, options.block))
     written = ", ".join([*WRITTEN, *map(predictions_of, found.tests)])
-    for line in [*summary(found, pictures), f"written: {out}: {written}"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(console, *summary(found, pictures), f"written: {out}: {written}")
     return found
 
 
@@ -110,18 +103,16 @@ def _search(trials: Trials) -> list[Standing]:
     options, progress = trials.options, trials.place.progress
     listed, num_folds = planned_trials(options), len(trials.folds)
     if options.minutes is not None:
-        minutes, first = options.minutes, listed[0]
-        found = fixed_budget(
-            listed,
-            trials.place.out,
-            {"options": repr(replace(options, test=())), "data": trials.pictures.task.fingerprint},
-            lambda: budget(listed, num_folds, minutes=minutes, seconds=trials.seconds_per_fold(first)),
+        asked = {"options": repr(replace(options, test=())), "data": trials.pictures.task.fingerprint}
+        time = partial(trials.seconds_per_fold, listed[0])
+        fixed, seconds = fix_trials(
+            listed, num_folds, options.minutes, out=trials.place.out, asked=asked, time=time
         )
         progress.say(
-            f"search: {len(found.trials)} of {len(listed)} trials, what fits in {minutes:g} min at "
-            f"{found.seconds:.0f} s for a fold: {'; '.join(map(str, found.trials))}"
+            f"search: {len(fixed)} of {len(listed)} trials, what fits in {options.minutes:g} min at "
+            f"{seconds:.0f} s for a fold: {'; '.join(map(str, fixed))}"
         )
-        listed = list(found.trials)
+        listed = fixed
     num_pictures = len(trials.pictures.task.train_labels)
     progress.say(
         f"search: {len(listed)} trials on {num_pictures} training pictures, held out in {num_folds} folds"

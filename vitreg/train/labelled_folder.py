@@ -21,12 +21,11 @@ from vitreg.train.options import FinetuneOptions
 class Pictures:
     """What is trained on and measured on, and where it starts from.
 
-    `names` are those of the measured pictures, `measured_on` says what they are, and `notes` what was
-    understood of the folder. `tests` are measured on, too, and choose nothing.
+    `measured_on` says what the measured pictures are, and `notes` what was understood of the folder. `tests`
+    are measured on, too, and choose nothing.
     """
 
     task: Task
-    names: tuple[str, ...]
     measured_on: str
     start: Start
     card: Card
@@ -73,10 +72,9 @@ def read_labelled(
         statistics=statistics,
         progress=progress,
     )
-    names = tuple(map(folder.name_of, folder.test))
     size, mean, std = options.size, statistics.mean, statistics.std
     card = Card(start.name, {"img_size": size}, size, mean, std, folder.classes)
-    return Pictures(task, names, measured_on, start, card, (*notes, *task.notes), tests)
+    return Pictures(task, measured_on, start, card, (*notes, *task.notes), tests)
 
 
 def _hold_out(folder: Folder, rate: float, *, seed: int) -> Folder:

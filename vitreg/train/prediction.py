@@ -15,7 +15,7 @@ from vitreg.errors import InputError
 from vitreg.files import prepare_out, write_atomically
 from vitreg.pictures.finding import find_pictures, listed_counts
 from vitreg.train.attention_overlay import attention_maps, draw_overlays
-from vitreg.train.basics.console import make_console
+from vitreg.train.basics.console import make_console, say
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import evenly, normalise
 from vitreg.train.data.reading import in_one_line, read_pictures
@@ -104,6 +104,5 @@ def predict(
             files["attention.png"] = draw_overlays(crops_shown, {"model": maps}, block=block, titles=titles)
         for name, content in files.items():
             write_atomically(out / name, content)
-        said = f"{len(done)} pictures predicted; written: {out}: {', '.join(files)}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{len(done)} pictures predicted; written: {out}: {', '.join(files)}")
     return predicted

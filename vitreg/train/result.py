@@ -52,7 +52,7 @@ def write_result(found: Finetuned, pictures: Pictures, accelerator: Accelerator,
     card = replace(found.card, run=found.report.configuration.folder)
     write_atomically(out / MODEL_FILE, model_file(found.model, card))
     write_atomically(out / "config.json", timm_config(found.card))
-    table = predictions(pictures.names, task.classes, found.probabilities, task.test_labels)
+    table = predictions(task.test_names, task.classes, found.probabilities, task.test_labels)
     write_atomically(out / "predictions.csv", table)
     for one in found.tests:
         table = predictions(one.test.names, task.classes, one.probabilities, one.test.labels)

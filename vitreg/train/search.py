@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,47 +45,43 @@ def cost(num_trials: int, num_folds: int) -> int:
     return total
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The list of trials that fit in a time, fixed before the first of them starts.
+def num_fitting(num_trials: int, num_folds: int, *, minutes: float, seconds: float) -> int:
+    """Return how many of the first trials can be searched, at least one, where a fold takes `seconds`."""
+    fitting = [n for n in range(1, num_trials + 1) if cost(n, num_folds) * seconds <= 60 * minutes]
+    return max(fitting, default=1)
 
-    Attributes:
-        trials: the first of all.
-        seconds: what a trial takes on a fold, as it was estimated then.
+
+def fix_trials(
+    trials: Sequence[Trial],
+    num_folds: int,
+    minutes: float,
+    *,
+    out: Path,
+    asked: dict[str, Any],
+    time: Callable[[], float],
+) -> tuple[list[Trial], float]:
+    """Return those of the first trials that fit into `minutes`, and the seconds of a fold, from `time()`.
+
+    Both are fixed in `out` before the first trial starts, for a later start that `asked` the same.
     """
-
-    trials: tuple[Trial, ...]
-    seconds: float
-
-
-def budget(trials: Sequence[Trial], num_folds: int, *, minutes: float, seconds: float) -> Budget:
-    """Return as many of the first trials as can be searched, at least one, where a fold takes `seconds`."""
-    fitting = [n for n in range(1, len(trials) + 1) if cost(n, num_folds) * seconds <= 60 * minutes]
-    return Budget(tuple(trials[: max(fitting, default=1)]), seconds)
-
-
-def fixed_budget(
-    trials: Sequence[Trial], out: Path, asked: dict[str, Any], make: Callable[[], Budget]
-) -> Budget:
-    """Return the budget that an earlier start of the same search fixed in `out`, or else that of `make`."""
     path = out / LIST_FILE
 
-    def earlier() -> Budget | None:
+    def earlier() -> tuple[list[Trial], float] | None:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["asked"] != json.loads(json.dumps(asked)):
                 return None
-            return Budget(tuple(trials[place] for place in stored["trials"]), float(stored["seconds"]))
+            return [trials[place] for place in stored["trials"]], float(stored["seconds"])
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
-    found = on_main(earlier)
-    if found is None:
-        found = made = make()
-        places = [trials.index(trial) for trial in made.trials]
-        text = json.dumps({"asked": asked, "trials": places, "seconds": made.seconds}, indent=1)
-        on_main(lambda: write_atomically(path, text + "\n"))
-    return found
+    if (found := on_main(earlier)) is not None:
+        return found
+    seconds = time()
+    places = list(range(num_fitting(len(trials), num_folds, minutes=minutes, seconds=seconds)))
+    text = json.dumps({"asked": asked, "trials": places, "seconds": seconds}, indent=1)
+    on_main(lambda: write_atomically(path, text + "\n"))
+    return [trials[place] for place in places], seconds
 
 
 def search(

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from vitreg.train.runs.plan import Cell
-from vitreg.train.runs.report import Report
+from vitreg.train.runs.report import Cell, Report
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ def choices(reports: Iterable[Report]) -> list[Choice]:
     found: dict[Cell, dict[float, list[float]]] = {}
     for report in reports:
         c = report.configuration
-        if c.lam is not None and c.share is not None:
-            cell = (c.weights, c.data, c.share, c.method)
-            found.setdefault(cell, {}).setdefault(c.lam, []).append(report.metrics["top1"])
+        if c.lam is not None and c.cell is not None:
+            found.setdefault(c.cell, {}).setdefault(c.lam, []).append(report.metrics["top1"])
     return [
         Choice(cell, {lam: fmean(values) for lam, values in tried.items()})
         for cell, tried in found.items()
@@ -52,14 +50,10 @@ def lams_of(found: Iterable[Choice]) -> dict[Cell, float]:
 
 def keep_chosen(reports: Sequence[Report], found: Iterable[Choice]) -> list[Report]:
     """Return the reports without those of λ that were not chosen."""
-    lams = lams_of(found)
-    kept = []
-    for report in reports:
-        c = report.configuration
-        cell = None if c.share is None else (c.weights, c.data, c.share, c.method)
-        if cell not in lams or c.lam == lams[cell]:
-            kept.append(report)
-    return kept
+    chosen = {(choice.cell, choice.lam) for choice in found}
+    cells = {cell for cell, _ in chosen}
+    both = [(report, report.configuration) for report in reports]
+    return [report for report, c in both if c.cell not in cells or (c.cell, c.lam) in chosen]
 
 
 def describe_choices(found: Iterable[Choice], labels: Mapping[str, str], by: str) -> list[str]:

@@ -25,7 +25,7 @@ from engine.scripts.forecast import Forecast, forecast
 from engine.scripts.options import PlannedOptions, read_options
 from engine.scripts.prepare import prepare
 from vitreg.files import write_atomically
-from vitreg.train.basics.console import exit_code
+from vitreg.train.basics.console import exit_code, say
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress, duration
 from vitreg.train.basics.tables import TextTable, csv_of
@@ -105,7 +105,8 @@ def show_forecast(console: Console, job: Job, found: Forecast) -> None:
     )
     here = machine(job.place.accelerator)
     stays = f", {found.reading_bytes / 1e9:.2g} GB of readings" if found.reading_bytes else ""
-    for note in (
+    say(
+        console,
         f"in all {runs} runs{before}, {steps} steps, {duration(seconds)} for one run after the other",
         f"seconds a step: {paces}; measured in {duration(found.measured)} by batches of {found.pictures} of "
         f"{batch} pictures on {here['device']}, {here['threads']} thread(s)",
@@ -113,8 +114,7 @@ def show_forecast(console: Console, job: Job, found: Forecast) -> None:
         f"{disk_usage(place).free / 1e9:.0f} GB are free",
         *job.notes,
         "nothing was stored",
-    ):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    )
 
 
 def _show(console: Console, results: Results, draw: Drawing, command: str) -> None:
@@ -151,8 +151,7 @@ def show_table(
     # Nothing that may go wrong on a terminal comes before the files.
     console.print(f"\n{title}", style="bold", markup=False, highlight=False, soft_wrap=True)
     console.print(table.rich())
-    for note in below:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    say(console, *below)
 
 
 def command(name: str, argv: Sequence[str] | None) -> str:
@@ -218,7 +217,7 @@ class Results:
         place, title = self.job.place.out / self.job.table.name, title or self.job.title
         below, machines = [*notes, *self.notes], describe_machines(self.reports)
         on_main(lambda: show_table(console, place, title, table, rows, below, command, in_file=machines))
-        console.print(f"written: {place}{written}", markup=False, soft_wrap=True)
+        say(console, f"written: {place}{written}")
 
 
 def measure(

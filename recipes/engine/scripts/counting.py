@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from engine.scripts.console import Main, script, show_table
 from engine.scripts.options import named_places
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
+from vitreg.train.basics.console import say
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.data.archives import is_archive
 from vitreg.train.data.folder import data_root, read_folder
@@ -46,17 +48,15 @@ def counting_script(name: str, description: str | None) -> Main:
 
 
 def _count(console: Console, name: str, chosen: CountingOptions, command: str) -> None:
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
+    tell = partial(say, console)
     cache = chosen.out.resolve().parent / "cache"
     places = named_places(chosen.data)
-    folders = {name: data_root(place, cache, say=say) for name, place in places.items()}
+    folders = {name: data_root(place, cache, say=tell) for name, place in places.items()}
     if not folders:
         for layout in LAYOUTS:
-            say(f"--data {layout.name}=DIR  {layout.advice}")
+            tell(f"--data {layout.name}=DIR  {layout.advice}")
         raise InputError("no data: give at least one of the above, --data NAME=DIR")
-    found = {name: _look(name, place, chosen.download, say) for name, place in folders.items()}
+    found = {name: _look(name, place, chosen.download, tell) for name, place in folders.items()}
     rows = [counts for counts in found.values() if isinstance(counts, Counts)]
     unusable = {name: error for name, error in found.items() if isinstance(error, Exception)}
     left_out = [f"{name} is left out: {error}" for name, error in unusable.items()]
@@ -71,10 +71,9 @@ def _count(console: Console, name: str, chosen: CountingOptions, command: str) -
         prepare_out(chosen.out)
         title = f"{name}: the data sets as found, beside the paper's counts"
         show_table(console, chosen.out / name, title, text_table(rows), rows, below, command)
-        say(f"written: {chosen.out / name}.md, .csv")
+        tell(f"written: {chosen.out / name}.md, .csv")
     else:
-        for text in below:
-            say(text)
+        tell(*below)
     if unusable:
         raise InputError(f"not usable, as said above: {listed(unusable)}")
 

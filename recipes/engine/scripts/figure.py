@@ -16,6 +16,7 @@ from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
 from vitreg.train.attention_overlay import attention_maps, draw_overlays, object_block
+from vitreg.train.basics.console import say
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task, evenly
@@ -75,9 +76,7 @@ def figure_script(
                 return str(path)
 
             written = on_main(lambda: list(map(write, found)))
-        for note in results.notes:
-            console.print(note, markup=False, highlight=False)
-        console.print(f"written: {', '.join(written)}", markup=False, soft_wrap=True)
+        say(console, *results.notes, f"written: {', '.join(written)}")
 
     return script(kind, table.name, description, work)
 

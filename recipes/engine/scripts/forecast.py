@@ -111,7 +111,7 @@ def _in_order(job: Job) -> tuple[list[tuple[str, Run]], int]:
             chosen = lams_of(choices(reports))
         else:  # whichever it will be, it is one of each cell
             tried = [run.configuration for run in search]
-            chosen = {(c.weights, c.data, c.share, c.method): c.lam for c in tried if c.share and c.lam}
+            chosen = {c.cell: c.lam for c in tried if c.cell and c.lam}
     stages += [("table", run) for run in plan(job.design, chosen)]
     distinct = {run.configuration.folder: (stage, run) for stage, run in stages}
     left = [one for one in distinct.values() if load_finished(one[1], job.place.out) is None]

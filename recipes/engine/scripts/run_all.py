@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from vitreg.errors import InputError
 from vitreg.files import prepare_out, write_atomically
+from vitreg.train.basics.console import say
 from vitreg.train.basics.progress import duration
 
 INTERRUPTED = 130
@@ -90,9 +91,7 @@ def run_all(scripts: Sequence[str], *, description: str, argv: Sequence[str] | N
         told[script] = ScriptResult(text, began, code)
     told = {script: told[script] for script in scripts if script in told}
     write_atomically(out / "all.md", page(out, told))
-    for script, one in told.items():
-        console.print(f"{script}: {one.text}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"written: {out / 'all.md'}", markup=False, soft_wrap=True)
+    say(console, *(f"{script}: {one.text}" for script, one in told.items()), f"written: {out / 'all.md'}")
     codes = [one.code for one in told.values()]
     if any(code not in (None, 0, REFUSED) for code in codes):
         return 1

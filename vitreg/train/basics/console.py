@@ -51,6 +51,12 @@ def make_console() -> Console:
     return console if console.is_terminal else HarmlessConsole(width=160, quiet=console.quiet)
 
 
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are: no markup, no colours, and not folded to the width of the terminal."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def exit_code(script: Callable[[Console], None]) -> int:
     """Run `script` and return 0, or 2 after one line on what was wrong with its input.
 

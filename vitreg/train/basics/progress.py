@@ -15,6 +15,7 @@ from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
+from vitreg.train.basics.console import say
 from vitreg.wording import plain
 
 LONGEST_LEFT = len("about 59 min 59 s left")
@@ -59,7 +60,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line, above the bars."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:

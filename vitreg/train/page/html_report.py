@@ -76,7 +76,7 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
         image = task.test[index]
         drawn = {"picture": None, **heats}
         return {
-            "name": pictures.names[index],
+            "name": task.test_names[index],
             "true": task.classes[labels[index]],
             "predicted": task.classes[predicted],
             "probability": float(probability),

@@ -15,7 +15,7 @@ from vitreg.parameters.linear_head import LinearHead
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.subset import Share, subset, trained_and_held_out
 from vitreg.train.models.start import Start
-from vitreg.train.runs.report import Configuration
+from vitreg.train.runs.report import Cell, Configuration
 from vitreg.train.training.composition import needs_masks
 from vitreg.train.training.device import checkpoint_blocks, drops, unfuse_attention
 from vitreg.train.training.formulas import formula
@@ -51,10 +51,6 @@ class Run:
         hyper = self.configuration.hyper
         trained = 0 if hyper is None else hyper.steps * hyper.batch_size
         return TRAINING_COST * trained + len(self.task.test)
-
-
-Cell = tuple[str, str, Share, str]
-"""The cell of a table: fingerprint of the weights, data set, share, method."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ ENGINE = 2
 DONE, REPORT = "DONE", "report.json"
 
 
+Cell = tuple[str, str, Share, str]
+"""The cell of a table: fingerprint of the weights, data set, share, method."""
+
+
 @dataclass(frozen=True)
 class Configuration:
     """Everything that decides a run's figures, apart from the machine and the versions of the libraries.
@@ -62,6 +66,11 @@ class Configuration:
     def identity(self) -> dict[str, Any]:
         """What makes it this run and no other, as JSON has it."""
         return _identity(json.loads(json.dumps(asdict(self))))
+
+    @property
+    def cell(self) -> Cell | None:
+        """The cell of a table that its run belongs to, whatever its λ and seed; None for that of a source."""
+        return None if self.share is None else (self.weights, self.data, self.share, self.method)
 
     @property
     def folder(self) -> str:
