@@ -57,7 +57,7 @@ class Training:
     drift: list[Tensor]
 
 
-def given(
+def page_names(
     cache: Path, *, pre_training: int = demo.SOURCE_STEPS, steps: int = SETTINGS.hyper.steps, seeds: int = 3
 ) -> dict[str, Any]:
     """Return what the page takes for granted: models, pictures, and what was measured in training.
@@ -146,7 +146,7 @@ def top1_of(model: nn.Module, test: world.Pictures) -> float:
 
 def main() -> None:
     """Write each picture of the page, light and dark."""
-    names = given(Path(gettempdir()) / "vitreg-gallery")
+    names = page_names(Path(gettempdir()) / "vitreg-gallery")
     print({name: names[name] for name in ("top1", "top1_of_lam", "top1_of_fine_tuning")})
     for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")):
         for style, end in (("default", ""), ("dark_background", "-dark")):

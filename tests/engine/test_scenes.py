@@ -47,8 +47,8 @@ def test_official_layout(tmp_path: Path) -> None:
     on_object = (x >= left) & (x < left + width) & (y >= top) & (y < top + height)
     around = (x >= left - 1) & (x <= left + width) & (y >= top - 1) & (y <= top + height)
     assert (scenes.masks == on_object).all()
-    assert (scenes.decided == on_object | ~around).all()
-    assert not (scenes.masks & ~scenes.decided).any()
+    assert (scenes.is_decided == on_object | ~around).all()
+    assert not (scenes.masks & ~scenes.is_decided).any()
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -69,7 +69,7 @@ def test_at_its_own_size_a_mask_is_the_owner_s(tmp_path: Path) -> None:
     one = one_picture(tmp_path, numbers)
     scenes = voc_scenes([one], size=24)
     assert torch.equal(scenes.objects[0], torch.from_numpy(numbers))
-    assert torch.equal(scenes.decided[0], torch.from_numpy(numbers != 255))
+    assert torch.equal(scenes.is_decided[0], torch.from_numpy(numbers != 255))
     assert torch.equal(scenes.masks[0], torch.from_numpy((numbers != 255) & (numbers != 0)))
 
 
@@ -164,7 +164,7 @@ def test_scenes_of_a_task() -> None:
     scenes = task_scenes(task)
     assert (scenes.name, scenes.fingerprint, scenes.size) == ("birds", "f", 8)
     assert torch.equal(scenes.masks, masks)
-    assert scenes.decided.all()
+    assert scenes.is_decided.all()
     assert torch.equal(scenes.normalise(scenes.pictures), task.normalise(task.test))
     some = scenes.at([1])
     assert torch.equal(some.pictures, task.test[1:])

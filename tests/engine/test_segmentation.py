@@ -141,7 +141,7 @@ def test_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_undecided_pixels_change_nothing() -> None:
     """An attended patch that is undecided throughout costs nothing; as background it would."""
     model, scenes = small_vit(), drawn_scenes(6)
-    counted = Scenes("drawn", "f", scenes.pictures, scenes.objects.where(scenes.decided, 0))
+    counted = Scenes("drawn", "f", scenes.pictures, scenes.objects.where(scenes.is_decided, 0))
     found, other = (segmentation_jaccard(model, each, -1, accelerator=CPU) for each in (scenes, counted))
     assert found.jaccard > other.jaccard
     assert found.whole_picture > other.whole_picture

@@ -77,12 +77,12 @@ def test_time_left_is_that_of_steps_and_starts(monkeypatch: pytest.MonkeyPatch) 
                 clock[0] += 20 if step == earlier else 3
                 progress.advance(96)
                 if run == step == 0:
-                    assert progress.left == ""  # 80 s for one step are no 13 hours for 600
+                    assert progress.time_left == ""  # 80 s for one step are no 13 hours for 600
                 else:
                     steps, starts = 600 - 300 * run - step - 1, 1 - run
-                    assert progress.left == f"about {duration(3 * steps + (60 + 20) * starts)} left"
+                    assert progress.time_left == f"about {duration(3 * steps + (60 + 20) * starts)} left"
             progress.finish_run("birds: GTA", {}, clock[0])
-    assert progress.left == "about 0 s left"
+    assert progress.time_left == "about 0 s left"
 
 
 def test_bars_on_a_terminal() -> None:

@@ -221,7 +221,7 @@ class Readings:
         last = max(self.blocks[name]) if extractors[penalty.extractor].per_block else None
         is_trained = trained_before(self._tower, last)
         if any(value.requires_grad for value in target):
-            return is_trained or depend_on_weights(target, one.given())
+            return is_trained or depend_on_weights(target, one.given_tensors())
         if is_trained:
             raise StateError(
                 f"{name!r} reads {penalty.extractor}, none of which depends on a parameter that is trained, "

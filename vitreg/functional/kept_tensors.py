@@ -22,10 +22,10 @@ def kept_by_itself() -> AbstractContextManager[object]:
         return nullcontext()
     if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:  # no checkpoint surrounds it
         return nullcontext()  # torch.func's transforms allow no hooks
-    return torch.autograd.graph.saved_tensors_hooks(_kept, _as_it_was)
+    return torch.autograd.graph.saved_tensors_hooks(_keep, _as_it_was)
 
 
-def _kept(tensor: Tensor) -> tuple[Tensor, int]:
+def _keep(tensor: Tensor) -> tuple[Tensor, int]:
     return tensor, tensor._version
 
 

@@ -112,7 +112,7 @@ class ForwardPass:
             _pixels=None,
         )
 
-    def given(self) -> list[Tensor]:
+    def given_tensors(self) -> list[Tensor]:
         """Return the tensors that the pass was given, or the one was that this is a part of."""
         if self.is_part:
             return [tensor for tensor, _ in self._inputs]
@@ -131,7 +131,7 @@ class ForwardPass:
         if self.images is not None and is_plain and self.images.device.type == "cpu":
             self._pixels = _some_pixels(self.images).clone()
         if not is_compiling:
-            self._inputs = [(tensor, version_of(tensor)) for tensor in self.given()]
+            self._inputs = [(tensor, version_of(tensor)) for tensor in self.given_tensors()]
 
     def inputs_changed(self) -> bool:
         """Return whether what the pass was given was written to since it began."""

@@ -50,10 +50,10 @@ class Scenes:
     @property
     def masks(self) -> Tensor:
         """Which pixels are on any object: bool [n, size, size]."""
-        return (self.objects != 0) & self.decided
+        return (self.objects != 0) & self.is_decided
 
     @property
-    def decided(self) -> Tensor:
+    def is_decided(self) -> Tensor:
         """Which pixels count: bool [n, size, size]."""
         return self.objects != UNDECIDED
 

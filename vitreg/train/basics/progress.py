@@ -123,18 +123,18 @@ class Progress:
                 self._starts.append(now - self._run_began)
             self._now = now - self._mark[0], self.done - self._mark[1]
         if self._overall is not None:
-            self._bars.update(self._overall, advance=units, left=self.left)
+            self._bars.update(self._overall, advance=units, left=self.time_left)
 
     def finish_run(self, title: str, metrics: Mapping[str, Any], seconds: float) -> None:
         """Print what a run measured, and the time left."""
         self._before = self._before[0] + self._now[0], self._before[1] + self._now[1]
         self._run_began, self._mark, self._now = None, None, (0.0, 0)
         top1 = f" top-1 {metrics['top1']:.1f} %" if "top1" in metrics else ""
-        left = f"; {self.left}" if self.run_number < self.num_runs else ""
+        left = f"; {self.time_left}" if self.run_number < self.num_runs else ""
         self.say(f"run {self.run_number} of {self.num_runs} · {title}:{top1} ({duration(seconds)}{left})")
 
     @property
-    def left(self) -> str:
+    def time_left(self) -> str:
         """The time left, in words; none as long as not enough was seen to tell."""
         seconds, units = (before + now for before, now in zip(self._before, self._now, strict=True))
         if seconds >= ENOUGH and units:

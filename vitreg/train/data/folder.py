@@ -60,7 +60,8 @@ def read_folder(
         InputError: The folder is missing, unreadable or in no known layout, or another data set than `name`;
             a row of the index is unusable; a class has no training or no test picture.
     """
-    root = unpack_official(root, name, say=say)
+    if not root.is_dir():
+        root = unpack_official(root, name, say=say)
     try:
         names = sorted(entry.name for entry in root.iterdir())
     except OSError as error:
@@ -77,7 +78,7 @@ def read_folder(
         splits = split_folders(root)
         official = None
         if not ("train" in splits and len(splits) > 1):
-            official = read_official(root, name)
+            official = read_official(unpack_official(root, name, say=say), name)
         if official is None and needs_test and len(splits) < 2:
             layout = layout_of(name)
             raise InputError(

@@ -69,7 +69,7 @@ def segmentation_jaccard(
         heads = _attention(model, some, block, accelerator)
         mean = heads.float().mean(1, keepdim=True)
         side = round(heads.shape[-1] ** 0.5)
-        area = patch_pixels(some.decided.to(device), side)
+        area = patch_pixels(some.is_decided.to(device), side)
         classes, one = objects_of(some.objects.to(device)), objects_of(some.masks.to(device))
         if not len(one[0]):
             continue
@@ -109,7 +109,7 @@ def masks_of(
     row = _attention(model, some, block, accelerator).cpu()
     side = round(row.shape[-1] ** 0.5)
     chosen = attended_patches(row, mass)
-    best = _jaccard(chosen, patch_pixels(some.masks, side), patch_pixels(some.decided, side)).argmax(1)
+    best = _jaccard(chosen, patch_pixels(some.masks, side), patch_pixels(some.is_decided, side)).argmax(1)
     grids = chosen[torch.arange(len(best)), best].view(-1, 1, side, side).float()
     return F.interpolate(grids, size=(scenes.size, scenes.size), mode="nearest")[:, 0].bool()
 
@@ -117,7 +117,7 @@ def masks_of(
 def mask_jaccard(masks: Tensor, scenes: Scenes, indices: Sequence[int]) -> list[float]:
     """Return the Jaccard index of each of `masks` [b, size, size] and all objects of its picture as one."""
     some = scenes.at(indices)
-    pairs = zip(masks.int(), some.masks.int().where(some.decided, -1), strict=True)
+    pairs = zip(masks.int(), some.masks.int().where(some.is_decided, -1), strict=True)
     return [float(binary_jaccard_index(mask, one, ignore_index=-1)) for mask, one in pairs]
 
 
