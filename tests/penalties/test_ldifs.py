@@ -72,4 +72,4 @@ def test_the_authors_code_is_of_another_scale() -> None:
 
 def test_five_blocks_by_default(vit: object) -> None:
     with vitreg.attach(vit(depth=12), target="ldifs") as attachment:
-        assert "LDIFS(lam=10.0) reads block_output of blocks 1, 4, 6, 9, 11" in repr(attachment)
+        assert "LDIFS(lam=0.04) reads block_output of blocks 1, 4, 6, 9, 11" in repr(attachment)

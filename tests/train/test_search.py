@@ -28,6 +28,8 @@ def test_each_learning_rate_is_tried_with_each_guide_and_without_the_defaults_fi
     assert trials[0] == Trial("LP-FT+GTA", 1, 1e-4)
     assert {trial.lr for trial in trials if trial.method == "LP-FT"} == set(LRS)
     assert trials.index(Trial("LP-FT+GTA", 10, 5e-5)) < trials.index(Trial("LP-FT+GTA", 10, 1e-3))
+    usual = planned_trials(FinetuneOptions(search=True, methods=["BSS"]))
+    assert {trial.lam for trial in usual} == {None, 1e-3, 1e-2}
     new = planned_trials(FinetuneOptions(search=True, head="new"))
     assert {trial.method for trial in new} == {"fine-tune", "GTA"}
 

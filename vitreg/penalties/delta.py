@@ -25,7 +25,7 @@ class DELTA(ReadingPenalty):
     $w^l$ weights that sum to 1; $T$ is the model, $S$ the source.
 
     Attributes:
-        lam: the weight; the authors use 0.01, on a sum over the batch.
+        lam: the weight; the authors' 0.01, on a sum over a batch of 64.
         layers: which blocks, by default five at even distances, the last one among them.
         align: "resample" for a source with another patch grid.
         weights: $w^l$, one tensor [d] a block that is read, see `vitreg.measure.channel_weights`; all alike
@@ -35,10 +35,10 @@ class DELTA(ReadingPenalty):
     Convolutional Networks", arXiv 1901.09229.
     """
 
-    # NOTE[DIFF]: a mean over the batch. The authors' code sums over its 64 pictures, so that its 0.01 is 0.64
-    # here; without weights it sums over positions, too.
+    # NOTE[DIFF]: a mean over the batch. The authors' code sums over its 64 pictures, so that its 0.01 is the
+    # 0.64 here; without weights it sums over positions, too.
     # NOTE[DIFF]: the authors' decay of the new head is left to the optimiser's weight decay.
-    lam: Lam = 0.01
+    lam: Lam = 0.64
     layers: Layers | LayerMap = "spread"
     weights: Sequence[Tensor] | None = field(default=None, repr=False, compare=False)
 

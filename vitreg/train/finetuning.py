@@ -60,7 +60,7 @@ def finetune(
     options, data, console = options or FinetuneOptions(), Path(data), console or make_console()
     out = Path("runs") / f"finetune-{data.resolve().name}" if out is None else Path(out)
     accelerator = make_accelerator(options.device, options.precision)
-    tried = options.searched[0] if options.search else (options.used_method,)
+    tried = [method for method, _ in options.searched] if options.search else [options.used_method]
     check_batch(options.hyper(1), tried)
     workers = options.workers
     if workers is None:

@@ -10,15 +10,15 @@ from typing import Literal
 
 from vitreg.errors import InputError
 from vitreg.train.training.hyperparameters import Hyperparameters
-from vitreg.train.training.methods import BASELINE, METHODS, check_methods, is_guided
+from vitreg.train.training.methods import BASELINE, METHODS, check_methods, is_guided, usual_lam
 from vitreg.train.training.plugins import load_plugins
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "no", "bf16"]
 Answer = Literal["yes", "no"]
 
-METHOD, LAM = "GTA", 1.0
-"""The method where none is named, and the λ of a guide where none is given."""
+METHOD = "GTA"
+"""The method where none is named."""
 
 LR, LAYER_DECAY, EPOCHS, BATCH_SIZE, SMOOTHING, AUGMENT = 1e-4, 1.0, 10.0, 32, 0.0, "crop"
 """How a model is trained from the linear probe's head.
@@ -27,7 +27,7 @@ Chosen with DeiT-Tiny at 224 px and five pictures a class, see the page on resul
 3e-4 without a guide on birds and groceries, λ of 1 and 10 on four sets, on the test pictures of one seed.
 """
 
-SEARCHED_METHODS, SEARCHED_LAMS, SEARCHED_LRS = ("GTA",), (1.0, 10.0), (3e-5, 1e-4, 3e-4)
+SEARCHED_METHODS, SEARCHED_LRS = ("GTA",), (3e-5, 1e-4, 3e-4)
 """What a search tries, each learning rate without a guide, too."""
 
 _NUMBERS: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
@@ -84,13 +84,13 @@ class FinetuneOptions:
         method: method, a name or several joined by +, such as "GTA", "fine-tune" or "msa-output+TransMix";
             None for GTA.
         head: initial head, the linear probe's or one with random weights.
-        lam: λ, the weight of the penalty; None for 1.
+        lam: λ, the weight of the penalty; None for the method's usual one, 1 for GTA.
         select: choice between the linear probe and the fine-tuned model, by folds of the training pictures;
             none always delivers the fine-tuned model.
         folds: number of folds; fewer if a class has fewer pictures.
         search: search learning rate, method and λ first, on the same folds.
         methods: methods that the search tries; None for GTA.
-        lams: values of λ that the search tries; None for 1 and 10.
+        lams: values of λ that the search tries; None for each method's usual one and ten times that.
         lrs: learning rates that the search tries; None for 3e-5, 1e-4 and 3e-4.
         minutes: time limit of the search; None for no limit.
         test: further test pictures, as folders with the same classes, NAME=DIR, or as names of splits in
@@ -199,14 +199,19 @@ class FinetuneOptions:
     @property
     def used_lam(self) -> float | None:
         """The λ, or None for a method without."""
-        return (LAM if self.lam is None else self.lam) if is_guided(self.used_method) else None
+        if not is_guided(self.used_method):
+            return None
+        return usual_lam(self.used_method) if self.lam is None else self.lam
 
     @property
-    def searched(self) -> tuple[tuple[str, ...], tuple[float, ...], tuple[float, ...]]:
-        """The guides, the λ and the learning rates of the search."""
-        methods = tuple(dict.fromkeys(self._with_head(name) for name in self.methods or SEARCHED_METHODS))
-        lams, lrs = self.lams or SEARCHED_LAMS, self.lrs or SEARCHED_LRS
-        return methods, tuple(dict.fromkeys(lams)), tuple(dict.fromkeys(lrs))
+    def searched(self) -> list[tuple[str, float | None]]:
+        """The methods of the search, each with every λ that is tried; None for one without."""
+        found: list[tuple[str, float | None]] = []
+        for method in map(self._with_head, self.methods or SEARCHED_METHODS):
+            usual = usual_lam(method) if is_guided(method) else None
+            tried = [None] if usual is None else self.lams or (usual, 10 * usual)
+            found += [(method, lam) for lam in tried]
+        return list(dict.fromkeys(found))
 
     def hyper(self, num_pictures: int, *, share: float = 1.0) -> Hyperparameters:
         """Return how a run on a `share` of `num_pictures` is optimised, with the same passes for any."""

@@ -14,8 +14,7 @@ from rich.table import Table
 from vitreg.files import write_atomically
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.choice import Standing, paired_difference, standing
-from vitreg.train.options import FinetuneOptions
-from vitreg.train.training.methods import is_guided
+from vitreg.train.options import SEARCHED_LRS, FinetuneOptions
 from vitreg.train.trials import OnFold, Trial
 
 LIST_FILE = "search.json"
@@ -27,10 +26,9 @@ def planned_trials(options: FinetuneOptions) -> list[Trial]:
 
     Each learning rate is tried without a guide, too.
     """
-    methods, lams, lrs = options.searched
+    lrs = dict.fromkeys(options.lrs or SEARCHED_LRS)
     near = sorted(lrs, key=lambda lr: (abs(math.log(lr / options.lr)), lr))
-    guides = [(method, lam) for method in methods for lam in (lams if is_guided(method) else (None,))]
-    kinds = sorted(guides, key=lambda guide: guide != (options.used_method, options.used_lam))
+    kinds = sorted(options.searched, key=lambda guide: guide != (options.used_method, options.used_lam))
     kinds.insert(1, (options.unguided, None))
     places = [(i + j, i, j) for i in range(len(near)) for j in range(len(kinds))]
     return list(dict.fromkeys(Trial(*kinds[j], near[i]) for _, i, j in sorted(places)))

@@ -19,6 +19,7 @@ WORDS = ("data", "source", "trained on", "tested on", "method")
 """The columns of words in all tables."""
 
 PROBE, START = "linear-probe", "LP-FT"
+FROM_START = f"{START}+", "WiSE-FT"
 
 Right = Callable[[Report], Sequence[bool] | None]
 """From a run to whether each of its test pictures was right; None where its predictions were not kept."""
@@ -109,7 +110,7 @@ def _row(
     gains: dict[str, float | None] = {}
     over = ""
     for name, other in (("gain", BASELINE), ("probe_gain", PROBE), ("start_gain", START)):
-        is_asked = {PROBE: method != PROBE, START: method.startswith(f"{START}+")}.get(other, True)
+        is_asked = {PROBE: method != PROBE, START: method.startswith(FROM_START)}.get(other, True)
         beside = groups.get((data, source, share, other, None), []) if is_asked else []
         interval = _interval(group, beside, right) if method != other else None
         points = minus(mean, mean_std([report.metrics.get("top1") for report in beside])[0])

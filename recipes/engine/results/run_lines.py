@@ -31,6 +31,8 @@ def line_of(report: Report) -> dict[str, Any]:
         "steps": hyper.steps if hyper else "",
         "views": hyper.views if hyper else "",
         "every": hyper.every if hyper else "",
+        "fraction": hyper.fraction if hyper else "",
+        "balance": hyper.balance if hyper else "",
         "precision": c.precision,
         "top1": _round(report.metrics.get("top1")),
         "object_share": percentages(report.metrics.get("object_share", ())),

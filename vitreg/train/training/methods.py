@@ -32,9 +32,9 @@ _PLAIN = {
     "msa-output": Method(lambda lam: vitreg.FeatureGuide("msa_output", lam=lam), GRID),
     "GTA": Method(lambda lam: vitreg.GTA(lam=lam), GRID),
     "attention-KL": Method(lambda lam: vitreg.AttentionKL(lam=lam), GRID),
-    "LDIFS": Method(lambda lam: vitreg.LDIFS(lam=lam), _around(10.0)),
+    "LDIFS": Method(lambda lam: vitreg.LDIFS(lam=lam), _around(0.04)),
     "Gram-anchor": Method(lambda lam: vitreg.GramAnchor(lam=lam), GRID),
-    "DELTA": Method(lambda lam: vitreg.DELTA(lam=lam), _around(0.01)),
+    "DELTA": Method(lambda lam: vitreg.DELTA(lam=lam), _around(0.64)),
     # The source is the model as training starts, so the head is the one that it starts with: the probe's.
     "LwF": Method(lambda lam: vitreg.LwF(lam=lam), _around(1.0)),
     "Co-tuning": Method(lambda lam: vitreg.CoTuning(lam=lam), _around(2.3)),
@@ -150,6 +150,12 @@ def guide_of(method: str) -> str:
 def is_guided(method: str) -> bool:
     """Return whether a method has a λ."""
     return method != SOURCE and bool(METHODS[method].grid)
+
+
+def usual_lam(method: str) -> float:
+    """Return the λ of a guided method where none is given: in the middle of its grid, 1 for the guides."""
+    grid = METHODS[method].grid
+    return grid[(len(grid) - 1) // 2]
 
 
 def target_of(method: str, lam: float | None) -> Penalty | None:
