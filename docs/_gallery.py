@@ -10,27 +10,28 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from tempfile import gettempdir
 from typing import Any
 
 import matplotlib.style
-import torch
-import torch.nn.functional as F
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "recipes"))
 
 import vitreg  # noqa: E402
-from engine.demo import supervised as demo  # noqa: E402
-from engine.demo import world  # noqa: E402
-from engine.demo.dataset import SETTINGS  # noqa: E402
-from vitreg.weights import read_weights  # noqa: E402
+from engine.demo.dataset import SETTINGS, drawn_start, drawn_task  # noqa: E402
+from vitreg.train.data.dataset import Task  # noqa: E402
+from vitreg.train.data.subset import Share, subset  # noqa: E402
+from vitreg.train.models.start import Start  # noqa: E402
+from vitreg.train.training.device import make_accelerator  # noqa: E402
+from vitreg.train.training.evaluation import evaluate  # noqa: E402
+from vitreg.train.training.loop import train  # noqa: E402
+from vitreg.train.training.state import Entry, Measurement  # noqa: E402
 
 PAGE = ROOT / "docs" / "gallery.md"
 BLOCK = re.compile(
@@ -40,6 +41,9 @@ BLOCK = re.compile(
 """A block of code, and the picture that stands below it."""
 
 PER_CLASS = 6
+EVERY = 15
+"""Steps between two measurements."""
+
 LAMS = (0.0, 1.0, 10.0, 100.0, 1000.0)
 """Of GTA; 0 is plain fine-tuning."""
 
@@ -58,35 +62,35 @@ class Training:
 
 
 def page_names(
-    cache: Path, *, pre_training: int = demo.SOURCE_STEPS, steps: int = SETTINGS.hyper.steps, seeds: int = 3
+    cache: Path, *, steps: int = SETTINGS.hyper.steps, seeds: int = 3, is_quick: bool = False
 ) -> dict[str, Any]:
     """Return what the page takes for granted: models, pictures, and what was measured in training.
 
-    The source is pre-trained for so many steps unless it lies in `cache`.
+    The source is pre-trained unless it lies in `cache`; a quick one is hardly trained.
     """
-    source = demo.create_model(world.NUM_SOURCE_CLASSES).eval()
-    source.load_state_dict(read_weights(demo.source_checkpoint(cache, steps=pre_training)))
-    train, test = world.draw_target("train", seed=0), world.draw_target("test", seed=0)
-    measured = sorted({*range(0, steps, 15), steps})
+    task = drawn_task()
+    start = drawn_start(cache, is_quick=is_quick, on_step=lambda done, total: None)
     runs = {
-        (lam, seed): fine_tune(source, train, test, lam=lam, seed=seed, measured=measured)
+        (lam, seed): fine_tune(task, start, lam=lam, seed=seed, steps=steps)
         for lam in LAMS
         for seed in range(seeds)
     }
+    measured = sorted({*range(0, steps, EVERY), steps})
 
     def top1(lam: float, place: int) -> tuple[float, float]:
         values = [runs[lam, seed].top1[place] for seed in range(seeds)]
         return fmean(values), stdev(values) if seeds > 1 else 0.0
 
+    assert task.test_masks is not None
     return {
-        "source": source,
-        "fine_tuned": runs[DRAWN["fine-tuning"], 0].model,
-        "guided": runs[DRAWN["GTA"], 0].model,
-        "pictures": test.images[SHOWN],
-        "images": demo.normalise(test.images[SHOWN]),
-        "masks": test.masks[SHOWN],
-        "test_images": demo.normalise(test.images),
-        "test_masks": test.masks,
+        "source": start.create(len(task.classes), 0.0).eval(),
+        "fine_tuned": runs[DRAWN["fine-tuning"], 0].model.eval(),
+        "guided": runs[DRAWN["GTA"], 0].model.eval(),
+        "pictures": task.test[SHOWN],
+        "images": task.normalise(task.test[SHOWN]),
+        "masks": task.test_masks[SHOWN],
+        "test_images": task.normalise(task.test),
+        "test_masks": task.test_masks,
         "steps": measured,
         "drifts": {name: runs[lam, 0].drift for name, lam in DRAWN.items()},
         "top1": {
@@ -98,50 +102,31 @@ def page_names(
     }
 
 
-def fine_tune(
-    source: nn.Module,
-    train: world.Pictures,
-    test: world.Pictures,
-    *,
-    lam: float,
-    seed: int,
-    measured: Sequence[int],
-) -> Training:
-    """Return a model that was fine-tuned with GTA on a few pictures of each class up to the last step."""
-    torch.manual_seed(seed)
-    model = demo.create_model(world.NUM_TARGET_CLASSES)
-    start = {key: value for key, value in source.state_dict().items() if not key.startswith("head.")}
-    model.load_state_dict(start, strict=False)
-    each = world.PICTURES_PER_CLASS
-    rows = torch.cat([c * each + torch.randperm(each)[:PER_CLASS] for c in range(world.NUM_TARGET_CLASSES)])
-    batches = (
-        batch for _ in count() for batch in rows[torch.randperm(len(rows))].split(SETTINGS.hyper.batch_size)
-    )
-    settings = demo.SourceSettings(lr=SETTINGS.hyper.lr, weight_decay=SETTINGS.hyper.weight_decay)
-    optimizer, schedule = demo.optimisation(model, settings, max(measured[-1], 2))
+def fine_tune(task: Task, start: Start, *, lam: float, seed: int, steps: int) -> Training:
+    """Return a model that was fine-tuned with GTA on a few pictures of each class."""
+    set_seed(seed)
+    model, source = (start.create(len(task.classes), 0.0) for _ in range(2))
     training = Training(model, [], [])
-    with vitreg.attach(model, source, lam=lam) as reg:
-        for step in range(measured[-1] + 1):
-            if step in measured:
-                training.top1.append(top1_of(model.eval(), test))
-                shown = demo.normalise(test.images[::8])
-                training.drift.append(vitreg.measure.attention_drift(model, source, shown))
-            if step < measured[-1]:
-                batch = next(batches)
-                loss = F.cross_entropy(
-                    model.train()(demo.normalise(train.images[batch])), train.labels[batch]
-                )
-                (loss + reg.penalty()).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
+    accelerator, shown = make_accelerator("cpu"), task.normalise(task.test[::8])
+
+    def measure(model: nn.Module) -> Entry:
+        training.top1.append(evaluate(model, replace(task, test_masks=None), accelerator=accelerator)["top1"])
+        training.drift.append(vitreg.measure.attention_drift(model, source, shown))
+        return {}
+
+    measure(model)
+    train(
+        model,
+        task,
+        subset(task, Share(shots=PER_CLASS), seed=seed),
+        replace(SETTINGS.hyper, steps=steps),
+        seed=seed,
+        accelerator=accelerator,
+        method="GTA" if lam else "fine-tune",
+        lam=lam or None,
+        measure=Measurement(EVERY, measure),
+    )
     return training
-
-
-@torch.no_grad()
-def top1_of(model: nn.Module, test: world.Pictures) -> float:
-    """Return the share of the test pictures that the model names rightly, in percent."""
-    return 100 * float((model(demo.normalise(test.images)).argmax(1) == test.labels).float().mean())
 
 
 def main() -> None:

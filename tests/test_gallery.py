@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_every_picture_is_drawn_by_the_code_above_it(tmp_path: Path) -> None:
-    names = _gallery.page_names(tmp_path, pre_training=1, steps=1, seeds=1)
+    names = _gallery.page_names(tmp_path, steps=1, seeds=1, is_quick=True)
     page = _gallery.PAGE.read_text(encoding="utf-8")
     blocks = list(_gallery.BLOCK.finditer(page))
     assert len(blocks) == page.count("```python") == 8
