@@ -101,7 +101,7 @@ def planned(data: Path, methods: tuple[str, ...], hyper: Hyperparameters = HYPER
         [replace(task_of(data), test_masks=None)],
         [Start(MODEL, "seven", create)],
         methods=methods,
-        lams={"GTA": (10.0,), "BSS": (0.01,), "L2-SP": (0.1,)},
+        lams={"GTA": (10.0,), "BSS": (0.01,), "L2-SP": (0.1,), "LP-FT+LwF": (1.0,), "GTA+TransMix": (1.0,)},
         shares=[Share(rate=1.0)],
         seeds=[3],
         hyper=hyper,

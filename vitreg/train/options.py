@@ -103,6 +103,7 @@ class FinetuneOptions:
             as fit into memory; None for all.
         compile: compile model, loss and penalty.
         grad_checkpointing: recompute blocks in the backward pass to save memory.
+        fsdp: share weights, gradients and AdamW's state out among the processes of torchrun (FSDP2).
         fused_attention: use of timm's fused attention.
         lr: peak learning rate, which decays to zero along a half cosine.
         layer_decay: factor of the learning rate from each layer to the one before it.
@@ -150,6 +151,7 @@ class FinetuneOptions:
     micro_batch: str | int | None = None
     compile: bool = False
     grad_checkpointing: bool = False
+    fsdp: bool = False
     fused_attention: Answer = "yes"
     lr: float = LR
     layer_decay: float = LAYER_DECAY

@@ -87,6 +87,7 @@ class TableOptions:
     micro_batch: str | None = None
     compile: bool = False
     grad_checkpointing: bool = False
+    fsdp: bool = False
     fused_attention: Answer = "yes"
     lr: float | None = None
     weight_decay: float | None = None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 
+import vitreg
 from engine.demo.dataset import drawn_start
 from launched import (
     HYPER,
@@ -24,46 +29,71 @@ from launched import (
 from vitreg.errors import InputError
 from vitreg.files import lock
 from vitreg.train.basics import distributed as processes
-from vitreg.train.basics.distributed import disconnect, on_main, rank
+from vitreg.train.basics.distributed import disconnect, on_main, rank, world_size
 from vitreg.train.data.photographs import Photos
 from vitreg.train.runs.run import trained_model
 from vitreg.train.training import evaluation as evaluate
+from vitreg.train.training import loop, step
 from vitreg.train.training.device import make_accelerator
+from vitreg.train.training.guided_model import Applied
+from vitreg.train.training.hyperparameters import Hyperparameters
+from vitreg.train.training.methods import METHODS as ROWS
+from vitreg.train.training.methods import Method
+from vitreg.train.training.step import check_step
 
 METHODS = ("fine-tune", "GTA", "BSS", "L2-SP")
+FSDP = replace(HYPER, fsdp=True)
 
 
-def trained(data: Path, out: Path, precision: str, methods: tuple[str, ...]) -> int:
+def trained(data: Path, out: Path, precision: str, methods: tuple[str, ...], hyper: Hyperparameters) -> int:
     accelerator, picture, drawn = accelerator_of(precision), Photos.picture, list[int]()
+    own, sharded = loop.Step, list[bool]()
 
     def counted(self: Photos, index: int, *, seed: int) -> torch.Tensor:
         drawn.append(seed)
         return picture(self, index, seed=seed)
 
+    def watched(model: nn.Module, replica: nn.Module, applied: Applied, *given: Any) -> loop.Step:
+        sharded.extend(hasattr(p, "placements") for m in (*applied.blocks(), model) for p in m.parameters())
+        return own(model, replica, applied, *given)
+
     setattr(Photos, "picture", counted)  # noqa: B010
-    for run in planned(data, methods):
+    setattr(loop, "Step", watched)  # noqa: B010
+    for run in planned(data, methods, hyper):
+        run = replace(run, configuration=replace(run.configuration, measure_every=4))
         model, log = trained_model(run, accelerator=accelerator, workers=0)
         assert "forward" not in vars(model)
         torch.save((dict(model.state_dict()), log, drawn), out / f"{run.configuration.method}{rank()}.pt")
         drawn.clear()
     setattr(Photos, "picture", picture)  # noqa: B010
+    setattr(loop, "Step", own)  # noqa: B010
+    assert set(sharded) == {hyper.fsdp and world_size() > 1}  # of the source, too
     disconnect()
     return 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("precision", "methods", "near"), [("no", METHODS, 2e-4), ("bf16", ("GTA",), 5e-3)], ids=["no", "bf16"]
+    ("hyper", "precision", "methods", "near"),
+    [
+        (HYPER, "no", METHODS, 2e-4),
+        (HYPER, "bf16", ("GTA",), 5e-3),
+        (FSDP, "no", ("BSS", "LP-FT+LwF", "attention-only", "WiSE-FT"), 2e-4),
+        (replace(FSDP, micro_batch=1, grad_checkpointing=True), "no", ("GTA", "L2-SP"), 2e-4),
+    ],
+    ids=["no", "bf16", "fsdp", "fsdp-parts"],
 )
 def test_weights_and_log_are_those_of_one_process(
-    boxed: Path, tmp_path: Path, precision: str, methods: tuple[str, ...], near: float
+    boxed: Path, tmp_path: Path, hyper: Hyperparameters, precision: str, methods: tuple[str, ...], near: float
 ) -> None:
     outs = one, two = tmp_path / "one", tmp_path / "two"
     for out in outs:
         out.mkdir()
-    assert together(trained, boxed, two, precision, methods, folder=tmp_path / "said").codes == [0, 0]
+    given = precision, methods, hyper
+    ended = together(trained, boxed, two, *given, folder=tmp_path / "said")
+    assert ended.codes == [0, 0], ended
     AcceleratorState._reset_state(True)  # which keeps the precision of the tests before
-    trained(boxed, one, precision, methods)
+    trained(boxed, one, *given)
     AcceleratorState._reset_state(True)
     for method in methods:
         weights, log, drawn = stored(one, f"{method}0")
@@ -73,6 +103,7 @@ def test_weights_and_log_are_those_of_one_process(
         assert len(first) == len(second) == HYPER.steps * HYPER.batch_size // 2
         assert sorted(first + second) == sorted(drawn)
         assert len(log) == len(their_log) == HYPER.steps
+        assert [entry["step"] for entry in log if "top1" in entry] == [3, 5]
         for entry, theirs_entry in zip(log, their_log, strict=True):
             assert theirs_entry == pytest.approx(entry, rel=near, abs=near)
         for name, weight in weights.items():
@@ -140,3 +171,23 @@ def test_shared_out_models_are_refused(monkeypatch: pytest.MonkeyPatch, variable
     monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
     with pytest.raises(InputError, match=f"expected to work with DDP, found {name} .* --multi_gpu"):
         make_accelerator("cpu")
+
+
+class Shift(vitreg.ParameterPenalty):
+    def selects(self, name: str, parameter: Tensor) -> bool:
+        return True
+
+    def value(self, parameters: Any, start: Any, head: Any) -> Tensor:
+        return torch.stack([parameter.sum() for parameter in parameters]).sum()
+
+
+@pytest.mark.parametrize("method", ["LoRA", "GTA+SPD", "Shift", "GTA"])
+def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.setitem(ROWS, "Shift", Method(lambda lam: Shift(lam=lam), grid=(1.0,)))
+    hyper = replace(FSDP, balance=0.1 if method == "GTA" else 0.0)
+    check_step(hyper, [method])  # one process shares nothing out
+    monkeypatch.setattr(step, "world_size", lambda: 2)
+    with pytest.raises(InputError, match=rf"^{re.escape(method)} does not go with --fsdp.*; leave one out"):
+        check_step(hyper, [method])
+    check_step(replace(hyper, fsdp=False), [method])
+    check_step(FSDP, ["L2-SP", "BSS", "GTA+TransMix"])

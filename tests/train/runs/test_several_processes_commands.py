@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,32 @@ def test_killed_processes_go_on_to_the_figures_of_unbroken_ones(boxed: Path, tmp
     assert [report[2] for report in main] == [0, 1]
     assert report.log[0] == pytest.approx(main[1][1][0], abs=0.5)
     assert report.log != main[1][1]
+
+
+@pytest.mark.slow
+def test_sharded_run_that_is_killed_goes_on_with_any_number(boxed: Path, tmp_path: Path) -> None:
+    hyper = replace(HYPER, fsdp=True)
+    whole, broken, alone = (tmp_path / name for name in ("whole", "broken", "alone"))
+    whole.mkdir()
+    assert together(executed, boxed, whole, hyper, 0, folder=tmp_path / "1").codes == [0, 0]
+    broken.mkdir()
+    killed = together(executed, boxed, broken, hyper, HYPER.steps + 4, folder=tmp_path / "2")
+    assert killed.codes == [-signal.SIGKILL] * 2
+    shutil.copytree(broken, alone)
+
+    resumed = together(executed, boxed, broken, hyper, 0, folder=tmp_path / "3")
+    assert resumed.codes == [0, 0]
+    assert [line.split(": ")[-1] for line in resumed.said if "continued" in line] == ["continued from step 2"]
+    unbroken, found = stored(whole, "0"), stored(broken, "1")
+    assert [report[:2] for report in found] == [report[:2] for report in unbroken]
+
+    out = io.StringIO()
+    second = planned(boxed, ("fine-tune", "GTA"), hyper)[1]
+    place = Workplace(alone, make_accelerator("cpu"), 0, Progress(Console(file=out, width=500)))
+    [report] = execute([second], place)
+    assert "continued from step 2" in out.getvalue()
+    for entry, expected in zip(report.log, unbroken[1][1], strict=True):
+        assert entry == pytest.approx(expected, rel=2e-4, abs=2e-4)
 
 
 def command(script: str, data: Path, weights: Path, out: Path) -> list[str]:

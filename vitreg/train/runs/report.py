@@ -93,7 +93,7 @@ def _identity(values: dict[str, Any]) -> dict[str, Any]:
     # How a batch is computed changes nothing but the rounding, and what is drawn in each part: by LoRA's
     # dropout, and for a fraction.
     if hyper:
-        rounds = {"compile", "grad_checkpointing"}
+        rounds = {"compile", "grad_checkpointing", "fsdp"}
         draws = "fraction" in hyper or "LoRA" in values["method"].split("+")
         if hyper.get("micro_batch") is None or not draws:
             rounds |= {"micro_batch"}

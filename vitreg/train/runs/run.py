@@ -134,9 +134,12 @@ def stored_model(run: Run, out: Path) -> nn.Module:
 
 def checkpoints_of(run: Run, place: Workplace) -> Checkpoints:
     """Return the checkpoint of `run`, for a caller that holds the lock of the run's folder."""
-    owner = {"configuration": run.configuration.identity, "machine": machine(place.accelerator)}
+    c, here = run.configuration, machine(place.accelerator)
+    if c.hyper is not None and c.hyper.fsdp:
+        here["processes"] = "fsdp"  # any number of which can take it up
+    owner = {"configuration": c.identity, "machine": here}
     return Checkpoints(
-        place.out / run.configuration.folder,
+        place.out / c.folder,
         owner,
         say=lambda text: place.progress.say(f"{run.title}: {text}"),
         every=place.checkpoint_seconds,

@@ -17,7 +17,7 @@ from torch import nn
 
 from vitreg.errors import InputError
 from vitreg.files import write_atomically
-from vitreg.train.basics.distributed import gather, on_main, rank
+from vitreg.train.basics.distributed import gather, on_main, rank, vary_random_numbers, world_size
 from vitreg.train.models.weights import state_hash
 from vitreg.train.training.state import Training
 from vitreg.weights import check_archive
@@ -83,8 +83,7 @@ class Checkpoints:
         if stored is None:
             return
         try:
-            training.model.load_state_dict(stored["model"])
-            training.optimizer.load_state_dict(stored["optimizer"])
+            training.load_state_dict(stored)
             if training.projector is not None:
                 training.projector.load_state_dict(stored["projector"])
             if training.attachment is not None and stored.get("attachment"):
@@ -92,7 +91,12 @@ class Checkpoints:
             training.log[:] = stored["log"]
             training.step, training.micro_batch = stored["step"], stored.get("micro_batch", 0)
             self.continued, self._earlier = stored["continued"] + 1, stored["seconds"]
-            _set_random_states(stored["random"][rank()], training.model)
+            random_states = stored["random"]
+            if len(random_states) == world_size():
+                _set_random_states(random_states[rank()], training.model)
+            else:  # of which a run with --fsdp may have another now
+                _set_random_states(random_states[0], training.model)
+                vary_random_numbers(int(torch.randint(2**31, ())))
         except Exception as error:
             raise InputError(
                 f"cannot continue from {self.path} ({type(error).__name__}); delete it to start the run anew"
@@ -102,12 +106,12 @@ class Checkpoints:
     def save(self, training: Training, *, is_last: bool) -> None:
         """Write the checkpoint if it is time to; a disk that is full is told once and stops nothing."""
         if self.every > 0 and (is_last or on_main(self._is_due)):
-            states = gather(_random_states(training.model))
-            on_main(lambda: self._write(training, states))
+            random_states, states = gather(_random_states(training.model)), training.state_dict()
+            on_main(lambda: self._write(training, {**states, "random": random_states}))
 
     def _fitting(self, training: Training, indices: Sequence[int]) -> dict[str, Any] | None:
         """Return what the checkpoint holds, or None if there is none that fits."""
-        self.owner["start"] = _fingerprint(training.model, indices)
+        self.owner["start"] = _fingerprint(training.given, indices)
         _delete(self.path.parent.glob(f".{NAME}.*"))  # left by a kill in the middle of writing
         if not self.path.exists():
             return None
@@ -125,13 +129,12 @@ class Checkpoints:
     def _is_due(self) -> bool:
         return time.monotonic() - self._written >= self.every
 
-    def _write(self, training: Training, states: Sequence[dict[str, Any]]) -> None:
+    def _write(self, training: Training, states: Mapping[str, Any]) -> None:
         content = BytesIO()  # torch, writing to a file itself, does not say that the disk is full
         torch.save(
             {
                 "owner": self.owner,
-                "model": training.model.state_dict(),
-                "optimizer": training.optimizer.state_dict(),
+                **states,
                 "projector": training.projector and training.projector.state_dict(),
                 "attachment": training.attachment and training.attachment.state_dict(),
                 "log": training.log,
@@ -139,7 +142,6 @@ class Checkpoints:
                 "micro_batch": training.micro_batch,
                 "continued": self.continued,
                 "seconds": self.seconds,
-                "random": list(states),
             },
             content,
         )

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import vitreg
 from vitreg.errors import InputError
+from vitreg.families import find_tower
 from vitreg.removable import Removable
 from vitreg.train.training.adapters import Adapters
 from vitreg.train.training.composition import needs_masks
@@ -120,6 +121,14 @@ class Applied(Removable):
                     num_classes=num_classes,
                 )
             self._undo = undo.pop_all()
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the transformer blocks of the frozen source, where every process runs it, and the model."""
+        towers = [find_tower(self._model)]
+        # What a remembered source runs is decided by each process for its own pictures.
+        if self.attachment is not None and type(self.attachment.source) is vitreg.FrozenSource:
+            towers.insert(0, self.attachment.source.tower)
+        return [block.module for tower in towers for block in tower.blocks]
 
     def project(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the projection, if the method has one, follow the optimiser's steps from now on."""

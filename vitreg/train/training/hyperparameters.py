@@ -43,6 +43,8 @@ class Hyperparameters:
             rounding; 0 for as many as its device's memory holds, None for all.
         compile: whether model, loss and penalty are compiled together, to the same figures up to rounding.
         grad_checkpointing: whether blocks are computed again in the backward pass, to the same figures.
+        fsdp: whether several processes share the weights, gradients and AdamW's state out among them, to the
+            same figures up to rounding.
     """
 
     steps: int
@@ -61,6 +63,7 @@ class Hyperparameters:
     micro_batch: int | None = None
     compile: bool = False
     grad_checkpointing: bool = False
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         given = str(self.micro_batch).replace("auto", "0")  # as the options have it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import vitreg
-from vitreg.train.basics.distributed import mean_over_ranks, parallel, vary_random_numbers
+from vitreg.train.basics.distributed import (
+    mean_over_ranks,
+    parallel,
+    shard,
+    shared_out,
+    vary_random_numbers,
+    world_size,
+)
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import kept_views
@@ -69,14 +77,17 @@ def train(
     Several processes train one model: each takes an equal slice of every batch, and the log has the means
     over them, so that weights and log are those of one process up to rounding. This does not hold where
     random numbers are drawn while training, for stochastic depth and for mixed pictures, which each process
-    draws for its own slice.
+    draws for its own slice. With `hyper.fsdp` each holds a part of the weights.
 
     Raises:
         DivergenceError: The loss is no longer finite.
-        InputError: The batch cannot be divided among the processes.
+        InputError: The batch, or a weight, cannot be divided among the processes.
     """
     check_step(hyper, [method])
     model.to(accelerator.device).train()
+    given, is_sharded = model, hyper.fsdp and world_size() > 1
+    if is_sharded:
+        model = shared_out(given, accelerator.device)
     on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
     with Applied(
         model,
@@ -92,10 +103,12 @@ def train(
         readings=readings,
         whole=whole,
     ) as applied:
+        if is_sharded:
+            shard([*applied.blocks(), model], accelerator.device)
         optimizer = _optimizer(model, method, hyper)
         schedule = _schedule(optimizer, hyper, num_pictures=len(indices))
         applied.project(optimizer)
-        training = Training(model, optimizer, applied.projector, applied.attachment)
+        training = Training(given, model, optimizer, applied.projector, applied.attachment)
         vary_random_numbers(seed)
         if checkpoints is not None:
             checkpoints.restore(training, indices)
@@ -115,7 +128,7 @@ def train(
         )
         if hyper.grad_checkpointing:
             checkpoint_blocks(model)
-        with parallel(model, accelerator) as replica:
+        with nullcontext(model) if is_sharded else parallel(model, accelerator) as replica:
             passes = Step(model, replica, applied, accelerator, hyper, training.micro_batch)
             read = partial(loader, has_masks=needs_masks(target_of(method, lam)))
             on_start()
@@ -139,8 +152,10 @@ def train(
                             f"the loss is not finite at step {step} ({entry}); try a smaller --lr or --lam"
                         )
                 if measure is not None and (measure.is_due(step + 1) or is_last):
-                    entry |= measure.of(model)
+                    entry |= measure.of(training.whole_model())
                     model.train()
+                    if is_sharded:
+                        given.cpu()
                 if entry:
                     training.log.append({"step": step, **entry})
                     on_entry(training.log[-1])
@@ -148,6 +163,7 @@ def train(
                 if checkpoints is not None:
                     checkpoints.save(training, is_last=is_last)
                 on_step()
+    training.whole_model().to(accelerator.device)
     if hyper.grad_checkpointing:
         checkpoint_blocks(model, enable=False)
     return training.log

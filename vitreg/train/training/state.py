@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 import vitreg
 from vitreg.errors import InputError
+from vitreg.functional.gather import divided_like
+from vitreg.train.basics.distributed import is_main, whole
 
 LOG = "log"
 
@@ -37,9 +39,11 @@ class DivergenceError(InputError):
 class Training:
     """What changes while a model is trained, apart from the random states; `step` steps are done.
 
-    `micro_batch` is how many pictures were computed at once in the last one.
+    `micro_batch` is how many pictures were computed at once in the last one. `given` is the model as it came
+    in, from which `model` is another one where its weights are sharded.
     """
 
+    given: nn.Module
     model: nn.Module
     optimizer: torch.optim.Optimizer
     projector: vitreg.Projector | None = None
@@ -47,3 +51,29 @@ class Training:
     step: int = 0
     micro_batch: int = 0
     log: list[Entry] = field(default_factory=list)
+
+    def whole_model(self) -> nn.Module:
+        """Return the model with whole weights; every process has to ask for it."""
+        if self.given is not self.model:
+            self.given.load_state_dict(whole(self.model.state_dict()))
+        return self.given
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whole weights and optimiser, in the main process; every process has to ask for them."""
+        parts = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        states: dict[str, Any] = whole(parts, keeps=is_main())
+        return states
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` returned in the main process, of any number of processes."""
+        own, optimizer = self.model.state_dict(), states["optimizer"]
+        self.model.load_state_dict({n: divided_like(value, own[n]) for n, value in states["model"].items()})
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        states = {
+            index: {
+                name: divided_like(value, parameters[index]) if getattr(value, "ndim", 0) else value
+                for name, value in one.items()
+            }
+            for index, one in optimizer["state"].items()
+        }
+        self.optimizer.load_state_dict({**optimizer, "state": states})

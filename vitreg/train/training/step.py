@@ -19,7 +19,7 @@ from vitreg.train.basics.distributed import per_rank, world_size
 from vitreg.train.training.composition import needs_masks
 from vitreg.train.training.guided_model import Applied
 from vitreg.train.training.hyperparameters import Hyperparameters
-from vitreg.train.training.methods import target_of
+from vitreg.train.training.methods import METHODS, target_of
 
 COMPILER: dict[str, Any] = {"options": {"fallback_random": True}}
 """What `torch.compile` is told: random numbers are those of a step that is not compiled."""
@@ -54,7 +54,7 @@ def _take_over(model: nn.Module) -> list[BatchDropPath]:
 
 
 def check_step(hyper: Hyperparameters, methods: Sequence[str]) -> None:
-    """Raise `InputError` if a step cannot be computed in parts, or not be compiled."""
+    """Raise `InputError` if a step cannot be computed in parts, be compiled, or share out the weights."""
     beside = {
         "several processes": world_size() > 1,
         "--views, whose readings are remembered beside it": hyper.views > 0,
@@ -72,9 +72,14 @@ def check_step(hyper: Hyperparameters, methods: Sequence[str]) -> None:
     for method in methods:
         target = target_of(method, 1.0)
         has_passes = isinstance(target, vitreg.PassPenalty)
+        needs_whole = METHODS[method].adapters or METHODS[method].projection is not None
         beside = {
             "--compile": hyper.compile and (has_passes or isinstance(target, vitreg.GivenPenalty)),
             "--micro-batch": in_parts and has_passes,
+            "--fsdp, as its weights have to be whole": hyper.fsdp
+            and world_size() > 1
+            and (needs_whole or not getattr(target, "takes_shards", True)),
+            "--fsdp beside --balance": hyper.fsdp and world_size() > 1 and hyper.balance > 0,
             "several processes": world_size() > 1 and (has_passes or needs_masks(target)),
             "--fraction": hyper.fraction < 1 and has_passes,
             "--views": hyper.views > 0 and needs_masks(target),
