@@ -20,8 +20,12 @@ def kept_by_itself() -> AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return nullcontext()
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:  # no checkpoint surrounds it
+    autograd = torch._C._autograd
+    top = getattr(autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.6 does not say what surrounds
+    if top is None and not autograd._saved_tensors_hooks_is_enabled():
         return nullcontext()  # torch.func's transforms allow no hooks
+    if top is not None and top(True) is None:  # no checkpoint surrounds it
+        return nullcontext()
     return torch.autograd.graph.saved_tensors_hooks(_keep, _as_it_was)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import signature
 from typing import Any
 
 import torch
@@ -44,7 +45,9 @@ def divided_like(whole: Tensor, parameter: Tensor) -> Tensor:
 
     mesh: Any = parameter.device_mesh  # type: ignore[attr-defined]
     placements: Any = parameter.placements
-    return distribute_tensor(whole.to(mesh.device_type), mesh, placements, src_data_rank=None)
+    # Without a source of the data nobody is asked for them; torch 2.6 lets the first process send them.
+    alone: Any = {"src_data_rank": None} if "src_data_rank" in signature(distribute_tensor).parameters else {}
+    return distribute_tensor(whole.to(mesh.device_type), mesh, placements, **alone)
 
 
 def shard_groups(parameter: Tensor) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from torch import nn
 
 import vitreg
 from vitreg.errors import InputError
-from vitreg.functional.gather import divided_like
+from vitreg.functional.shards import divided_like
 from vitreg.train.basics.distributed import is_main, whole
 
 LOG = "log"
