@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import vitreg
 from laws import refuses
 from small_models import make_vit
-from two_processes import in_two_processes
+from two_processes import FSDP2_ON_CPU, in_two_processes
 from vitreg import FTP, MARS, SPD, L2Ball, UnsupportedModelError
 
 PROJECTIONS = (SPD(), FTP(lr=0.1), MARS(radius=0.05), L2Ball(radius=0.05))
@@ -91,6 +91,7 @@ def _check_refused() -> None:
 
 
 @pytest.mark.slow
+@FSDP2_ON_CPU
 def test_ddp_and_fsdp2_with_two_processes(tmp_path: Path) -> None:
     for found in in_two_processes(_weights, tmp_path):
         assert len(found) == len(PROJECTIONS)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import vitreg
 from plain_training import assert_same, batch, gradients, make_pair
-from two_processes import in_two_processes
+from two_processes import FSDP2_ON_CPU, in_two_processes
 
 SHARDABLE = ["attn_logits", "msa_output", "l2sp", vitreg.BSS(lam=0.1)]
 
@@ -95,6 +95,7 @@ def _fsdp(rank: int) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.slow
+@FSDP2_ON_CPU
 def test_fsdp2_with_two_processes(tmp_path: Path) -> None:
     model, source = make_pair()
     x, y = batch()

@@ -6,9 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+FSDP2_ON_CPU = pytest.mark.skipif(
+    not hasattr(torch.cpu.Stream, "record_event"), reason="torch 2.6 shards weights on GPUs alone"
+)
 
 
 def in_two_processes(function: Callable[[int], Any], folder: Path) -> list[Any]:

@@ -25,6 +25,7 @@ from launched import (
     stored,
     together,
 )
+from two_processes import FSDP2_ON_CPU
 from vitreg.cli import main
 from vitreg.errors import InputError
 from vitreg.train.basics.distributed import rank
@@ -78,6 +79,7 @@ def test_killed_processes_go_on_to_the_figures_of_unbroken_ones(boxed: Path, tmp
 
 
 @pytest.mark.slow
+@FSDP2_ON_CPU
 def test_sharded_run_that_is_killed_goes_on_with_any_number(boxed: Path, tmp_path: Path) -> None:
     hyper = replace(HYPER, fsdp=True)
     whole, broken, alone = (tmp_path / name for name in ("whole", "broken", "alone"))

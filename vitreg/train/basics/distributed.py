@@ -154,8 +154,12 @@ def shard(modules: Iterable[nn.Module], device: torch.device) -> None:
     """Share out the weights of each of the modules among the processes by FSDP2; inner ones come first.
 
     Raises:
-        InputError: One of the weights cannot be divided.
+        InputError: One of the weights cannot be divided, or torch does so on GPUs alone.
     """
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise InputError(
+            f"--fsdp: torch {torch.__version__} does this on GPUs alone; use torch 2.11 or leave it out"
+        )
     from torch.distributed.device_mesh import init_device_mesh  # only where weights are sharded
     from torch.distributed.fsdp import fully_shard
 
