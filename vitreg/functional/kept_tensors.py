@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ def kept_by_itself() -> AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return nullcontext()
-    autograd = torch._C._autograd
+    autograd: Any = torch._C._autograd
     top = getattr(autograd, "_top_saved_tensors_default_hooks", None)  # torch 2.6 does not say what surrounds
     if top is None and not autograd._saved_tensors_hooks_is_enabled():
         return nullcontext()  # torch.func's transforms allow no hooks

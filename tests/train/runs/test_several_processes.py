@@ -31,6 +31,7 @@ from vitreg.errors import InputError
 from vitreg.files import lock
 from vitreg.train.basics import distributed as processes
 from vitreg.train.basics.distributed import disconnect, on_main, rank, world_size
+from vitreg.train.basics.sharding import shard
 from vitreg.train.data.photographs import Photos
 from vitreg.train.runs.run import trained_model
 from vitreg.train.training import evaluation as evaluate
@@ -181,7 +182,7 @@ def test_shared_out_models_are_refused(monkeypatch: pytest.MonkeyPatch, variable
 def test_weights_that_torch_cannot_divide_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu.Stream, "record_event", raising=False)
     with pytest.raises(InputError, match=r"--fsdp: torch .* does this on GPUs alone; use torch 2\.11"):
-        processes.shard([nn.Linear(2, 2)], torch.device("cpu"))
+        shard([nn.Linear(2, 2)], torch.device("cpu"))
 
 
 class Shift(vitreg.ParameterPenalty):

@@ -6,9 +6,8 @@ reads and writes results, and prints; the others are told. A single process noti
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -22,7 +21,6 @@ from accelerate.utils import parse_flag_from_env, set_seed
 from torch import nn
 
 from vitreg.errors import InputError
-from vitreg.wording import first_line
 
 T = TypeVar("T")
 
@@ -140,50 +138,6 @@ def parallel(model: nn.Module, accelerator: Accelerator) -> Iterator[nn.Module]:
         accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
         accelerator.free_memory()
         vars(model).pop("forward", None)  # which accelerate leaves there with mixed precision
-
-
-def shared_out(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return a copy of `model`, on the CPU from now on, with the main process's weights, to be sharded."""
-    copied = copy.deepcopy(model.cpu()).to(device)
-    for tensor in copied.state_dict().values():
-        dist.broadcast(tensor, 0)
-    return copied
-
-
-def shard(modules: Iterable[nn.Module], device: torch.device) -> None:
-    """Share out the weights of each of the modules among the processes by FSDP2; inner ones come first.
-
-    Raises:
-        InputError: One of the weights cannot be divided, or torch does so on GPUs alone.
-    """
-    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
-        raise InputError(
-            f"--fsdp: torch {torch.__version__} does this on GPUs alone; use torch 2.11 or leave it out"
-        )
-    from torch.distributed.device_mesh import init_device_mesh  # only where weights are sharded
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(device.type, (world_size(),))
-    try:
-        for module in modules:
-            fully_shard(module, mesh=mesh)
-    except ValueError as error:
-        raise InputError(f"--fsdp: {first_line(error)}; leave it out") from error
-
-
-def whole(value: Any, *, keeps: bool = True) -> Any:
-    """Return `value`, a tensor or what holds some, with all that is sharded whole and on the CPU.
-
-    Every process has to call it; what is not to be kept becomes None in its place.
-    """
-    if isinstance(value, Mapping):
-        return {key: whole(one, keeps=keeps) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [whole(one, keeps=keeps) for one in value]
-    if hasattr(value, "full_tensor"):
-        gathered = value.full_tensor()
-        return gathered.cpu() if keeps else None
-    return value
 
 
 def vary_random_numbers(seed: int) -> None:

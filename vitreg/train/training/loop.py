@@ -20,11 +20,10 @@ import vitreg
 from vitreg.train.basics.distributed import (
     mean_over_ranks,
     parallel,
-    shard,
-    shared_out,
     vary_random_numbers,
     world_size,
 )
+from vitreg.train.basics.sharding import shard, shared_out
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import kept_views

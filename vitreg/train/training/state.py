@@ -12,7 +12,8 @@ from torch import nn
 import vitreg
 from vitreg.errors import InputError
 from vitreg.functional.shards import divided_like
-from vitreg.train.basics.distributed import is_main, whole
+from vitreg.train.basics.distributed import is_main
+from vitreg.train.basics.sharding import whole
 
 LOG = "log"
 
