@@ -99,8 +99,7 @@ class FinetuneOptions:
         epochs: passes over the training pictures.
         steps: number of training steps, instead of `epochs`.
         batch_size: pictures per step.
-        micro_batch: pictures computed at once, with the same gradients as the whole batch; "auto" for as many
-            as fit into memory; None for all.
+        micro_batch: pictures computed at once, to the same gradients; "auto" for what fits, None for all.
         compile: compile model, loss and penalty.
         grad_checkpointing: recompute blocks in the backward pass to save memory.
         fsdp: share weights, gradients and AdamW's state out among the processes of torchrun (FSDP2).
