@@ -273,10 +273,13 @@ def test_names() -> None:
 
 
 def test_a_model_whose_head_is_not_linear_is_refused_before_training(tmp_path: Path) -> None:
+    from vitreg.train.models.start import Start
     from vitreg.train.runs.plan import _check_method
+    from vitreg.train.training.hyperparameters import Hyperparameters
 
-    model = create(3, 0.0)
+    model, start = create(3, 0.0), Start("tiny", "w", create)
+    hyper = Hyperparameters(steps=1, batch_size=2, lr=1e-3, weight_decay=0.0)
     model.head = nn.Sequential(nn.Flatten(), nn.Conv1d(1, 1, 1))
     with pytest.raises(InputError, match="LP-FT cannot be used with tiny: Expected a linear head"):
-        _check_method(model, "LP-FT", None, "tiny", 1.0)
-    _check_method(model, "fine-tune", None, "tiny", 1.0)
+        _check_method(model, "LP-FT", None, start, hyper)
+    _check_method(model, "fine-tune", None, start, hyper)
