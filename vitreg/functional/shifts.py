@@ -81,7 +81,7 @@ def shrinkage(norm: Tensor, radius: Tensor | float) -> Tensor:
 
     It is exactly 0 inside of the radius, exactly 1 at a radius of 0, and 0 for a difference of zero.
     """
-    return (norm - radius).clamp(min=0) / norm.clamp(min=TINY)
+    return torch.where(norm > 0, (norm - radius).clamp(min=0) / norm, 0.0)
 
 
 def pull(tensors: Sequence[Tensor], starts: Sequence[Tensor], shares: Sequence[Tensor]) -> None:
