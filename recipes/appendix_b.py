@@ -9,10 +9,11 @@ As figure 1, whose models it shares where --out is the same, with twelve picture
 import sys
 
 from engine.experiment.job import Table
-from engine.scripts.figure import attention_figure_script
+from engine.scripts.console import script
+from engine.scripts.figure import FigureOptions, draw_attention
 
-TABLE = Table("appendix_b", methods=("fine-tune", "GTA"))
-main = attention_figure_script(TABLE, __doc__, num_pictures=12)
+TABLE = Table("appendix_b", methods=("fine-tune", "GTA"), num_pictures=12)
+main = script(FigureOptions, TABLE, __doc__, draw_attention)
 
 if __name__ == "__main__":
     sys.exit(main())

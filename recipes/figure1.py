@@ -11,10 +11,11 @@ set, in its order, or by --pictures. The models are kept in --out: a second figu
 import sys
 
 from engine.experiment.job import Table
-from engine.scripts.figure import attention_figure_script
+from engine.scripts.console import script
+from engine.scripts.figure import FigureOptions, draw_attention
 
 TABLE = Table("figure1", methods=("fine-tune", "GTA"))
-main = attention_figure_script(TABLE, __doc__, num_pictures=6)
+main = script(FigureOptions, TABLE, __doc__, draw_attention)
 
 if __name__ == "__main__":
     sys.exit(main())

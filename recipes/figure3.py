@@ -11,10 +11,11 @@ known. Pictures are taken evenly, or by --pictures. The models are those of figu
 import sys
 
 from engine.experiment.job import Table
-from engine.scripts.segmentation import segmentation_figure_script
+from engine.scripts.console import script
+from engine.scripts.segmentation import SegmentationOptions, draw_segmentations
 
 TABLE = Table("figure3", methods=("fine-tune", "GTA"))
-main = segmentation_figure_script(TABLE, __doc__, num_pictures=6)
+main = script(SegmentationOptions, TABLE, __doc__, draw_segmentations)
 
 if __name__ == "__main__":
     sys.exit(main())

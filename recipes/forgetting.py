@@ -13,10 +13,11 @@ labels are class indices. A run that is finished is never run again, and what it
 import sys
 
 from engine.experiment.job import Table
-from engine.scripts.forgetting import forgetting_script
+from engine.scripts.console import script
+from engine.scripts.forgetting import ForgettingOptions, measure_forgetting
 
 TABLE = Table("forgetting", methods=("linear-probe", "fine-tune", "LP-FT", "LP-FT+GTA"))
-main = forgetting_script(TABLE, __doc__)
+main = script(ForgettingOptions, TABLE, __doc__, measure_forgetting)
 
 if __name__ == "__main__":
     sys.exit(main())

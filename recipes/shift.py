@@ -13,10 +13,11 @@ pictures, too, are made anew, so that the background's brightness gives most of 
 import sys
 
 from engine.experiment.job import Table
-from engine.scripts.shift import shift_script
+from engine.scripts.console import script
+from engine.scripts.shift import ShiftOptions, measure_shift
 
 TABLE = Table("shift", methods=("linear-probe", "fine-tune", "LP-FT", "LP-FT+GTA"))
-main = shift_script(TABLE, __doc__)
+main = script(ShiftOptions, TABLE, __doc__, measure_shift)
 
 if __name__ == "__main__":
     sys.exit(main())

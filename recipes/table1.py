@@ -10,9 +10,12 @@ Pictures are counted, not opened. PASCAL VOC, which table 4 needs, is looked at,
 
 import sys
 
-from engine.scripts.counting import counting_script
+from engine.experiment.job import Table
+from engine.scripts.console import script
+from engine.scripts.counting import CountingOptions, count_data_sets
 
-main = counting_script("table1", __doc__)
+TABLE = Table("table1")
+main = script(CountingOptions, TABLE, __doc__, count_data_sets)
 
 if __name__ == "__main__":
     sys.exit(main())

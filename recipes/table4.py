@@ -12,10 +12,11 @@ or outlines are known. The models are those of the first of --rates or --shots.
 import sys
 
 from engine.experiment.job import Table
-from engine.scripts.segmentation import segmentation_table_script
+from engine.scripts.console import script
+from engine.scripts.segmentation import SegmentationOptions, measure_segmentation
 
 TABLE = Table("table4", methods=("fine-tune", "GTA"))
-main = segmentation_table_script(TABLE, __doc__)
+main = script(SegmentationOptions, TABLE, __doc__, measure_segmentation)
 
 if __name__ == "__main__":
     sys.exit(main())

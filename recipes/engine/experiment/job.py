@@ -16,7 +16,7 @@ from vitreg.train.runs.workplace import Workplace
 
 @dataclass(frozen=True)
 class Table:
-    """A table script: its name, and the rows and sources that it compares by default.
+    """A table or figure: its name, and the rows and sources that it compares by default.
 
     Attributes:
         name: of the script, and of the paper's numbers beside ours.
@@ -27,16 +27,18 @@ class Table:
         select: how the best λ is found where the options do not say, see `--select`.
         measures: how many times a run is measured in the course of its training, unless the options say.
         demo_seeds: the seeds of the demo, where its own would take too long.
+        num_pictures: how many pictures of each data set a figure shows, unless the options say.
     """
 
     name: str
-    methods: Sequence[str]
+    methods: Sequence[str] = ()
     sources: Sequence[str] = ("",)
     searches: bool = False
     rates: tuple[float, ...] = (0.15, 1.0)
     demo_seeds: tuple[int, ...] = (0, 1, 2)
     select: str = "validation"
     measures: int = 0
+    num_pictures: int = 6
 
 
 @dataclass(frozen=True)

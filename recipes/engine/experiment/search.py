@@ -9,11 +9,15 @@ some of them were stored before there were predictions, by which folds are compa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import TypeVar
 
+from vitreg.train.runs.plan import Run
 from vitreg.train.runs.report import Cell, Report
+
+T = TypeVar("T", Run, Report)
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,10 @@ def lams_of(found: Iterable[Choice]) -> dict[Cell, float]:
     return {choice.cell: choice.lam for choice in found}
 
 
-def keep_chosen(reports: Sequence[Report], found: Iterable[Choice]) -> list[Report]:
-    """Return the reports without those of λ that were not chosen."""
-    chosen = {(choice.cell, choice.lam) for choice in found}
-    cells = {cell for cell, _ in chosen}
-    both = [(report, report.configuration) for report in reports]
-    return [report for report, c in both if c.cell not in cells or (c.cell, c.lam) in chosen]
+def keep_chosen(those: Iterable[T], found: Iterable[Choice]) -> list[T]:
+    """Return runs, or their reports, without those of λ that were not chosen."""
+    lams: dict[Cell | None, float] = {**lams_of(found)}
+    return [one for one in those if lams.get((c := one.configuration).cell, c.lam) == c.lam]
 
 
 def describe_choices(found: Iterable[Choice], labels: Mapping[str, str], by: str) -> list[str]:

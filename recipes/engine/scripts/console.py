@@ -45,15 +45,16 @@ Drawing = Callable[[Sequence[Row], Sequence[Report], str], bytes]
 
 
 def script(
-    kind: type[T], name: str, description: str | None, work: Callable[[Console, T, str], None]
+    kind: type[T], table: Table, description: str | None, work: Callable[[Table, Console, T, str], None]
 ) -> Main:
-    """Return the `main` of the script `name`: `work` gets the console, the options, and the command."""
+    """Return the `main` of a table's script: `work` gets the table, the console, the options, the command."""
 
     def main(argv: Sequence[str] | None = None) -> int:
         """Run the script on the command line's options, or `argv`, and return its exit code."""
 
         def run(console: Console) -> None:
-            work(console, read_options(kind, name, description, argv), command(name, argv))
+            options = read_options(kind, table.name, description, argv)
+            work(table, console, options, command(table.name, argv))
 
         return exit_code(run)
 
@@ -62,18 +63,20 @@ def script(
 
 def table_script(table: Table, description: str | None, *, draw: Drawing = draw_points) -> Main:
     """Return the `main` of a table's script, with its picture by `draw`."""
+    return script(PlannedOptions, table, description, partial(_make_table, draw=draw))
 
-    def work(console: Console, options: PlannedOptions, command: str) -> None:
-        with Progress(console) as progress:
-            job = prepare(table, options, progress, is_plan=options.plan)
-            if options.plan:
-                progress.say("measuring a few training steps of each method")
-                show_forecast(console, job, forecast(job))
-                return
-            results = measure(job, job.design)
-        on_main(lambda: _show(console, results, draw, command))
 
-    return script(PlannedOptions, table.name, description, work)
+def _make_table(
+    table: Table, console: Console, options: PlannedOptions, command: str, *, draw: Drawing
+) -> None:
+    with Progress(console) as progress:
+        job = prepare(table, options, progress, is_plan=options.plan)
+        if options.plan:
+            progress.say("measuring a few training steps of each method")
+            show_forecast(console, job, forecast(job))
+            return
+        results = measure(job, job.design)
+    on_main(lambda: _show(console, results, draw, command))
 
 
 def show_forecast(console: Console, job: Job, found: Forecast) -> None:
@@ -238,7 +241,5 @@ def measure(
         reports = job.execute(runs, keeps_models=keeps_models)
     if job.select == "test":
         found = choices(reports)
-        kept = keep_chosen(reports, found)
-        runs = [run for run, report in zip(runs, reports, strict=True) if report in kept]
-        reports = kept
+        runs, reports = keep_chosen(runs, found), keep_chosen(reports, found)
     return Results(job, runs, reports, found)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from engine.experiment.job import Table
 from engine.results.dataset_counts import Counts, count, notes, text_table
-from engine.scripts.console import Main, script, show_table
+from engine.scripts.console import show_table
 from engine.scripts.options import named_places
 from vitreg.errors import InputError
 from vitreg.files import prepare_out
@@ -38,16 +39,12 @@ class CountingOptions:
     out: Path = Path("runs/table1")
 
 
-def counting_script(name: str, description: str | None) -> Main:
-    """Return the `main` of a script that counts what `--data` names and writes the table into `--out`."""
-
-    def work(console: Console, options: CountingOptions, command: str) -> None:
-        on_main(lambda: _count(console, name, options, command))
-
-    return script(CountingOptions, name, description, work)
+def count_data_sets(table: Table, console: Console, options: CountingOptions, command: str) -> None:
+    """Count what `--data` names, and write the table into `--out`."""
+    on_main(lambda: _count(table.name, console, options, command))
 
 
-def _count(console: Console, name: str, chosen: CountingOptions, command: str) -> None:
+def _count(name: str, console: Console, chosen: CountingOptions, command: str) -> None:
     tell = partial(say, console)
     cache = chosen.out.resolve().parent / "cache"
     places = named_places(chosen.data)

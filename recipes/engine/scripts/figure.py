@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from rich.console import Console
 
 from engine.experiment.job import Job, Table
-from engine.scripts.console import Main, Results, measure, script
+from engine.scripts.console import Results, measure
 from engine.scripts.options import TableOptions
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
@@ -41,9 +40,6 @@ class FigureOptions(TableOptions):
     block: int | None = None
 
 
-F = TypeVar("F", bound=FigureOptions)
-
-
 @dataclass(frozen=True)
 class Models:
     """The models of one data set and source, the source first; `name` is that of their file."""
@@ -54,31 +50,27 @@ class Models:
     runs: tuple[Run, ...]
 
 
-def figure_script(
-    kind: type[F],
+def draw_models(
     table: Table,
-    description: str | None,
-    begin: Callable[[F, Progress], tuple[Callable[[Task], object], Callable[[Models, Job], bytes]]],
-) -> Main:
-    """Return the `main` of a figure's script.
+    options: FigureOptions,
+    progress: Progress,
+    *,
+    check: Callable[[Task], object],
+    draw: Callable[[Models, Job], bytes],
+) -> list[str]:
+    """Write what `draw` makes of the models of each data set and source, and return what is to be said.
 
-    `begin` returns what checks the pictures of a data set, before any training, and what draws its models.
+    `check` looks at the pictures of a data set before any training.
     """
+    results, found = train_models(table, options, progress, check=check)
 
-    def work(console: Console, options: F, command: str) -> None:
-        with Progress(console) as progress:
-            check, draw = begin(options, progress)
-            results, found = train_models(table, options, progress, check=check)
+    def write(models: Models) -> str:
+        path = results.job.place.out / f"{models.name}.png"
+        write_atomically(path, draw(models, results.job))
+        return str(path)
 
-            def write(models: Models) -> str:
-                path = results.job.place.out / f"{models.name}.png"
-                write_atomically(path, draw(models, results.job))
-                return str(path)
-
-            written = on_main(lambda: list(map(write, found)))
-        say(console, *results.notes, f"written: {', '.join(written)}")
-
-    return script(kind, table.name, description, work)
+    written = on_main(lambda: list(map(write, found)))
+    return [*results.notes, f"written: {', '.join(written)}"]
 
 
 def train_models(
@@ -140,26 +132,22 @@ def pick_pictures(total: int, wanted: Sequence[int] | None, count: int) -> list[
     return indices
 
 
-def attention_figure_script(table: Table, description: str | None, *, num_pictures: int) -> Main:
-    """Return the `main` of a figure's script: where its models look, a file for each data set."""
+def draw_attention(table: Table, console: Console, options: FigureOptions, command: str) -> None:
+    """Draw where the models of a table look, a file for each data set."""
 
-    def begin(
-        options: FigureOptions, progress: Progress
-    ) -> tuple[Callable[[Task], object], Callable[[Models, Job], bytes]]:
-        def pick(task: Task) -> list[int]:
-            return pick_pictures(len(task.test), options.pictures, num_pictures)
+    def pick(task: Task) -> list[int]:
+        return pick_pictures(len(task.test), options.pictures, table.num_pictures)
 
-        def draw(models: Models, job: Job) -> bytes:
-            task, maps, how = models.task, {}, {"accelerator": job.place.accelerator}
-            pictures = task.test[pick(task)]
-            block = options.block
-            if block is None:
-                block = object_block(stored_model(models.runs[0], job.place.out), task, **how)  # the source
-            for run in models.runs:
-                model = stored_model(run, job.place.out)
-                maps[title(run, models.runs)] = attention_maps(model, task.normalise(pictures), block, **how)
-            return draw_overlays(pictures, maps, block=block, saturated=0.0)
+    def draw(models: Models, job: Job) -> bytes:
+        task, block, maps, how = models.task, options.block, {}, {"accelerator": job.place.accelerator}
+        pictures = task.test[pick(task)]
+        if block is None:
+            block = object_block(stored_model(models.runs[0], job.place.out), task, **how)  # the source
+        for run in models.runs:
+            model = stored_model(run, job.place.out)
+            maps[title(run, models.runs)] = attention_maps(model, task.normalise(pictures), block, **how)
+        return draw_overlays(pictures, maps, block=block, saturated=0.0)
 
-        return pick, draw
-
-    return figure_script(FigureOptions, table, description, begin)
+    with Progress(console) as progress:
+        lines = draw_models(table, options, progress, check=pick, draw=draw)
+    say(console, *lines)

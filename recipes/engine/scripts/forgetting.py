@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import vitreg
 from engine.experiment.job import Job, Table
 from engine.results.forgetting_rows import Forgotten, draw, forgotten_rows, notes, text_table
-from engine.scripts.console import Main, measure, script
+from engine.scripts.console import measure
 from engine.scripts.options import TableOptions
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
@@ -50,38 +50,32 @@ class ForgettingOptions(TableOptions):
     alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def forgetting_script(table: Table, description: str | None) -> Main:
-    """Return the `main` of `forgetting.py`: each kept model on the pictures of its source's task."""
-
-    def work(console: Console, options: ForgettingOptions, command: str) -> None:
-        if options.source_data is None or options.is_demo:
-            raise InputError(
-                "missing: --data, --weights and pictures of the source's task (--source-data DIR)"
-            )
-        with Progress(console) as progress:
-            job = prepare(table, options, progress)
-            starts = {start.fingerprint: start for start in job.design.starts}
-            wholes = {key: start.whole() for key, start in starts.items()}
-            size = job.design.tasks[0].size
-            known = {
-                key: read_source_pictures(options.source_data, num_outputs(whole), size=size)
-                for key, whole in wholes.items()
-            }
-            results = measure(job, job.design, keeps_models=True)
-            found, before = [], {}
-            with progress.stage("measuring what was forgotten") as update:
-                for done, (run, report) in enumerate(trained := results.trained_runs):
-                    key = run.start.fingerprint
-                    if key not in before:
-                        before[key] = _Seen.of(wholes[key], known[key], run.task, job.place.accelerator)
-                    found.append(_forgotten(run, report, wholes[key], known[key], before[key], options, job))
-                    update(done + 1, len(trained))
-        body, drawn = forgotten_rows(found, results.labels), job.place.out / f"{table.name}.png"
-        on_main(lambda: write_atomically(drawn, draw(found, results.labels, job.title)))
-        said = notes(len(next(iter(known.values())).labels))
-        results.show(console, text_table(body), body, said, command, written=".md, .csv, .png")
-
-    return script(ForgettingOptions, table.name, description, work)
+def measure_forgetting(table: Table, console: Console, options: ForgettingOptions, command: str) -> None:
+    """Measure each kept model on the pictures of its source's task."""
+    if options.source_data is None or options.is_demo:
+        raise InputError("missing: --data, --weights and pictures of the source's task (--source-data DIR)")
+    with Progress(console) as progress:
+        job = prepare(table, options, progress)
+        starts = {start.fingerprint: start for start in job.design.starts}
+        wholes = {key: start.whole() for key, start in starts.items()}
+        size = job.design.tasks[0].size
+        known = {
+            key: read_source_pictures(options.source_data, num_outputs(whole), size=size)
+            for key, whole in wholes.items()
+        }
+        results = measure(job, job.design, keeps_models=True)
+        found, before = [], {}
+        with progress.stage("measuring what was forgotten") as update:
+            for done, (run, report) in enumerate(trained := results.trained_runs):
+                key = run.start.fingerprint
+                if key not in before:
+                    before[key] = _Seen.of(wholes[key], known[key], run.task, job.place.accelerator)
+                found.append(_forgotten(run, report, wholes[key], known[key], before[key], options, job))
+                update(done + 1, len(trained))
+    body, drawn = forgotten_rows(found, results.labels), job.place.out / f"{table.name}.png"
+    on_main(lambda: write_atomically(drawn, draw(found, results.labels, job.title)))
+    said = notes(len(next(iter(known.values())).labels))
+    results.show(console, text_table(body), body, said, command, written=".md, .csv, .png")
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,12 @@ from rich.console import Console
 import vitreg
 from engine.data.scenes import Scenes, task_scenes, voc_scenes
 from engine.experiment.job import Job, Table
-from engine.results.segmentation.jaccard import (
-    Segmentation,
-    mask_jaccard,
-    masks_of,
-    segmentation_jaccard,
-)
+from engine.results.segmentation.jaccard import Segmentation, mask_jaccard, masks_of, segmentation_jaccard
 from engine.results.segmentation.picture import draw_segmentation
 from engine.results.segmentation.table import SegmentationRow, notes, segmentation_rows, text_table
-from engine.scripts.console import Main, script
-from engine.scripts.figure import (
-    FigureOptions,
-    Models,
-    figure_script,
-    pick_pictures,
-    title,
-    train_models,
-)
+from engine.scripts.figure import FigureOptions, Models, draw_models, pick_pictures, title, train_models
 from vitreg.errors import InputError
+from vitreg.train.basics.console import say
 from vitreg.train.basics.distributed import on_main
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import Task
@@ -52,42 +40,32 @@ class SegmentationOptions(FigureOptions):
     mass: float = MASS
 
 
-def segmentation_table_script(table: Table, description: str | None) -> Main:
-    """Return the `main` of table 4: the models' attention against the objects, in the first share."""
-
-    def work(console: Console, options: SegmentationOptions, command: str) -> None:
-        with Progress(console) as progress:
-            scenes_of = _open_scenes(options, progress)
-            results, found = train_models(table, options, progress, check=scenes_of, all_seeds=True)
-            job = results.job
-            body = on_main(
-                lambda: [
-                    row for models in found for row in _rows(models, scenes_of(models.task), job, options)
-                ]
-            )
-        title = f"{job.title}, trained on {job.design.shares[0]}"
-        results.show(console, text_table(body), body, notes(body), command, written=".md, .csv", title=title)
-
-    return script(SegmentationOptions, table.name, description, work)
-
-
-def segmentation_figure_script(table: Table, description: str | None, *, num_pictures: int) -> Main:
-    """Return the `main` of figure 3: what the models' attention covers, a file for each data set."""
-
-    def begin(
-        options: SegmentationOptions, progress: Progress
-    ) -> tuple[Callable[[Task], object], Callable[[Models, Job], bytes]]:
+def measure_segmentation(table: Table, console: Console, options: SegmentationOptions, command: str) -> None:
+    """Measure the models' attention against the objects, in the first share: table 4."""
+    with Progress(console) as progress:
         scenes_of = _open_scenes(options, progress)
+        results, found = train_models(table, options, progress, check=scenes_of, all_seeds=True)
+        job = results.job
+        body = on_main(
+            lambda: [row for models in found for row in _rows(models, scenes_of(models.task), job, options)]
+        )
+    title = f"{job.title}, trained on {job.design.shares[0]}"
+    results.show(console, text_table(body), body, notes(body), command, written=".md, .csv", title=title)
 
-        def pick(task: Task) -> list[int]:
-            return _pick_scenes(scenes_of(task), options, num_pictures)
 
-        def draw(models: Models, job: Job) -> bytes:
-            return _draw(models, scenes_of(models.task), pick(models.task), job, options)
+def draw_segmentations(table: Table, console: Console, options: SegmentationOptions, command: str) -> None:
+    """Draw what the models' attention covers, a file for each data set: figure 3."""
 
-        return pick, draw
+    def pick(task: Task) -> list[int]:
+        return _pick_scenes(scenes_of(task), options, table.num_pictures)
 
-    return figure_script(SegmentationOptions, table, description, begin)
+    def draw(models: Models, job: Job) -> bytes:
+        return _draw(models, scenes_of(models.task), pick(models.task), job, options)
+
+    with Progress(console) as progress:
+        scenes_of = _open_scenes(options, progress)
+        lines = draw_models(table, options, progress, check=pick, draw=draw)
+    say(console, *lines)
 
 
 def _open_scenes(options: SegmentationOptions, progress: Progress) -> Callable[[Task], Scenes]:

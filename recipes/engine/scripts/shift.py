@@ -28,7 +28,7 @@ from engine.results.shift_rows import (
     shift_rows,
     text_table,
 )
-from engine.scripts.console import Main, measure, script
+from engine.scripts.console import measure
 from engine.scripts.options import TableOptions, named_places
 from engine.scripts.prepare import prepare
 from vitreg.errors import InputError
@@ -61,36 +61,32 @@ class ShiftOptions(TableOptions):
     tied: float | None = None
 
 
-def shift_script(table: Table, description: str | None) -> Main:
-    """Return the `main` of `shift.py`: each kept model on every test set of its data set."""
-
-    def work(console: Console, options: ShiftOptions, command: str) -> None:
-        with Progress(console) as progress:
-            options, placements = _make_tied_sets(options, progress)
-            job = prepare(table, options, progress, tests=options.test)
-            tests = {task.name: _tests(task, job, placements) for task in job.design.tasks}
-            results = measure(job, job.design, keeps_models=not placements)
-            with progress.stage("measuring on the test sets") as update:
-                found: list[Measured] = []
-                for done, (run, report) in enumerate(trained := results.trained_runs):
-                    if tied := placements.get(run.task.name):
-                        found += _split_tied(report, tied, job)
-                    else:
-                        found += _test_run(run, tests[run.task.name], job)
-                    update(done + 1, len(trained))
-        blocks = {
-            (r.configuration.data, results.labels[r.configuration.weights]): object_block([r])
-            for r in results.reports
-            if r.configuration.method == SOURCE
-        }
-        body = shift_rows(found, blocks, results.labels)
-        for name, sets in tests.items():
-            drawn = job.place.out / f"{table.name}-{name}.png"
-            on_main(partial(write_atomically, drawn, draw_test_sets(sets)))
-        written = ".md, .csv and what the test sets look like, a .png for each data set"
-        results.show(console, text_table(body), body, notes(body), command, written=written)
-
-    return script(ShiftOptions, table.name, description, work)
+def measure_shift(table: Table, console: Console, options: ShiftOptions, command: str) -> None:
+    """Measure each kept model on every test set of its data set."""
+    with Progress(console) as progress:
+        options, placements = _make_tied_sets(options, progress)
+        job = prepare(table, options, progress, tests=options.test)
+        tests = {task.name: _tests(task, job, placements) for task in job.design.tasks}
+        results = measure(job, job.design, keeps_models=not placements)
+        with progress.stage("measuring on the test sets") as update:
+            found: list[Measured] = []
+            for done, (run, report) in enumerate(trained := results.trained_runs):
+                if tied := placements.get(run.task.name):
+                    found += _split_tied(report, tied, job)
+                else:
+                    found += _test_run(run, tests[run.task.name], job)
+                update(done + 1, len(trained))
+    blocks = {
+        (r.configuration.data, results.labels[r.configuration.weights]): object_block([r])
+        for r in results.reports
+        if r.configuration.method == SOURCE
+    }
+    body = shift_rows(found, blocks, results.labels)
+    for name, sets in tests.items():
+        drawn = job.place.out / f"{table.name}-{name}.png"
+        on_main(partial(write_atomically, drawn, draw_test_sets(sets)))
+    written = ".md, .csv and what the test sets look like, a .png for each data set"
+    results.show(console, text_table(body), body, notes(body), command, written=written)
 
 
 def _make_tied_sets(options: ShiftOptions, progress: Progress) -> tuple[ShiftOptions, dict[str, Placement]]:
