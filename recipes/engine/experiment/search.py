@@ -54,8 +54,8 @@ def lams_of(found: Iterable[Choice]) -> dict[Cell, float]:
 
 def keep_chosen(those: Iterable[T], found: Iterable[Choice]) -> list[T]:
     """Return runs, or their reports, without those of λ that were not chosen."""
-    lams: dict[Cell | None, float] = {**lams_of(found)}
-    return [one for one in those if lams.get((c := one.configuration).cell, c.lam) == c.lam]
+    lams = lams_of(found)
+    return [one for one in those if (c := one.configuration).cell not in lams or lams[c.cell] == c.lam]
 
 
 def describe_choices(found: Iterable[Choice], labels: Mapping[str, str], by: str) -> list[str]:

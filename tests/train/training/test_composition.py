@@ -115,7 +115,7 @@ def test_a_projection_is_at_work_until_the_method_is_undone(method: str, lam: fl
     torch.manual_seed(0)
     model = timm.create_model(MODEL, num_classes=3, img_size=SIZE).train()
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    with Applied(model, method, lam, num_classes=3) as applied:
+    with Applied(model, method, lam, HYPER, num_classes=3) as applied:
         optimizer = torch.optim.SGD(model.parameters(), lr=10.0)
         applied.project(optimizer)
         assert applied.projector is not None

@@ -151,8 +151,8 @@ def test_a_step_of_co_tuning_has_the_same_gradients_in_parts(micro_batch: int | 
     loss = F.cross_entropy(expected.head(features), labels)
     loss += 2 * F.cross_entropy(source.head(features), told.relation[labels])
     loss.backward()
-    hyper = replace(HYPER, batch_size=6, micro_batch=micro_batch)
-    with Applied(model, "Co-tuning", 2.0, num_classes=3, whole=told) as applied:
+    hyper = replace(HYPER, batch_size=6, micro_batch=micro_batch, smoothing=0.0)
+    with Applied(model, "Co-tuning", 2.0, hyper, num_classes=3, whole=told) as applied:
         found = gradients_of(model, applied, hyper, images, labels)
     assert found["objective"] == pytest.approx(loss.item(), rel=1e-5)
     for (name, one), other in zip(model.named_parameters(), expected.parameters(), strict=True):
@@ -181,7 +181,7 @@ def test_r_drop_takes_two_passes_and_the_mean_of_their_losses() -> None:
         p, q = ([math.exp(z) / sum(map(math.exp, row)) for z in row] for row in (a, b))
         loss -= (math.log(p[label]) + math.log(q[label])) / 2 / 6
         kl += sum(x * math.log(x / y) + y * math.log(y / x) for x, y in zip(p, q, strict=True)) / 2 / 6
-    with Applied(model, "R-Drop", 2.0, num_classes=3) as applied:
+    with Applied(model, "R-Drop", 2.0, replace(HYPER, smoothing=0.0), num_classes=3) as applied:
         torch.manual_seed(4)
         found = gradients_of(model, applied, replace(HYPER, batch_size=6), images, labels)
     assert found["loss"] == pytest.approx(loss, rel=1e-4)

@@ -13,7 +13,7 @@ import vitreg
 from small_data import MODEL, SIZE
 from vitreg.errors import InputError
 from vitreg.train.training.guided_model import Applied
-from vitreg.train.training.hyperparameters import Mixing
+from vitreg.train.training.hyperparameters import Hyperparameters, Mixing
 from vitreg.train.training.methods import (
     DEMANDING,
     METHODS,
@@ -38,7 +38,8 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def applied(model: nn.Module, method: str, **options: Any) -> Applied:
-    return Applied(model, method, LAM if is_guided(method) else None, num_classes=3, **options)
+    hyper = Hyperparameters(steps=2, batch_size=4, lr=0.1, weight_decay=0.0, **options)
+    return Applied(model, method, LAM if is_guided(method) else None, hyper, num_classes=3)
 
 
 def num_hooks(model: nn.Module) -> int:

@@ -215,7 +215,7 @@ def test_lora_begins_as_the_model_was_and_is_undone() -> None:
     model = timm.create_model(MODEL, num_classes=3, img_size=SIZE).eval()
     before, images = state(model), torch.randn(2, 3, SIZE, SIZE)
     logits = model(images)
-    with Applied(model, "LoRA+GTA", 1.0, num_classes=3) as applied:
+    with Applied(model, "LoRA+GTA", 1.0, HYPER, num_classes=3) as applied:
         assert torch.equal(model(images), logits)
         trained_now = {name for name, p in model.named_parameters() if p.requires_grad}
         assert all("lora_" in name or name.startswith("head.") for name in trained_now)

@@ -69,8 +69,7 @@ def step_of(
     model = copy.deepcopy(start).train()
     images, labels = torch.randn(BATCH, 3, 32, 32), torch.tensor([0, 2, 1, 1, 0, 2])
     lam = 2.0 if is_guided(method) else None
-    chosen = {"mixing": hyper.mixing, "smoothing": 0.1, "every": hyper.every}
-    with Applied(model, method, lam, num_classes=3, **chosen) as applied:
+    with Applied(model, method, lam, replace(hyper, smoothing=0.1), num_classes=3) as applied:
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
         step = Step(model, model, applied, Accelerator(cpu=True), hyper)
         watch(model)

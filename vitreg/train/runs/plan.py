@@ -148,9 +148,8 @@ def _run(
     if is_trained and not METHODS[method].has_weight_decay:
         hyper = replace(hyper, weight_decay=0.0)
     if not is_guided(method):
-        hyper = replace(
-            hyper, every=1, fraction=1.0, balance=0.0
-        )  # without a penalty it is one run, whatever they are
+        # Without a penalty it is one run, whatever they are.
+        hyper = replace(hyper, every=1, fraction=1.0, balance=0.0)
     configuration = Configuration(
         data=task.name,
         data_fingerprint=task.fingerprint,
@@ -215,9 +214,7 @@ def _check_method(
             whole = Whole(start.whole(), torch.zeros(2, 1))
         if isinstance(target, vitreg.PassPenalty) and not drops(start.create(2, hyper.drop_path)):
             raise InputError("its two passes are the same where nothing is dropped; add --drop-path 0.1")
-        with Applied(
-            model, method, lam, num_classes=2, mixing=hyper.mixing, fraction=hyper.fraction, whole=whole
-        ) as applied:
+        with Applied(model, method, lam, hyper, num_classes=2, whole=whole) as applied:
             applied.project(torch.optim.SGD(model.parameters()))
         if METHODS[method].head == "probe":
             LinearHead(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import vitreg
@@ -69,10 +69,7 @@ _FIELD_OF = {
 """The kinds of part, in the order in which a name is written, and the setting that tells each."""
 
 _REFUSED = {
-    (
-        "adapters",
-        "part of the model",
-    ): "adapters leave all weights frozen",
+    ("adapters", "part of the model"): "adapters leave all weights frozen",
     ("adapters", "rates by layer"): "adapters have one learning rate",
 }
 """The pairs of kinds that cannot be combined, and why; all others can."""
@@ -83,10 +80,15 @@ def needs_masks(target: Penalty | None) -> bool:
     return isinstance(target, vitreg.GivenPenalty) and target.needs == "masks"
 
 
+def settings_of(part: Method) -> dict[str, Any]:
+    """Return what a part sets, by the name of the field."""
+    usual = vars(Method())
+    return {name: value for name, value in vars(part).items() if value != usual[name]}
+
+
 def kinds_of(part: Method) -> list[str]:
     """Return the kinds of what a part sets, in the order in which names are written."""
-    usual = Method()
-    return [kind for kind, field in _FIELD_OF.items() if getattr(part, field) != getattr(usual, field)]
+    return [kind for kind, field in _FIELD_OF.items() if field in settings_of(part)]
 
 
 def compose(name: str, parts: Mapping[str, Method]) -> tuple[str, Method]:
@@ -128,7 +130,7 @@ def compose(name: str, parts: Mapping[str, Method]) -> tuple[str, Method]:
     _check_pairs(name, of_kind, parts)
     method = Method()
     for part in chosen:
-        method = _merge(method, parts[part])
+        method = replace(method, **settings_of(parts[part]))
     if chosen in ([], ["TransMix"]):
         chosen = [PLAIN, *chosen]
     return "+".join(chosen), method
@@ -154,14 +156,3 @@ def _check_pairs(name: str, of_kind: Mapping[str, str], parts: Mapping[str, Meth
             f"{name}: {of_kind['adapters']} and {penalty} cannot be combined: the weights that {penalty} "
             "holds are frozen beside adapters"
         )
-
-
-def _merge(method: Method, part: Method) -> Method:
-    """Return a method with what a part sets."""
-    usual = Method()
-    changes: dict[str, Any] = {
-        field.name: getattr(part, field.name)
-        for field in fields(Method)
-        if getattr(part, field.name) != getattr(usual, field.name)
-    }
-    return replace(method, **changes)

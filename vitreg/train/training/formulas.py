@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import vitreg
+from vitreg.train.training.composition import settings_of
 from vitreg.train.training.guided_model import Applied, Whole
+from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS, Method, target_of
 from vitreg.views import random_numbers
 
@@ -34,6 +35,7 @@ TOLERANCE = 1e-3
 """How far numbers of one formula lie apart at most, relative to their size."""
 
 LAM = 2.0
+HYPER = Hyperparameters(steps=2, batch_size=4, lr=0.1, weight_decay=0.0, smoothing=0.1)
 NUM_CLASSES = 3
 PARTS = ("attn", "mlp", "norm", "embed", "head")
 """What of a parameter's name tells its part of the model; the gradient is summed up for each."""
@@ -60,20 +62,17 @@ def _formula(method: str, row: Method) -> str:
 
 def compute(method: str) -> dict[str, Any]:
     """Return the method's settings that are not the usual ones, and the numbers that it computes."""
-    row, usual = METHODS[method], Method()
-    given = {field.name: getattr(row, field.name) for field in fields(row)}
-    settings = {
-        name: value
-        for name, value in given.items()
-        if name not in ("target", "grid", "projection", "plugin") and value != getattr(usual, name)
-    }
+    row = METHODS[method]
+    # What a penalty or a projection computes is in the numbers.
+    not_looked_at = ("target", "grid", "projection", "plugin")
+    settings = {name: value for name, value in settings_of(row).items() if name not in not_looked_at}
     with random_numbers(0):  # TransMix draws a box
         model, pictures = _model(), _wave((4, 3, 16, 16), 0.7)
         lam = LAM if row.grid else None
         whole = None
         if isinstance(target_of(method, lam), vitreg.CoTuning):
             whole = Whole(_model(), _wave((NUM_CLASSES, NUM_CLASSES), 0.4).softmax(-1))
-        with Applied(model, method, lam, num_classes=NUM_CLASSES, smoothing=0.1, whole=whole) as applied:
+        with Applied(model, method, lam, HYPER, num_classes=NUM_CLASSES, whole=whole) as applied:
             optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
             applied.project(optimizer)
             with torch.no_grad():

@@ -18,7 +18,7 @@ from vitreg.families import find_tower
 from vitreg.removable import Removable
 from vitreg.train.training.adapters import Adapters
 from vitreg.train.training.composition import needs_masks
-from vitreg.train.training.hyperparameters import TRANSMIX, Mixing
+from vitreg.train.training.hyperparameters import TRANSMIX, Hyperparameters
 from vitreg.train.training.methods import METHODS, can_be_remembered, target_of
 
 
@@ -36,13 +36,9 @@ class Applied(Removable):
         model: the model, which is also the source.
         method: a name of `METHODS`.
         lam: its λ, if it has one.
+        hyper: how pictures are mixed, labels smoothed, and when and of what the penalty is taken.
         num_classes: of the task.
-        mixing: how pictures are mixed, whatever the method.
-        smoothing: of the labels.
-        every: the penalty is taken on every so many steps.
-        fraction: of what part of the pictures it is taken.
-        balance: the ratio of the penalty's gradient to the loss's that is kept; 0 for λ as it is.
-        views: how many views of pictures there are in all; 0 if each is new, and the source reads it anew.
+        num_pictures: how many the views of `hyper` are of.
         readings: the folder in which is kept what the source reads of a view.
         whole: what Co-tuning needs.
 
@@ -58,25 +54,20 @@ class Applied(Removable):
         model: nn.Module,
         method: str,
         lam: float | None,
+        hyper: Hyperparameters,
         *,
         num_classes: int,
-        mixing: Mixing | None = None,
-        smoothing: float = 0.0,
-        every: int = 1,
-        fraction: float = 1.0,
-        balance: float = 0.0,
-        views: int = 0,
+        num_pictures: int = 0,
         readings: Path | None = None,
         whole: Whole | None = None,
     ) -> None:
-        self.smoothing = smoothing
-        self._balance = balance
+        self._hyper = hyper
         self.attachment: vitreg.Attachment | None = None
         self.adapters: Adapters | None = None
         self.projector: vitreg.Projector | None = None
         self._transmix: vitreg.TransMix | None = None
         self._mixup: Mixup | None = None
-        chosen, target, mixing = METHODS[method], target_of(method, lam), mixing or Mixing()
+        chosen, target, mixing = METHODS[method], target_of(method, lam), hyper.mixing
         self.passes = 2 if isinstance(target, vitreg.PassPenalty) else 1
         if mixing and (self.passes > 1 or needs_masks(target)):
             raise InputError(f"{method} does not go with mixed pictures; leave out --mixup and --cutmix")
@@ -91,6 +82,7 @@ class Applied(Removable):
                 undo.callback(self.adapters.merge)
             if target is not None:
                 # A mixed picture is none of the views.
+                views = hyper.views * num_pictures
                 is_kept = views and can_be_remembered(target) and not mixing and not chosen.transmix
                 source: nn.Module | vitreg.CachedSource | Literal["base"] | None = None
                 if isinstance(target, vitreg.CoTuning) and whole is not None:
@@ -99,7 +91,9 @@ class Applied(Removable):
                     source = "base"
                 elif is_kept:
                     source = vitreg.CachedSource(model, views, path=readings)
-                self.attachment = vitreg.attach(model, source, target=target, every=every, fraction=fraction)
+                self.attachment = vitreg.attach(
+                    model, source, target=target, every=hyper.every, fraction=hyper.fraction
+                )
                 undo.callback(self.attachment.remove)
             if chosen.transmix:
                 used = mixing or TRANSMIX
@@ -109,7 +103,7 @@ class Applied(Removable):
                     mixup_alpha=used.mixup,
                     cutmix_alpha=used.cutmix,
                     switch_prob=used.switch,
-                    smoothing=smoothing,
+                    smoothing=hyper.smoothing,
                 )
                 undo.callback(self._transmix.remove)
             elif mixing:
@@ -117,7 +111,7 @@ class Applied(Removable):
                     mixup_alpha=mixing.mixup,
                     cutmix_alpha=mixing.cutmix,
                     switch_prob=mixing.switch,
-                    label_smoothing=smoothing,
+                    label_smoothing=hyper.smoothing,
                     num_classes=num_classes,
                 )
             self._undo = undo.pop_all()
@@ -152,7 +146,7 @@ class Applied(Removable):
         """
         if self._transmix is not None:
             return self._transmix.loss(logits, part)
-        smoothing = 0.0 if self._mixup is not None else self.smoothing  # it has smoothed them itself
+        smoothing = 0.0 if self._mixup is not None else self._hyper.smoothing  # it has smoothed them itself
         return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
     def penalty(
@@ -165,8 +159,8 @@ class Applied(Removable):
         """
         if self.attachment is None:
             return 0.0
-        if self._balance and loss is not None:
-            return self.attachment.balance(loss, ratio=self._balance, views=views, **known)
+        if self._hyper.balance and loss is not None:
+            return self.attachment.balance(loss, ratio=self._hyper.balance, views=views, **known)
         return self.attachment.penalty(views=views, **known)
 
     @property

@@ -88,20 +88,8 @@ def train(
     if is_sharded:
         model = shared_out(given, accelerator.device)
     on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
-    with Applied(
-        model,
-        method,
-        lam,
-        num_classes=len(task.classes),
-        mixing=hyper.mixing,
-        smoothing=hyper.smoothing,
-        every=hyper.every,
-        fraction=hyper.fraction,
-        balance=hyper.balance,
-        views=hyper.views * len(task.train_labels),
-        readings=readings,
-        whole=whole,
-    ) as applied:
+    sizes = {"num_classes": len(task.classes), "num_pictures": len(task.train_labels)}
+    with Applied(model, method, lam, hyper, **sizes, readings=readings, whole=whole) as applied:
         if is_sharded:
             shard([*applied.blocks(), model], accelerator.device)
         optimizer = _optimizer(model, method, hyper)
