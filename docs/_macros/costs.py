@@ -22,8 +22,7 @@ def method_costs(name: str) -> str:
     steps = card(name).steps
     tables: dict[str, list[list[str]]] = {}
     for report in reports().values():
-        rows = [_row(step, report) for step in steps if step in report["rows"]]
-        if rows:
+        if rows := [_row(step, report) for step in steps if step in report["rows"]]:
             tables.setdefault(measured_on(report), []).extend(rows)
     if not tables:
         return "What a step costs was not measured."

@@ -31,8 +31,7 @@ def method_formula(name: str) -> str:
         ValueError: the docstring has neither a formula nor a list.
     """
     paragraphs = _paragraphs(name)
-    formulas = [index for index, paragraph in enumerate(paragraphs) if paragraph.startswith("$$")]
-    if formulas:
+    if formulas := [index for index, paragraph in enumerate(paragraphs) if paragraph.startswith("$$")]:
         first, behind = formulas[0], formulas[-1] + 1
         before = first - 1 if paragraphs[first - 1].endswith(":") else first
         after = behind + 1 if any(p[0].islower() for p in paragraphs[behind : behind + 1]) else behind

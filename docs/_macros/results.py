@@ -57,23 +57,17 @@ def method_results(name: str) -> str:
 
 
 def our_figure(
-    table: str,
-    method: str,
-    share: str,
-    *,
-    column: str = "gain",
-    lam: str = "",
-    source: str = "",
-    data: str = "",
-    tested_on: str = "",
+    table: str, method: str, share: str, *, column: str = "gain", lam: str = "", **where: str
 ) -> str:
     """Return a cell of one of our tables, the gain unless another column is asked for.
+
+    Where several rows have the method, `where` says which: data=…, source=… or tested_on=….
 
     Raises:
         KeyError: There is not exactly one such row.
     """
-    wanted = {"method": method, "share": share, "source": source, "data": data, "tested_on": tested_on}
-    rows = [row for row in rows_of(table) if all(row[key] == value for key, value in wanted.items() if value)]
+    wanted = {"method": method, "share": share, **where}
+    rows = [row for row in rows_of(table) if all(row[key] == value for key, value in wanted.items())]
     rows = [row for row in rows if not lam or _text(row, "λ") == lam]
     if len(rows) != 1:
         raise KeyError(f"expected one row with {wanted}, λ {lam} in docs/results/{table}, found {len(rows)}")

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from engine.results.paper import PaperTable, read_paper_table
 from engine.results.points import draw
-from engine.results.rows import Row, machine_differences, notes, rows, text_table
+from engine.results.rows import Row, notes, rows, text_table
+from engine.results.run_lines import machine_differences
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Configuration, Report

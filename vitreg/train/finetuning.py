@@ -62,9 +62,7 @@ def finetune(
     accelerator = make_accelerator(options.device, options.precision)
     tried = [method for method, _ in options.searched] if options.search else [options.used_method]
     check_batch(options.hyper(1), tried)
-    workers = options.workers
-    if workers is None:
-        workers = workers_for(has_gpu=accelerator.device.type != "cpu")
+    workers = workers_for(options.workers, has_gpu=accelerator.device.type != "cpu")
     with Progress(console) as progress:
         on_main(lambda: prepare_out(out))
         pictures = read_labelled(data, str(weights), options, progress, but_not=out)

@@ -78,14 +78,7 @@ def read_labelled(
 
 
 def _hold_out(folder: Folder, rate: float, *, seed: int) -> Folder:
-    labels = [sample.label for sample in folder.train]
-    kept, out = split(
-        range(len(labels)),
-        labels,
-        rate,
-        seed=seed,
-        classes=folder.classes,
-        digests=file_digests(folder.train),
-    )
+    labels, digests = [sample.label for sample in folder.train], file_digests(folder.train)
+    kept, out = split(range(len(labels)), labels, rate, seed=seed, classes=folder.classes, digests=digests)
     train, test = (tuple(folder.train[index] for index in indices) for indices in (kept, out))
     return replace(folder, train=train, test=test)

@@ -83,9 +83,7 @@ def fix_trials(
 
 
 def search(
-    trials: Sequence[Trial],
-    num_folds: int,
-    measure: Callable[[Sequence[Trial], int], Sequence[OnFold]],
+    trials: Sequence[Trial], num_folds: int, measure: Callable[[Sequence[Trial], int], Sequence[OnFold]]
 ) -> list[Standing]:
     """Return how the trials do, the best first; those that were stopped come after those of all folds.
 

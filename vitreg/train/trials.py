@@ -92,7 +92,7 @@ class Trials:
         runs = [self._fold_run(trial, fold) for trial in trials for fold in folds]
         reports = execute(runs, self.place)
         found = [
-            OnFold(stored_right(self.place.out / report.configuration.folder), report.metrics["loss"])
+            OnFold(stored_right(self.place.out, report.configuration), report.metrics["loss"])
             for report in reports
         ]
         return [found[start : start + len(folds)] for start in range(0, len(runs), len(folds))]

@@ -62,11 +62,7 @@ def self_supervised_checkpoint(
 ) -> Path:
     """Return the file with the weights of the teacher's backbone; they are pre-trained unless it is there.
 
-    Args:
-        cache: a folder, made where it is missing.
-        method: DINO, or iBOT, which predicts masked patches as well.
-        steps: of pre-training.
-        progress: called after each step with the number of steps done and of all steps.
+    iBOT predicts masked patches as well. `progress` is told after each step how many are done, of how many.
 
     Raises:
         InputError: There is no such method, or there are no steps.

@@ -55,10 +55,7 @@ def source_checkpoint(
 ) -> Path:
     """Return the file with the source's weights in `cache`; it is pre-trained unless it is there.
 
-    Args:
-        cache: a folder, made where it is missing.
-        steps: of pre-training.
-        progress: called after each step with the number of steps done and of all steps.
+    `progress` is told after each step how many are done, of how many.
     """
     return stored_weights(cache, "source", SOURCE, steps, lambda: _pretrain(steps, progress))
 

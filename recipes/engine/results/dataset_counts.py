@@ -80,8 +80,7 @@ def notes(rows: Sequence[Counts]) -> list[str]:
     """Return where the data sets differ from the paper's."""
     known = [row for row in rows if row.paper_train is not None]
     said = [text for row in known for text in row.differences]
-    same = [row.data for row in known if not row.differences]
-    if same:
+    if same := [row.data for row in known if not row.differences]:
         said.append(f"as in the paper: {', '.join(same)}")
     if any(row.at_15 is None or row.at_30 is None or row.at_50 is None for row in rows):
         said.append("–: a class would be left without a picture.")

@@ -90,14 +90,8 @@ def worst_interval(
 
     As `picture_interval`, but what is drawn are objects, with all of their pictures, and each draw has a
     worst cell of its own for each method and seed. As the worst of noisy means is lower than the lowest of
-    the true ones, so is the interval of a single method.
-
-    Args:
-        first: for each seed whether each test picture was right, 1 or 0, in one order.
-        second: the same of the other method.
-        cells: to which cell each picture belongs.
-        objects: which object each picture shows.
-        level: the probability.
+    the true ones, so is the interval of a single method. `cells` says to which cell each picture belongs,
+    `objects` which object it shows.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -56,15 +55,7 @@ def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading:
     for number, ((method, lam), (colour, marker)) in enumerate(zip(kinds, looks(len(kinds)), strict=True)):
         own = [row for row in rows if row.method == method and (has_one_lam or row.lam == lam)]
         lams = {row.lam for row in own if row.lam is not None}
-        shift = 0.12 * (
-            number - (len(kinds) - 1) / 2
-        )  # beside each other, so that no error bar hides another
-        style: dict[str, Any] = {
-            "color": colour,
-            "marker": marker,
-            "markeredgecolor": text_colour(),
-            "markersize": 7,
-        }
+        shift = 0.12 * (number - (len(kinds) - 1) / 2)  # beside each other: no error bar hides another
         axes.errorbar(
             [shares.index(row.share) + shift for row in own],
             [getattr(row, value) for row in own],
@@ -72,7 +63,10 @@ def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading:
             linestyle="none",
             capsize=3,
             label=f"{method} (λ = {lams.pop():g})" if len(lams) == 1 else method,
-            **style,
+            color=colour,
+            marker=marker,
+            markeredgecolor=text_colour(),
+            markersize=7,
         )
     axes.set_xticks(range(len(shares)), shares)
     axes.set_xlim(-0.5, len(shares) - 0.5)

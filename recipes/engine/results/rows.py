@@ -13,7 +13,6 @@ from vitreg.train.basics.tables import TextTable, number, signed
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
-from vitreg.wording import listed
 
 WORDS = ("data", "source", "trained on", "tested on", "method")
 """The columns of words in all tables."""
@@ -213,18 +212,6 @@ def object_notes(table: Sequence[Any], beside: str = "") -> list[str]:
         f"in block {block} (counted from 0), where the source looks at it most{beside}."
         for (data, source), block in blocks.items()
     ]
-
-
-def machine_differences(reports: Iterable[Report]) -> list[str]:
-    """Return a warning if the runs of a table come from different devices, threads or versions."""
-    found: dict[str, set[str]] = {}
-    for report in reports:
-        machine = {**report.machine, **report.machine.get("versions", {})}
-        for name, value in machine.items():
-            if name != "versions":
-                found.setdefault(name, set()).add(str(value))
-    told = [f"{name} {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
-    return [f"warning: not all runs were computed alike: {listed(told)}"] if told else []
 
 
 def text_table(table: Sequence[Row]) -> TextTable:

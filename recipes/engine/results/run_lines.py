@@ -1,12 +1,13 @@
-"""A table's runs as lines of a CSV file, so that each figure can be followed to what it is of."""
+"""A table's runs as lines of a CSV file, and what computed them: each figure can be followed to its run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.runs.report import Report
+from vitreg.wording import listed
 
 
 def runs_csv(reports: Sequence[Report]) -> str:
@@ -28,11 +29,7 @@ def line_of(report: Report) -> dict[str, Any]:
         "seed": c.seed,
         "hold_out": c.hold_out,
         "measure_every": c.measure_every,
-        "steps": hyper.steps if hyper else "",
-        "views": hyper.views if hyper else "",
-        "every": hyper.every if hyper else "",
-        "fraction": hyper.fraction if hyper else "",
-        "balance": hyper.balance if hyper else "",
+        **{name: getattr(hyper, name, "") for name in ("steps", "views", "every", "fraction", "balance")},
         "precision": c.precision,
         "top1": _round(report.metrics.get("top1")),
         "object_share": percentages(report.metrics.get("object_share", ())),
@@ -53,3 +50,27 @@ def _round(value: float | None) -> float | str:
 def percentages(shares: Sequence[float]) -> str:
     """Return the figure of each block, in percent."""
     return " ".join(f"{100 * share:.2f}" for share in shares)
+
+
+def describe_machines(reports: Sequence[Report]) -> list[str]:
+    """Return with what the runs of a table were computed."""
+    found = {
+        (r.machine["device"], r.machine["threads"], *(r.machine["versions"][n] for n in ("torch", "timm")))
+        for r in reports
+    }
+    return [
+        f"computed on {device}, {threads} thread(s) a run, torch {torch}, timm {timm}."
+        for device, threads, torch, timm in sorted(found)
+    ]
+
+
+def machine_differences(reports: Iterable[Report]) -> list[str]:
+    """Return a warning if the runs of a table come from different devices, threads or versions."""
+    found: dict[str, set[str]] = {}
+    for report in reports:
+        machine = {**report.machine, **report.machine.get("versions", {})}
+        for name, value in machine.items():
+            if name != "versions":
+                found.setdefault(name, set()).add(str(value))
+    told = [f"{name} {' and '.join(sorted(values))}" for name, values in found.items() if len(values) > 1]
+    return [f"warning: not all runs were computed alike: {listed(told)}"] if told else []

@@ -103,9 +103,7 @@ Key = tuple[str, str, str, str, str, float | None]
 
 
 def shift_rows(
-    found: Sequence[Measured],
-    blocks: Mapping[tuple[str, str], int | None],
-    labels: Mapping[str, str],
+    found: Sequence[Measured], blocks: Mapping[tuple[str, str], int | None], labels: Mapping[str, str]
 ) -> list[ShiftRow]:
     """Return a row for each data set, source, share, test set, method and λ, in the order of their coming.
 

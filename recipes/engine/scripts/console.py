@@ -19,8 +19,8 @@ from engine.experiment.search import Choice, choices, describe_choices, keep_cho
 from engine.results.course import course_csv, course_table
 from engine.results.paper import read_paper_table
 from engine.results.points import draw as draw_points
-from engine.results.rows import Row, machine_differences, notes, rows, text_table
-from engine.results.run_lines import runs_csv
+from engine.results.rows import Row, notes, rows, text_table
+from engine.results.run_lines import describe_machines, machine_differences, runs_csv
 from engine.scripts.forecast import Forecast, forecast
 from engine.scripts.options import PlannedOptions, read_options
 from engine.scripts.prepare import prepare
@@ -164,18 +164,6 @@ def command(name: str, argv: Sequence[str] | None) -> str:
         place = arguments.index("--out")
         del arguments[place : place + 2]
     return f"```sh\n{shlex.join(['python', f'recipes/{name}.py', *arguments])}\n```\n"
-
-
-def describe_machines(reports: Sequence[Report]) -> list[str]:
-    """Return with what the runs of a table were computed."""
-    found = {
-        (r.machine["device"], r.machine["threads"], *(r.machine["versions"][n] for n in ("torch", "timm")))
-        for r in reports
-    }
-    return [
-        f"computed on {device}, {threads} thread(s) a run, torch {torch}, timm {timm}."
-        for device, threads, torch, timm in sorted(found)
-    ]
 
 
 @dataclass(frozen=True)

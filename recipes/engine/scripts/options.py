@@ -25,8 +25,6 @@ METAVARS = {
     "subset": "FILE",
     "plugins": "FILE",
     "lam": "[METHOD=]LAM",
-}
-METAVARS |= {
     "log_with": "TRACKER",
     "micro_batch": "N|auto",
     "views": "K",

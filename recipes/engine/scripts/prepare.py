@@ -59,10 +59,8 @@ def prepare(
     methods = check_methods(options.methods or table.methods)
     lams, notes = _lams(table, options, settings, methods, progress)
     folders = named_places(options.data or ())
-    lists = {}
-    if options.subset:
-        files = one_for_each("--subset", options.subset, list(folders))
-        lists = {name: Path(file) for name, file in files.items()}
+    files = one_for_each("--subset", options.subset, list(folders)) if options.subset else {}
+    lists = {name: Path(file) for name, file in files.items()}
     measured = _measure_every(options.measure_every, table, settings.hyper.steps)
     check_trackers(options.log_with)
     ray = ray_options(options)
@@ -119,10 +117,8 @@ def prepare(
         measure_every=measured,
         epochs=options.epochs,
     )
-    workers = options.workers
-    if workers is None:
-        has_gpu = ray.gpus > 0 if ray else accelerator.device.type != "cpu"
-        workers = workers_for(has_gpu=has_gpu and not options.is_demo)
+    has_gpu = ray.gpus > 0 if ray else accelerator.device.type != "cpu"
+    workers = workers_for(options.workers, has_gpu=has_gpu and not options.is_demo)
     place = Workplace(out, accelerator, workers, progress, trackers=options.log_with)
     others = {task.name: found for task, found in read}
     select = options.select or table.select
@@ -161,8 +157,7 @@ def _statistics(
 def settings_of(table: Table, options: TableOptions) -> Settings:
     """Return the defaults of the demo, of photographs or of the paper, with what the options change."""
     if options.is_demo:
-        given = [f"--{o.replace('_', '-')}" for o in ONLY_PHOTOS if getattr(options, o) is not None]
-        if given:
+        if given := [f"--{o.replace('_', '-')}" for o in ONLY_PHOTOS if getattr(options, o) is not None]:
             raise InputError(f"{listed(given)} only with --data: the demo has its own model and pictures")
         from engine.demo.dataset import SETTINGS  # only the demo needs the drawn world
 

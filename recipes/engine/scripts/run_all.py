@@ -127,8 +127,7 @@ def arguments_of(
         else:
             places.setdefault("", text)
     if script in SOURCES:
-        missing = [label for label in SOURCES[script] if label not in places]
-        if missing:
+        if missing := [label for label in SOURCES[script] if label not in places]:
             return given, f"no --weights {' '.join(f'{label}=FILE' for label in missing)}"
         return [*given, "--weights", *(f"{label}={places[label]}" for label in SOURCES[script])], ""
     first = next((label for label in FIRST if label in places), next(iter(places)))

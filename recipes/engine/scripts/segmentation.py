@@ -93,8 +93,7 @@ def _pick_scenes(scenes: Scenes, options: SegmentationOptions, count: int) -> li
     has_object = scenes.masks.flatten(1).any(1)
     if options.pictures:
         indices = pick_pictures(len(scenes.pictures), options.pictures, count)
-        empty = [index for index in indices if not has_object[index]]
-        if empty:
+        if empty := [index for index in indices if not has_object[index]]:
             raise InputError(f"no head is best where there is no object; leave out --pictures {empty}")
         return indices
     known = has_object.nonzero().flatten().tolist()

@@ -132,7 +132,7 @@ def _tests(task: Task, job: Job, placements: dict[str, Placement]) -> list[TestS
 def _test_run(run: Run, tests: Sequence[TestSet], job: Job) -> list[Measured]:
     """Return how a run's model does on its own test pictures and each test set; measured once, and kept."""
     c, folder = run.configuration, job.place.out / run.configuration.folder
-    own = stored_right(folder)
+    own = stored_right(job.place.out, c)
     found = [] if any(test.name == ORIGINAL for test in tests) else [Measured(c, OWN, len(own), own)]
     for test in tests:
         kept = folder / f"tested-{test.fingerprint[:12]}.json"
@@ -163,7 +163,7 @@ def _test_once(run: Run, test: TestSet, job: Job) -> tuple[list[bool], list[floa
 def _split_tied(report: Report, tied: Placement, job: Job) -> list[Measured]:
     """Return how a run did on its tied set's test pictures, by the background that they stand on."""
     c, objects = report.configuration, torch.tensor(tied.objects)
-    right = torch.tensor(stored_right(job.place.out / c.folder))
+    right = torch.tensor(stored_right(job.place.out, c))
     found = [Measured(c, OWN, len(right), _by_object(right, objects), report.metrics.get("object_share", ()))]
     usual = torch.tensor(tied.is_usual)
     for name, which, beside in ((USUAL, usual, ""), (UNUSUAL, ~usual, USUAL)):

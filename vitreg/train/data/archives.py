@@ -57,9 +57,8 @@ def unpack(folder: Path, archives: Sequence[Archive], into: Path, *, say: Callab
             folder, or `into` was unpacked from others.
     """
     paths = [folder / archive.name for archive in archives]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        names = listed(path.name for path in paths)
+    names = listed(path.name for path in paths)
+    if missing := [path.name for path in paths if not path.is_file()]:
         together = f"; {names} belong together" if len(paths) > 1 else ""
         raise InputError(f"cannot read the data archive: no {listed(missing)} in {folder}{together}")
     stamp = json.dumps([[path.name, path.stat().st_size] for path in paths])
@@ -67,8 +66,7 @@ def unpack(folder: Path, archives: Sequence[Archive], into: Path, *, say: Callab
         into.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot unpack into {into}: {error.strerror}; unpack {listed(path.name for path in paths)} "
-            "yourself and give that folder"
+            f"cannot unpack into {into}: {error.strerror}; unpack {names} yourself and give that folder"
         ) from error
 
     def fill(part: Path) -> None:
@@ -81,8 +79,8 @@ def unpack(folder: Path, archives: Sequence[Archive], into: Path, *, say: Callab
     done = make_folder_once(into, fill)
     if not (done / _STAMP).is_file() or (done / _STAMP).read_text() != stamp:
         raise InputError(
-            f"{into} was unpacked from other archives than {listed(path.name for path in paths)} are now; "
-            "remove it, and they are unpacked again"
+            f"{into} was unpacked from other archives than {names} are now; remove it, and they are unpacked "
+            "again"
         )
     return done
 

@@ -56,8 +56,7 @@ def subset(task: Task, share: Share, *, seed: int) -> list[int]:
         raise InputError(f"{task.name} has no list {share.files} (lists: {listed(task.lists) or 'none'})")
     chosen = sorted(task.lists[share.files])
     found = {task.train_labels[index] for index in chosen}
-    empty = [name for label, name in enumerate(task.classes) if label not in found]
-    if empty:
+    if empty := [name for label, name in enumerate(task.classes) if label not in found]:
         raise InputError(f"the list of {task.name} names no picture of class {listed(empty)}; add some")
     return chosen
 

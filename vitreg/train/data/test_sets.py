@@ -73,10 +73,8 @@ def splits_and_folders(texts: Sequence[str]) -> tuple[list[str], dict[str, Path]
 def read_test_sets(folder: Folder, places: Mapping[str, Path], *, size: int) -> dict[str, TestSet]:
     """Return the test sets of a data set by name: those of its own index, and folders of the same classes.
 
-    Args:
-        folder: the data set, with the pictures of other splits in `folder.others`.
-        places: folders by name; their test pictures, or all where they have none.
-        size: side of the network's input in pixels.
+    Of the folders in `places` they are the test pictures, or all where there are none; `size` is the side of
+    the network's input in pixels.
 
     Raises:
         InputError: A folder has other classes, a picture cannot be read, or is one of the training.

@@ -72,10 +72,7 @@ def evaluation_transform(
     The short side is `ratio` times the crop.
     """
     geometry = v2.Compose(
-        [
-            v2.Resize(round(size * ratio), InterpolationMode.BICUBIC, antialias=True),
-            v2.CenterCrop(size),
-        ]
+        [v2.Resize(round(size * ratio), InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(size)]
     )
 
     def transform(picture: Image.Image, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -41,12 +41,7 @@ class Start:
 
 
 def photographed_start(
-    weights: str,
-    name: str,
-    *,
-    size: int,
-    label: str = "",
-    say: Callable[[str], None] = lambda text: None,
+    weights: str, name: str, *, size: int, label: str = "", say: Callable[[str], None] = lambda text: None
 ) -> Start:
     """Return the timm model `name` for pictures of `size` pixels with `weights`, in memory.
 

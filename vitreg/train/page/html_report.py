@@ -25,7 +25,6 @@ from vitreg.train.labelled_folder import Pictures
 from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
 from vitreg.train.page.reliability import NUM_BINS, reliability
 from vitreg.train.runs.predictions import stored_right
-from vitreg.train.runs.report import Report
 from vitreg.wording import plain
 
 MOST_IN_MATRIX = 30
@@ -49,14 +48,9 @@ _PAGES = Environment(
 
 
 def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, block: int | None) -> str:
-    """Return the page.
+    """Return the page of what was trained and delivered.
 
-    Args:
-        found: what was trained and delivered.
-        pictures: what was trained and measured on.
-        accelerator: where the model runs.
-        block: whose attention is shown, from 0; None for the one that looks at the objects, where they are
-            known, else the last.
+    It shows the attention of `block`, from 0; of None that of `object_block`.
     """
     task, probabilities, out = pictures.task, found.probabilities, found.out
     labels = torch.tensor(task.test_labels)
@@ -85,7 +79,7 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
             "pictures": {title: _data_uri(image, heat) for title, heat in drawn.items()},
         }
 
-    after = maps[len(wrong) :]
+    after, both = maps[len(wrong) :], (found.fine_tuned, found.probe)
     counts = confusion(probabilities, task.test_labels)
     each = sorted(zip(task.classes, counts.diag().tolist(), counts.sum(1).tolist(), strict=True), key=_share)
     return _PAGES.get_template("report.html").render(
@@ -93,7 +87,7 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
         found=found,
         pictures=pictures,
         models=_models(found),
-        difference=paired_difference(*(_right(report, out) for report in (found.fine_tuned, found.probe))),
+        difference=paired_difference(*(stored_right(out, one.configuration) for one in both)),
         counts=counts.tolist() if len(task.classes) <= MOST_IN_MATRIX else [],
         pairs=commonest_mistakes(counts, task.classes, at_most=NUM_PAIRS),
         weakest=each[:NUM_WEAKEST],
@@ -119,15 +113,11 @@ def _models(found: Finetuned) -> list[dict[str, Any]]:
         {
             "name": name,
             "metrics": report.metrics,
-            "interval": interval(_right(report, found.out)),
+            "interval": interval(stored_right(found.out, report.configuration)),
             "is_delivered": report is found.report,
         }
         for name, report in reports.items()
     ]
-
-
-def _right(report: Report, out: Path) -> tuple[bool, ...]:
-    return stored_right(out / report.configuration.folder)
 
 
 def _share(row: tuple[str, int, int]) -> float:

@@ -46,8 +46,7 @@ def complete_once(run: Run, place: Workplace, *, wait: bool) -> Report | None:
         if not is_held:
             return None
         # The other may have finished it meanwhile, or this one before it was killed.
-        reports = on_main(partial(finished_runs, {"": run}, place))
-        if reports:
+        if reports := on_main(partial(finished_runs, {"": run}, place)):
             place.progress.advance(run.cost)
             return reports[""]
         place.progress.start_run(run.title)

@@ -85,9 +85,7 @@ class Design:
 def plan(design: Design, chosen: Mapping[Cell, float] | None = None) -> list[Run]:
     """Return the runs of a table, the first seed of everything before the second of anything.
 
-    Args:
-        design: what the table compares.
-        chosen: the one λ of a cell; in the others all λ of the design are run.
+    `chosen` is the one λ of a cell; in the others all λ of the design are run.
 
     Raises:
         InputError: A share leaves a class empty, a class has nothing to be held out, or a method cannot be

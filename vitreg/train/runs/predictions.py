@@ -10,8 +10,7 @@ from torch import Tensor
 
 from vitreg.errors import InputError
 from vitreg.train.basics.tables import csv_text
-from vitreg.train.data.dataset import Task
-from vitreg.train.runs.report import Report
+from vitreg.train.runs.report import Configuration, Report
 from vitreg.wording import cell
 
 PREDICTIONS = "predictions.csv"
@@ -27,13 +26,8 @@ def predictions(
 ) -> str:
     """Return a CSV: path, true class (where it is known), and the three most probable classes.
 
-    The first is `predicted`, with its `probability`, the others `second` and `third`.
-
-    Args:
-        names: of the pictures.
-        classes: their names.
-        probabilities: the probability of each class, [pictures, classes].
-        labels: the index of each picture's true class.
+    The first is `predicted`, with its `probability`, the others `second` and `third`. `names` are the
+    pictures' files, `probabilities` [pictures, classes], and `labels` the indices of the true classes.
     """
     values, places = most_probable(probabilities, min(len(RANKS), len(classes)))
     ranks = [column for rank in list(RANKS)[: places.shape[1]] for column in (rank, RANKS[rank])]
@@ -55,30 +49,19 @@ def most_probable(probabilities: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values[..., :k], places[..., :k]
 
 
-def task_predictions(task: Task, logits: Tensor) -> str:
-    """Return the predictions of a task's test pictures as a CSV, named by their files or else their numbers.
-
-    Args:
-        task: the test pictures, their classes and labels.
-        logits: of every test picture, [pictures, classes].
-    """
-    names = task.test_names or tuple(map(str, range(len(task.test_labels))))
-    return predictions(names, task.classes, logits.float().softmax(1), task.test_labels)
-
-
 def kept_right(out: Path, report: Report) -> tuple[bool, ...] | None:
     """Return `stored_right` of a run in `out`, or None where its predictions were not kept."""
-    folder = out / report.configuration.folder
-    return stored_right(folder) if (folder / PREDICTIONS).is_file() else None
+    c = report.configuration
+    return stored_right(out, c) if (out / c.folder / PREDICTIONS).is_file() else None
 
 
-def stored_right(folder: Path) -> tuple[bool, ...]:
-    """Return for each picture that a finished run was measured on whether it was right, in their order.
+def stored_right(out: Path, configuration: Configuration) -> tuple[bool, ...]:
+    """Return for each picture that a run in `out` was measured on whether it was right, in their order.
 
     Raises:
         InputError: The run's predictions cannot be read.
     """
-    path = folder / PREDICTIONS
+    path = out / configuration.folder / PREDICTIONS
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return tuple(row["true"] == row["predicted"] for row in csv.DictReader(file))

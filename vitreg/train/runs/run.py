@@ -23,7 +23,7 @@ from vitreg.train.data.dataset import Task, evenly
 from vitreg.train.data.subset import trained_and_held_out
 from vitreg.train.data.subset_lists import write_subset_list
 from vitreg.train.runs.plan import TRAINING_COST, Run
-from vitreg.train.runs.predictions import PREDICTIONS, task_predictions
+from vitreg.train.runs.predictions import PREDICTIONS, predictions
 from vitreg.train.runs.report import DONE, Report, load_report, store_report
 from vitreg.train.runs.tracking import track
 from vitreg.train.runs.workplace import Workplace, machine
@@ -105,7 +105,9 @@ def complete(run: Run, place: Workplace) -> Report:
             write_atomically(folder / TRAIN_LIST, listed.encode(errors="surrogateescape"))
             beside.append(TRAIN_LIST)
         if c.method != SOURCE:
-            write_atomically(folder / PREDICTIONS, task_predictions(task, logits))
+            names = task.test_names or tuple(map(str, range(len(task.test_labels))))
+            made = predictions(names, task.classes, logits.float().softmax(1), task.test_labels)
+            write_atomically(folder / PREDICTIONS, made)
             beside.append(PREDICTIONS)
         store_report(place.out, report, beside=beside)
         discard(folder)
@@ -233,10 +235,7 @@ def trained_model(
 
 
 def start_model(
-    run: Run,
-    *,
-    accelerator: Accelerator,
-    on_probe: Callable[[vitreg.LinearProbe], None] = lambda probe: None,
+    run: Run, *, accelerator: Accelerator, on_probe: Callable[[vitreg.LinearProbe], None] = lambda probe: None
 ) -> nn.Module:
     """Return what the run's training starts from, with its head; `on_probe` as in `trained_model`."""
     c = run.configuration

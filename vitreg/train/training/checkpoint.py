@@ -48,12 +48,7 @@ class Checkpoints:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        owner: Mapping[str, Any],
-        *,
-        say: Callable[[str], None],
-        every: float = SECONDS,
+        self, folder: Path, owner: Mapping[str, Any], *, say: Callable[[str], None], every: float = SECONDS
     ) -> None:
         self.path = folder / NAME
         self.owner = dict(owner)

@@ -96,10 +96,6 @@ def compose(name: str, parts: Mapping[str, Method]) -> tuple[str, Method]:
 
     The order of the parts does not matter, nor upper and lower case. "fine-tune" adds nothing.
 
-    Args:
-        name: what somebody wrote.
-        parts: what there is, by name.
-
     Raises:
         InputError: A part is unknown or there twice, or two of them cannot be combined.
     """

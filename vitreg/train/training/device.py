@@ -84,6 +84,8 @@ def check_batch(hyper: Hyperparameters, methods: Sequence[str]) -> None:
         )
 
 
-def workers_for(*, has_gpu: bool) -> int:
+def workers_for(wanted: int | None, *, has_gpu: bool) -> int:
     """Return how many processes read pictures for a run: on the CPU they would take the cores from it."""
+    if wanted is not None:
+        return wanted
     return min(8, max(1, (os.cpu_count() or 1) // world_size())) if has_gpu else 0

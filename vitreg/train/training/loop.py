@@ -17,12 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import vitreg
-from vitreg.train.basics.distributed import (
-    mean_over_ranks,
-    parallel,
-    vary_random_numbers,
-    world_size,
-)
+from vitreg.train.basics.distributed import mean_over_ranks, parallel, vary_random_numbers, world_size
 from vitreg.train.basics.sharding import shard, shared_out
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task

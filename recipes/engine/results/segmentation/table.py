@@ -86,8 +86,7 @@ def segmentation_rows(
 def notes(table: Sequence[SegmentationRow]) -> list[str]:
     """Return what has to be said below the table for it to be read rightly."""
     said = []
-    seeds = sorted({row.num_seeds for row in table if row.model != SOURCE})
-    if seeds:
+    if seeds := sorted({row.num_seeds for row in table if row.model != SOURCE}):
         said.append(
             f"mean ± standard deviation over {'/'.join(map(str, seeds))} seed(s); gain: over {SOURCE}."
         )

@@ -45,8 +45,7 @@ def read_class_folders(root: Path, *, but_not: Path | None = None) -> Folder:
         InputError: It is not laid out so, or in a way that may mean another thing.
     """
     splits = split_folders(root)
-    several = next((names for names in splits.values() if len(names) > 1), None)
-    if several:
+    if several := next((names for names in splits.values() if len(names) > 1), None):
         raise InputError(
             f"{root}: {listed(several)} are the same split by their names; expected one folder train/ and "
             "one test/: put them together, or give another folder"
@@ -70,8 +69,7 @@ def read_class_folders(root: Path, *, but_not: Path | None = None) -> Folder:
         test = _classes(root / test_name, but_not, "test")
         notes += _describe(test.left_out, f"{test_name}/")
         _check_twins(root, (*train.classes, *test.classes))
-        unknown = sorted(set(test.classes) - set(train.classes))
-        if unknown:
+        if unknown := sorted(set(test.classes) - set(train.classes)):
             raise InputError(
                 f"{root}: no training picture for class {listed(unknown)}, which {test_name}/ has"
             )
@@ -213,8 +211,7 @@ def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
 
 
 def _check_twins(root: Path, names: Sequence[str] | dict[str, Found]) -> None:
-    pair = twins(names)
-    if pair:
+    if pair := twins(names):
         raise InputError(
             f"{root}: the class folders {pair[0]!a} and {pair[1]!a} differ only in spaces, hyphens, "
             "case, Unicode form or zeros; give both one name, or two that can be told apart"

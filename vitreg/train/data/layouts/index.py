@@ -96,8 +96,7 @@ class _Index:
             raise InputError(f"cannot read {where}: {error}; expected a CSV in UTF-8") from error
 
     def _check_header(self, header: list[str]) -> None:
-        twice = [name for name, count in Counter(header).items() if count > 1]
-        if twice:
+        if twice := [name for name, count in Counter(header).items() if count > 1]:
             raise InputError(f"{self.file} has the column {listed(map(repr, twice))} twice; rename one")
         self.path = next((name for name in ("path", "image") if name in header), None)
         if self.path is None or not {"label", "split"} <= set(header):
@@ -143,11 +142,9 @@ class _Index:
             ("labels", list(self.names)),
             ("class names", [name for name, _ in self.names.values()]),
         ):
-            twice = [name for name, count in Counter(names).items() if count > 1]
-            if twice:
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise InputError(f"{self.file}: two labels have the class name {listed(twice)}")
-            pair = twins(names)
-            if pair:
+            if pair := twins(names):
                 lines = [where for label, (name, where) in self.names.items() if pair[1] in (label, name)]
                 raise InputError(
                     f"{lines[0]}: the {what} {pair[0]!a} and {pair[1]!a} differ only in spaces, hyphens, "

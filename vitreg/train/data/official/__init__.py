@@ -69,8 +69,7 @@ def download_archives(layout: Layout, folder: Path, *, say: Callable[[str], None
         InputError: The owner no longer serves one with a published sum, or it does not arrive whole.
     """
     missing = [archive for archive in layout.archives if not (folder / archive.name).is_file()]
-    without = [archive.name for archive in missing if archive.url is None or archive.md5 is None]
-    if without:
+    if without := [archive.name for archive in missing if archive.url is None or archive.md5 is None]:
         raise InputError(
             f"{listed(without)} of {layout.title} cannot be downloaded safely: no address with a published "
             f"MD5 sum; fetch it yourself from {layout.address} and put it into {folder}"

@@ -84,8 +84,7 @@ class Layout:
             if key in rows:
                 self.refuse(path, f"one line for {key}", "two")
             rows[key] = tuple(rest)
-        absent = [key for key in keys or () if key not in rows]
-        if absent:
+        if absent := [key for key in keys or () if key not in rows]:
             self.refuse(path, f"a line of {columns} for {absent[0]}", f"none ({len(absent)} such lines)")
         return rows
 
@@ -132,8 +131,7 @@ class Layout:
     ) -> Folder:
         """Return the folder, after a look whether each picture is on the disk, and listed once."""
         paths = [sample.path for sample in (*train, *test)]
-        twice = [path for path, count in Counter(paths).items() if count > 1]
-        if twice:
+        if twice := [path for path, count in Counter(paths).items() if count > 1]:
             self.refuse(root, "each picture in one split, once", f"{twice[0]} twice")
         trimaps = [sample.trimap for sample in (*train, *test) if sample.trimap is not None]
         self.need_pictures([*paths, *trimaps])
@@ -141,8 +139,7 @@ class Layout:
 
     def need_pictures(self, paths: Sequence[Path]) -> None:
         """Raise if any of the files is missing."""
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
+        if missing := [path for path in paths if not path.is_file()]:
             raise InputError(
                 f"{len(missing)} of the {len(paths)} pictures and masks of {self.title} are missing, "
                 f"the first is {missing[0]}; unpack the archive again, or fetch it from {self.address}"
