@@ -19,9 +19,10 @@ def eagerly(function: F) -> F:
     """Return `function` for `torch.compile` to leave alone: it ends the graph before the call.
 
     What looks at modules and hooks them has nothing to compile, and takes minutes to be traced.
-    `torch.compiler.disable` does the same, but its result has no type.
+    `torch.compiler.disable` does the same, but loads the compiler, which takes as long as torch itself, here
+    and not at the first call.
     """
-    return cast(F, torch.compiler.disable(function))
+    return cast(F, torch._disable_dynamo(function))
 
 
 def _ignore(*_: Any) -> None:
@@ -182,13 +183,13 @@ class StepHooks:
             return args, {**kwargs, "closure": noting}
         return (args[0], noting, *args[2:]), kwargs
 
-    @torch.compiler.disable
+    @eagerly
     @torch.no_grad()
     def _begin(self, optimizer: torch.optim.Optimizer) -> None:
         self._before(getattr(optimizer, "grad_scale", None))
         self._has_begun = True
 
-    @torch.compiler.disable
+    @eagerly
     @torch.no_grad()
     def _leave(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         # A step that calls that of its base class, which has the hooks as well, comes here twice.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vitreg.errors import ArgumentError, StateError
 from vitreg.families import find_tower
 from vitreg.functional.precision import Autocast
+from vitreg.hooks import eagerly
 from vitreg.reader import ALONE, Reader, readers, tensors_in
 from vitreg.reader.random_state import RandomState, replay
 from vitreg.sources.forward import evaluating, run_source
@@ -66,7 +67,7 @@ class BaseSource:
     def follow(self, model: nn.Module) -> None:
         """Do nothing: it is the model."""
 
-    @torch.compiler.disable
+    @eagerly
     def read(
         self,
         reader: Reader,

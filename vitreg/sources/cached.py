@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import ArgumentError, MismatchError, StateError, UnsupportedModelError
 from vitreg.functional.precision import Autocast
+from vitreg.hooks import eagerly
 from vitreg.reader import ALONE, Reader, matters
 from vitreg.reader.random_state import RandomState
 from vitreg.sources.fingerprints import check_same_pictures, check_same_source, digest_of
@@ -93,7 +94,7 @@ class CachedSource(FrozenSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_remembered": {}}  # a copy reads anew, or from the folder
 
-    @torch.compiler.disable
+    @eagerly
     def read(
         self,
         reader: Reader,
