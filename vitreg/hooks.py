@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
 from vitreg.errors import StateError
@@ -22,7 +23,7 @@ def eagerly(function: F) -> F:
     `torch.compiler.disable` does the same, but loads the compiler, which takes as long as torch itself, here
     and not at the first call.
     """
-    return cast(F, torch._disable_dynamo(function))
+    return cast(F, _disable_dynamo(function))
 
 
 def _ignore(*_: Any) -> None:
