@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from rich.console import Console
 from torch import nn
 
 from engine.experiment.job import Job, Table
 from engine.presets import PAPER
-from engine.scripts import stopwatch
+from engine.scripts import console, stopwatch
 from engine.scripts.console import table_script
 from engine.scripts.forecast import Forecast, forecast
 from engine.scripts.stand_ins import stand_in_starts, stand_in_tasks
+from engine.scripts.stopwatch import Pace
 from small_data import MODEL, SIZE, write_picture
 from small_runs import AUGMENT, HYPER, create, planned, quiet, write_pictures
 from vitreg.train.data.subset import Share
@@ -27,9 +31,9 @@ from vitreg.train.runs.plan import Design
 from vitreg.train.runs.workplace import Workplace
 from vitreg.train.training.hyperparameters import Hyperparameters
 
-START, STEP, PICTURE, GUIDE, TESTED = 2.0, 0.01, 0.05, 0.02, 0.5
-"""Seconds of the made-up device: before the first step, of a step, of a picture of it, what the guide adds
-to a picture, and of a test picture."""
+START, FIRST, STEP, PICTURE, GUIDE, TESTED = 2.0, 5.0, 0.01, 0.05, 0.02, 0.5
+"""Seconds of the made-up device: before the first step, what this takes longer than others, of a step, of a
+picture of it, what the guide adds to a picture, and of a test picture."""
 
 BATCH = 16
 
@@ -46,6 +50,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         hyper: Hyperparameters,
         *,
         method: str,
+        on_start: Callable[[], None],
         on_step: Callable[[], None],
         readings: Path | None,
         **_: Any,
@@ -55,9 +60,10 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
             (readings / "values").write_bytes(bytes(10 * len(task.train_labels)))
             assert len(indices) <= hyper.batch_size
         time[0] += START
+        on_start()
         for step in range(hyper.steps):
             guided = method == "GTA" and not remembers and (step == 0 or hyper.every == 1)
-            time[0] += 5 if step == 0 else 0  # the first is slow
+            time[0] += FIRST if step == 0 else 0
             time[0] += STEP + hyper.batch_size * (PICTURE / (1 + remembers) + GUIDE * guided)
             on_step()
 
@@ -79,7 +85,7 @@ def job_of(tmp_path: Path, select: str = "none", others: int = 0, **hyper: Any) 
         lams={"GTA": (1.0, 10.0)},
         shares=[Share(rate=1.0)],
         seeds=[0, 1],
-        hyper=replace(HYPER, steps=100, batch_size=BATCH, **hyper),
+        hyper=replace(HYPER, **{"steps": 100, "batch_size": BATCH, **hyper}),
         augment=AUGMENT,
     )
     place = Workplace(tmp_path / "out", Accelerator(cpu=True), 0, quiet())
@@ -93,7 +99,7 @@ def forecast_of(job: Job, now: list[float], seconds: float = 1000.0) -> Forecast
 
 
 def run_seconds(step: float, tested: int = 4) -> float:
-    return START + 5 + 100 * step + TESTED * tested
+    return START + FIRST + 100 * step + TESTED * tested
 
 
 PLAIN, GUIDED = STEP + BATCH * PICTURE, STEP + BATCH * (PICTURE + GUIDE)
@@ -121,9 +127,42 @@ def test_a_search_comes_first_and_leaves_one_run_of_each_cell(tmp_path: Path, no
 
 
 def test_a_large_batch_is_measured_in_part_and_scaled(tmp_path: Path, now: list[float]) -> None:
-    found = forecast_of(job_of(tmp_path), now, seconds=1.0)
-    assert found.pictures == stopwatch.FIRST_BATCH
-    assert found.paces[MODEL, "GTA"].step == pytest.approx(2 * (STEP + 8 * (PICTURE + GUIDE)))
+    found = forecast_of(job_of(tmp_path, batch_size=4096), now, seconds=800.0)
+    assert found.pictures == 2048  # two steps of all would not fit into the 400 seconds of a method
+    assert found.paces[MODEL, "GTA"].step == pytest.approx(2 * (STEP + 2048 * (PICTURE + GUIDE)))
+    assert found.paces[MODEL, "fine-tune"].step == pytest.approx(2 * (STEP + 2048 * PICTURE))
+    assert found.unmeasured == []
+    assert {method: pace.steps for (_, method), pace in found.paces.items()} == {"GTA": 1, "fine-tune": 4}
+    assert found.measured < 1000  # the last step ends later
+
+
+def test_a_slow_device_takes_twice_the_time_at_most(tmp_path: Path, now: list[float]) -> None:
+    job = job_of(tmp_path, batch_size=768)
+    methods = ("fine-tune", "attention-only", "ffn-only", "GTA", "layer-decay", "TransMix")
+    found = forecast_of(replace(job, design=replace(job.design, methods=methods)), now, seconds=10.0)
+    alone = FIRST + STEP + 2 * (PICTURE + GUIDE)  # which is longer than a sixth of the time
+    assert found.paces[MODEL, "GTA"] == Pace(pytest.approx(START), *[pytest.approx(384 * alone)] * 2, 0.0, 1)
+    plain = 384 * (FIRST + STEP + 2 * PICTURE)
+    assert found.paces[MODEL, "fine-tune"].step == pytest.approx(plain)
+    assert [method for _, method in found.unmeasured] == [*methods[1:3], *methods[4:]]
+    assert {found.paces[kind] for kind in found.unmeasured} == {found.paces[MODEL, "GTA"]}
+    assert found.measured == pytest.approx(2 * START + alone + plain / 384 + 2 * TESTED)
+    assert found.measured < 20
+    ((_, seconds),) = {(part.runs, part.seconds) for part in found.parts}
+    runs = [plain] + [384 * alone] * 6  # GTA has two λ
+    assert seconds == pytest.approx(sum(START + 100 * step + 4 * TESTED for step in runs))
+
+
+def test_what_was_not_measured_is_said(
+    tmp_path: Path, now: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_of(tmp_path, batch_size=768)
+    found = forecast_of(job, now, seconds=4.0)
+    console.show_forecast(Console(width=400), job, found)
+    told = capsys.readouterr().out
+    assert "by 1 to 1 steps each, of 2 of 768 pictures" in told
+    assert "no time was left to measure fine-tune: taken as slow as the slowest of the others" in told
+    assert "fine-tune" not in told[told.index("seconds a step") : told.index("measured in")]
 
 
 def test_what_is_measured_on_the_way_takes_its_time(tmp_path: Path, now: list[float]) -> None:
@@ -177,6 +216,28 @@ def test_data_sets_and_weights_that_are_missing_have_stand_ins() -> None:
     assert start.create(37, 0.1)(torch.zeros(1, 3, SIZE, SIZE)).shape == (1, 37)
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a script measure for a blink."""
+    monkeypatch.setattr(console, "forecast", partial(forecast, seconds=0.2))
+
+
+@pytest.mark.usefixtures("short")
+def test_a_plan_stands_in_for_the_sources_own_head_and_for_outlines(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = table_script(Table("table3", methods=("Co-tuning", "object-guide")), "")
+    given = ["--preset", "paper", "--model", MODEL, "--size", "32", "--batch-size", "2", "--device", "cpu"]
+    assert script([*given, "--rates", "1", "--lam", "Co-tuning=1", "object-guide=1", "--plan"]) == 2
+    assert "--augment rand-m9-mstd0.5-inc1 does not move masks" in capsys.readouterr().err
+    given += ["--augment", "crop", "--rates", "1", "--seeds", "0", "--lam", "Co-tuning=1", "object-guide=1"]
+    assert script([*given, "--plan"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "in all 10 runs, 30000 steps" in told
+    assert re.search(r"seconds a step: Co-tuning [\d.e-]+.*; measured in", told)
+
+
+@pytest.mark.usefixtures("short")
 def test_a_script_says_its_plan_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,7 +251,7 @@ def test_a_script_says_its_plan_and_writes_nothing(
     told = capsys.readouterr().out
     assert "in all 4 runs, 24 steps" in told  # two shares of each method
     assert "missing, with stand-ins here: the pre-trained weights" in told
-    assert "by batches of 4 of 4 pictures on cpu" in told
+    assert re.search(r"by \d+ to \d+ steps each, of [24] of 4 pictures on cpu", told)
     assert not out.exists()
     assert script(["--plan"]) == 2
     assert "--plan only with --data or --preset" in capsys.readouterr().err

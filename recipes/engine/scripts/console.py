@@ -98,21 +98,27 @@ def show_forecast(console: Console, job: Job, found: Forecast) -> None:
     runs, steps, seconds = (sum(getattr(p, name) for p in parts) for name in ("runs", "steps", "seconds"))
     before = f", {found.finished} finished before" if found.finished else ""
     several = 2 if len({model for model, _ in found.paces}) > 1 else 1
+    names = {kind: " ".join(kind[-several:]) for kind in found.paces}
+    measured = {kind: pace for kind, pace in found.paces.items() if kind not in found.unmeasured}
     paces = ", ".join(
-        f"{' '.join(kind[-several:])} {pace.step:.3g}"
+        f"{names[kind]} {pace.step:.3g}"
         + (f" (new views {pace.new_step:.3g})" if job.design.hyper.views else "")
-        for kind, pace in found.paces.items()
+        for kind, pace in measured.items()
     )
-    place = next(
-        folder for folder in (job.place.out.absolute(), *job.place.out.absolute().parents) if folder.exists()
-    )
+    counted = sorted({pace.steps for pace in measured.values()} or {0})
+    hurried = ", ".join(names[kind] for kind in found.unmeasured)
+    left_out = [f"no time was left to measure {hurried}: taken as slow as the slowest of the others"]
+    out = job.place.out.absolute()
+    place = next(folder for folder in (out, *out.parents) if folder.exists())
     here = machine(job.place.accelerator)
     stays = f", {found.reading_bytes / 1e9:.2g} GB of readings" if found.reading_bytes else ""
     say(
         console,
         f"in all {runs} runs{before}, {steps} steps, {duration(seconds)} for one run after the other",
-        f"seconds a step: {paces}; measured in {duration(found.measured)} by batches of {found.pictures} of "
-        f"{batch} pictures on {here['device']}, {here['threads']} thread(s)",
+        f"seconds a step: {paces}; measured in {duration(found.measured)} by {counted[0]} to {counted[-1]} "
+        f"steps each, of {found.pictures} of {batch} pictures on {here['device']}, {here['threads']} "
+        "thread(s)",
+        *(left_out if hurried else []),
         f"disk: twice {found.checkpoint_bytes / 1e9:.2g} GB for a checkpoint while a run is trained{stays}; "
         f"{disk_usage(place).free / 1e9:.0f} GB are free",
         *job.notes,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import vitreg
 from engine.experiment.job import Job
 from engine.experiment.search import choices, lams_of
 from engine.scripts.stopwatch import Clock, Pace, Stopwatch, picture_seconds
@@ -14,11 +15,11 @@ from vitreg.train.basics.distributed import world_size
 from vitreg.train.data.subset import trained_and_held_out
 from vitreg.train.runs.plan import Run, plan, plan_search
 from vitreg.train.runs.run import load_finished
-from vitreg.train.training.methods import METHODS
+from vitreg.train.training.methods import METHODS, is_guided, target_of
 from vitreg.train.training.state import Measurement
 
 SECONDS = 10.0
-"""How long steps are measured, those of all methods together."""
+"""How long steps are measured, those of all methods together; in a hurry, twice as long at most."""
 
 
 Kind = tuple[str, str]
@@ -44,6 +45,7 @@ class Forecast:
     Attributes:
         finished: how many runs are there already.
         paces: by model and method.
+        unmeasured: for which of these there was no time, so that they have the slowest pace of the others.
         pictures: how many a measured batch had.
         measured: seconds that all of it took.
         checkpoint_bytes: of the disk while a run is trained, twice at the moment of writing.
@@ -53,6 +55,7 @@ class Forecast:
     parts: Sequence[Part]
     finished: int
     paces: Mapping[Kind, Pace]
+    unmeasured: Sequence[Kind]
     pictures: int
     measured: float
     checkpoint_bytes: int
@@ -73,12 +76,13 @@ def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotoni
     for _, run in left:
         if run.configuration.hyper is not None:
             first.setdefault(_kind(run), run)
-    paces, pictures = {}, 0
-    for kind, run in first.items():
-        watch = Stopwatch(run, job, clock, seconds / len(first))
-        pictures = pictures or watch.largest_batch()
-        paces[kind] = watch.pace(pictures)
-    tested = picture_seconds(left[0][1], job, clock) if left else 0.0
+    paces, pictures = _paces(first, job, seconds, clock)
+    unmeasured = [kind for kind in first if kind not in paces]
+    for model, method in unmeasured:
+        alike = [pace for (own, _), pace in paces.items() if own == model] or list(paces.values())
+        slowest = {field.name: max(getattr(pace, field.name) for pace in alike) for field in fields(Pace)}
+        paces[model, method] = Pace(**slowest)
+    tested = picture_seconds(left[0][1], job, clock, seconds / 10) if left else 0.0
     known: dict[tuple[str, Kind], float] = {}
     parts = []
     keys = [(stage, run.task.name, run.configuration.seed) for stage, run in left]
@@ -87,17 +91,41 @@ def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotoni
         taken = [_run_seconds(run, paces.get(_kind(run)), tested, known) for run in runs]
         parts.append(Part(*key, len(runs), sum(map(_steps, runs)), sum(taken)))
     stored = {(run.task.name, _kind(run)): run for _, run in left}.values()
-    models = [run.start.create(len(run.task.classes), 0.0) for run in first.values()]
+    starts = {run.start.name: run for run in first.values()}.values()
+    models = [run.start.create(len(run.task.classes), 0.0) for run in starts]
     return Forecast(
         parts,
         finished,
         paces,
+        unmeasured,
         pictures,
         clock() - began,
         # Weights, and two numbers of AdamW for each.
         max((sum(3 * p.nbytes for p in model.parameters()) for model in models), default=0),
         sum(_pool(run) * paces[_kind(run)].view_bytes for run in stored if _steps(run)),
     )
+
+
+def _paces(first: Mapping[Kind, Run], job: Job, seconds: float, clock: Clock) -> tuple[dict[Kind, Pace], int]:
+    """Return what methods take, as far as there is time, and how many pictures the measured batches had.
+
+    Each has its share of `seconds`. What has a λ comes first: a source has to be run for it.
+    """
+    began, longest, pictures = clock(), 0.0, 0
+    paces: dict[Kind, Pace] = {}
+    order = sorted(first, key=lambda kind: (not is_guided(kind[1]), job.design.methods.index(kind[1])))
+
+    def share() -> float:
+        return max(0.0, began + seconds - clock()) / (len(order) - len(paces))
+
+    for kind in order:
+        if clock() - began + longest > 1.9 * seconds:  # the rest is for test pictures
+            break
+        watch = Stopwatch(first[kind], job, clock)
+        pictures = pictures or watch.largest_batch(share())
+        paces[kind] = watch.pace(pictures, share())
+        longest = max(longest, watch.longest)
+    return paces, pictures
 
 
 def _in_order(job: Job) -> tuple[list[tuple[str, Run]], int]:
@@ -129,7 +157,10 @@ def _run_seconds(run: Run, pace: Pace | None, tested: float, known: dict[tuple[s
     if c.measure_every:
         on_the_way = Measurement(c.measure_every, lambda model: {})
         measurements += sum(on_the_way.is_due(step) or step == last for step in range(1, last + 1))
-    seconds = tested * (pictures * measurements + (trained if method and method.head == "probe" else 0))
+    is_read_before = method is not None and (
+        method.head == "probe" or isinstance(target_of(c.method, c.lam), vitreg.CoTuning)
+    )
+    seconds = tested * (pictures * measurements + trained * is_read_before)
     if c.hyper is None or pace is None:
         return seconds
     new_steps = float(c.hyper.steps)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import timm
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 import vitreg
 from vitreg.errors import InputError
@@ -53,17 +52,22 @@ def photographed_start(
     empty_model(name, num_classes=2, size=size)
     state, fingerprint = open_weights(weights, name, say=say)
     load_model(name, state, num_classes=2, size=size)
+    if code := _own_code(name):
+        fingerprint = hashlib.sha256(f"{fingerprint} {code}".encode()).hexdigest()
+    return start_of(state, name, fingerprint=fingerprint, size=size, label=label)
 
-    def create(num_classes: int, drop_path: float) -> torch.nn.Module:
+
+def start_of(state: dict[str, Tensor], name: str, *, fingerprint: str, size: int, label: str = "") -> Start:
+    """Return the timm model `name` for pictures of `size` pixels with the weights `state`."""
+
+    def create(num_classes: int, drop_path: float) -> nn.Module:
         return load_model(name, state, num_classes=num_classes, size=size, drop_path=drop_path)
 
-    def whole() -> torch.nn.Module:
+    def whole() -> nn.Module:
         if "head.weight" not in state:
             return _headless()
         return load_model(name, state, num_classes=len(state["head.weight"]), size=size, has_head=True)
 
-    if code := _own_code(name):
-        fingerprint = hashlib.sha256(f"{fingerprint} {code}".encode()).hexdigest()
     return Start(name, fingerprint, create, label, whole)
 
 

@@ -93,10 +93,15 @@ def plan(design: Design, chosen: Mapping[Cell, float] | None = None) -> list[Run
     """
     runs: list[Run] = []
     for task in design.tasks:
-        for start in design.starts:
-            _check(design, task, start)
-            if task.test_masks is not None:
-                runs.append(_run(design, task, start, method=SOURCE, lam=None, share=None, seed=0))
+        _check_pictures(design, task)
+    for start in design.starts:
+        _check_start(design, start)
+    for task in design.tasks:
+        if task.test_masks is not None:
+            runs += [
+                _run(design, task, start, method=SOURCE, lam=None, share=None, seed=0)
+                for start in design.starts
+            ]
         for seed, share, start, method in _cells(design):
             cell = (start.fingerprint, task.name, share, method)
             lams = [chosen[cell]] if chosen and cell in chosen else _lams(design, method)
@@ -169,17 +174,20 @@ def _run(
     return Run(configuration, task, start)
 
 
-def _check(design: Design, task: Task, start: Start) -> None:
+def _check_pictures(design: Design, task: Task) -> None:
     for seed, share in itertools.product(design.seeds, design.shares):
         used, _ = trained_and_held_out(task, share, design.hold_out if design.methods else 0.0, seed=seed)
         for method in design.methods:
             _check_outlines(task, used, method, design.augment)
-    model = start.create(len(task.classes), 0.0)
+
+
+def _check_start(design: Design, start: Start) -> None:
+    model = start.create(2, 0.0)
     if not design.fused_attention:
         unfuse_attention(model)
     if design.hyper.grad_checkpointing:
         checkpoint_blocks(model)
-    if task.test_masks is not None:
+    if any(task.test_masks is not None for task in design.tasks):
         with vitreg.trace(model, "attn_probs"):  # what the evaluation reads
             pass
     for method in design.methods:
