@@ -15,22 +15,9 @@ from collections.abc import Sequence
 
 from engine.scripts.run_all import run_all
 
-SCRIPTS = (
-    "table1",
-    "table2",
-    "table3",
-    "table4",
-    "table5",
-    "table6",
-    "table_a",
-    "figure1",
-    "figure3",
-    "figure4",
-    "appendix_b",
-    "steps",
-    "compare",
-    "shift",
-)
+TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "table_a")
+FIGURES = ("figure1", "figure3", "figure4", "appendix_b")
+SCRIPTS = (*TABLES, *FIGURES, "steps", "compare", "shift")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

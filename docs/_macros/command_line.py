@@ -20,7 +20,8 @@ def command_help(name: str) -> str:
     """Return the help of a command, or of `vitreg` itself, as a block of text."""
     with _width(WIDTH + 2):  # argparse leaves two columns empty
         parser = make_parser()
-        return _block(_commands(parser)[name].format_help() if name != "vitreg" else parser.format_help())
+        (commands,) = (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        return _block((parser if name == "vitreg" else commands[name]).format_help())
 
 
 def command_output(line: str, width: int = 88) -> str:
@@ -35,11 +36,6 @@ def command_output(line: str, width: int = 88) -> str:
     if code != 0:
         raise RuntimeError(f"`vitreg {line}` ended with {code}")
     return f"```sh\nvitreg {line}\n```\n\n{_block(printed.getvalue())}"
-
-
-def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    (group,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    return group.choices
 
 
 def _block(text: str) -> str:

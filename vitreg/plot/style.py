@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from itertools import cycle, islice
 
 import matplotlib
@@ -64,6 +65,13 @@ def legend(figure: Figure) -> None:
     }
     if handles:
         figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file without date and version: the same runs give the same bytes."""
+    file = BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
 
 
 def plain(text: str) -> str:

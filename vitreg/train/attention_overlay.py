@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import vitreg
 from vitreg.errors import InputError
 from vitreg.plot import overlay
-from vitreg.train.basics.figures import png
+from vitreg.plot.style import png
 from vitreg.train.data.dataset import Task
 from vitreg.train.training.evaluation import evaluate
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import HORIZONTALS
 from rich.table import Table
 
 from vitreg.files import write_atomically
 from vitreg.train.basics.distributed import on_main
+from vitreg.train.basics.tables import TextTable
 from vitreg.train.choice import Standing, paired_difference, standing
 from vitreg.train.options import SEARCHED_LRS, FinetuneOptions
 from vitreg.train.trials import OnFold, Trial
@@ -118,16 +118,15 @@ def _is_lost(one: Standing, best: Standing) -> bool:
 
 def search_table(found: Sequence[Standing]) -> Table:
     """Return the search for the terminal, the best first, with how far each is behind it."""
-    table = Table(box=HORIZONTALS, pad_edge=False)
-    table.add_column("trial")
-    for name in ("pictures", "top-1", "behind the best"):
-        table.add_column(name, justify="right")
-    best = found[0]
-    for one in found:
-        behind = paired_difference(one.right, best.right[: len(one.right)])
-        said = "← best" if one is best else f"{behind.points:+.1f} ± {behind.chance:.1f}"
-        table.add_row(str(one.trial), str(len(one.right)), f"{one.top1:.1f}", said)
-    return table
+    best, *others = found
+    behind = [paired_difference(one.right, best.right[: len(one.right)]) for one in others]
+    columns = {
+        "trial": [str(one.trial) for one in found],
+        "pictures": [str(len(one.right)) for one in found],
+        "top-1": [f"{one.top1:.1f}" for one in found],
+        "behind the best": ["← best", *(f"{one.points:+.1f} ± {one.chance:.1f}" for one in behind)],
+    }
+    return TextTable(columns, words=("trial",)).rich()
 
 
 def search_verdict(found: Sequence[Standing]) -> str:

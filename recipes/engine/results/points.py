@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from engine.results.rows import Row
-from vitreg.plot.style import legend, looks, panels, plain, text_colour
-from vitreg.train.basics.figures import png
+from vitreg.plot.style import legend, looks, panels, plain, png, text_colour
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import SOURCE
 

@@ -17,7 +17,7 @@ from engine.results.intervals import (
 )
 from engine.results.rows import PROBE, WORDS, first_columns, mean_std, object_notes
 from vitreg.plot.pictures import Panel, draw_grid
-from vitreg.train.basics.figures import png
+from vitreg.plot.style import png
 from vitreg.train.basics.tables import TextTable, number
 from vitreg.train.data.dataset import evenly
 from vitreg.train.data.test_sets import TestSet

@@ -1,1 +1,1 @@
-"""What every part of the trainer uses: processes, progress, text tables, figures."""
+"""What every part of the trainer uses: processes, progress, text tables."""

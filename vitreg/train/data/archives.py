@@ -72,7 +72,11 @@ def unpack(folder: Path, archives: Sequence[Archive], into: Path, *, say: Callab
     def fill(part: Path) -> None:
         for path, archive in zip(paths, archives, strict=True):
             say(f"unpacking {path} (once)")
-            _check_sum(path, archive)
+            if not check_integrity(path, archive.md5):
+                raise InputError(
+                    f"{path} is not the owner's file: its MD5 sum is not {archive.md5}; fetch it again, or "
+                    "unpack it yourself and give that folder"
+                )
             _extract(path, part)
         write_atomically(part / _STAMP, stamp)
 
@@ -83,14 +87,6 @@ def unpack(folder: Path, archives: Sequence[Archive], into: Path, *, say: Callab
             "again"
         )
     return done
-
-
-def _check_sum(path: Path, archive: Archive) -> None:
-    if not check_integrity(path, archive.md5):
-        raise InputError(
-            f"{path} is not the owner's file: its MD5 sum is not {archive.md5}; fetch it again, or unpack it "
-            "yourself and give that folder"
-        )
 
 
 def _extract(path: Path, into: Path) -> None:

@@ -81,7 +81,7 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
 
     after, both = maps[len(wrong) :], (found.fine_tuned, found.probe)
     counts = confusion(probabilities, task.test_labels)
-    each = sorted(zip(task.classes, counts.diag().tolist(), counts.sum(1).tolist(), strict=True), key=_share)
+    each = list(zip(task.classes, counts.diag().tolist(), counts.sum(1).tolist(), strict=True))
     return _PAGES.get_template("report.html").render(
         name=task.name,
         found=found,
@@ -90,7 +90,7 @@ def html_report(found: Finetuned, pictures: Pictures, accelerator: Accelerator, 
         difference=paired_difference(*(stored_right(out, one.configuration) for one in both)),
         counts=counts.tolist() if len(task.classes) <= MOST_IN_MATRIX else [],
         pairs=commonest_mistakes(counts, task.classes, at_most=NUM_PAIRS),
-        weakest=each[:NUM_WEAKEST],
+        weakest=sorted(each, key=lambda row: row[1] / max(row[2], 1))[:NUM_WEAKEST],
         mistakes=[tile(i, {"attention": heat}) for i, heat in zip(wrong, maps, strict=False)],
         shown=[
             tile(i, {"before": old, "after": new}) for i, old, new in zip(even, before, after, strict=True)
@@ -118,10 +118,6 @@ def _models(found: Finetuned) -> list[dict[str, Any]]:
         }
         for name, report in reports.items()
     ]
-
-
-def _share(row: tuple[str, int, int]) -> float:
-    return row[1] / max(row[2], 1)
 
 
 def _data_uri(picture: Tensor, attention: Tensor | None) -> str:

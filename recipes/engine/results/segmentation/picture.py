@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vitreg.plot.pictures import Panel, draw_grid
-from vitreg.train.basics.figures import png
+from vitreg.plot.style import png
 
 TINT = (1.0, 0.78, 0.0)
 """Laid over the mask: a yellow that is light in grey too, before a ground without colour."""

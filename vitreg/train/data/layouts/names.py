@@ -28,14 +28,9 @@ PARTS = {
 def role_of(name: str) -> Role | None:
     """Return which split a folder is, going by its name, or None: `Train`, `validation`, `test_set`."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    words = [word for word in re.split(r"[^a-z]+", spaced.lower()) if word]
-    words = [word for word in (_without_set(word) for word in words) if word not in _BESIDE]
-    roles = {_WORDS.get(word) for word in words}
+    words = [word.removesuffix("set") or word for word in re.split(r"[^a-z]+", spaced.lower()) if word]
+    roles = {_WORDS.get(word) for word in words if word not in _BESIDE}
     return roles.pop() if len(roles) == 1 else None
-
-
-def _without_set(word: str) -> str:
-    return word.removesuffix("set") or word
 
 
 def split_of(text: str) -> Role | None:
