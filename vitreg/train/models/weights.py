@@ -17,7 +17,7 @@ from vitreg.errors import InputError, UnsupportedModelError
 from vitreg.families import find_tower
 from vitreg.files import sha256_of
 from vitreg.weights import misfits
-from vitreg.wording import listed, nearest
+from vitreg.wording import first_line, listed, nearest
 
 
 def file_hash(path: Path) -> str:
@@ -54,9 +54,7 @@ def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.
     try:
         model = timm.create_model(name, num_classes=num_classes, img_size=size, **depth)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(
-            f"timm cannot build {name} for {size} pixels: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"timm cannot build {name} for {size} pixels: {first_line(error)}") from error
     try:
         tower = find_tower(model)
     except UnsupportedModelError as error:
@@ -94,9 +92,7 @@ def load_model(
     try:
         found = _translate(translate, state, model) if translate else dict(state)
     except Exception as error:
-        raise InputError(
-            f"the weights do not fit {name}: {type(error).__name__}: {error}".splitlines()[0]
-        ) from error
+        raise InputError(f"the weights do not fit {name}: {first_line(error)}") from error
     own, heads = model.state_dict(), () if has_head else new_heads(model)
     wanted, found = (
         {k: v for k, v in tensors.items() if not k.startswith(heads)} for tensors in (own, found)

@@ -59,11 +59,7 @@ class Design:
 
     Attributes:
         lams: for each method that has a λ, the values to be tried.
-        hold_out: the share of each class of a run's training pictures that is left out of its training, and
-            that the run is measured on in place of the test pictures; 0 for the test pictures.
-        measure_every: steps between two measurements in the course of the training; 0 for none, "log" for
-            after 1, 2, 4, 8 steps and so on.
-        fused_attention: whether timm's fused functions compute the attention.
+        hold_out: as in `Configuration`, and so are `measure_every` and `fused_attention`.
         epochs: passes over a run's training pictures, which then decide its steps; None for those of `hyper`.
     """
 

@@ -39,6 +39,7 @@ class Configuration:
     Attributes:
         hold_out: the share of each class's training pictures that the run is measured on instead of the test
             pictures, without having been trained on; 0 for the test pictures.
+        fused_attention: whether timm's fused functions compute the attention.
         measure_every: steps between two measurements in the course of the training; 0 for none, "log" for
             after 1, 2, 4, 8 steps and so on.
         formula: what tells the method's formula from earlier ones, see `vitreg.train.training.formulas`.

@@ -12,10 +12,9 @@ import vitreg
 from vitreg.train.data.dataset import Task
 from vitreg.train.models.start import Start
 from vitreg.train.training.composition import Penalty
+from vitreg.train.training.evaluation import BATCH_SIZE
 from vitreg.train.training.guided_model import Whole
 from vitreg.views import random_numbers
-
-BATCH_SIZE = 100
 
 
 def fit_probe_head(
