@@ -127,7 +127,7 @@ class Pretraining:
             torch.manual_seed(SELF_SUPERVISED.seed)
             self.student = Network()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.optimizer, self.schedule = demo.optimisation(self.student, SELF_SUPERVISED, steps)
+        self.descend = demo.optimisation(self.student, SELF_SUPERVISED, steps)
         self.generator = torch.Generator().manual_seed(SELF_SUPERVISED.seed)
 
     def step(self) -> float:
@@ -135,11 +135,7 @@ class Pretraining:
         pictures = world.draw_source(SELF_SUPERVISED.batch_size, seed=self.done).images
         views = torch.cat([random_views(pictures, self.generator) for _ in range(2)])
         loss = self.loss(views)
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.student.parameters(), SELF_SUPERVISED.clip)
-        self.optimizer.step()
-        self.schedule.step()
+        self.descend(loss)
         self._follow()
         self.done += 1
         return loss.item()

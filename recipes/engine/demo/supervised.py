@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,33 +88,29 @@ def _pretrain(steps: int, progress: Callable[[int, int], None]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SOURCE.seed)
         model = create_model(world.NUM_SOURCE_CLASSES)
-    optimizer, schedule = optimisation(model, SOURCE, steps)
+    descend = optimisation(model, SOURCE, steps)
     for step in range(steps):
         pictures = world.draw_source(SOURCE.batch_size, seed=step)
-        loss = F.cross_entropy(model(normalise(pictures.images)), pictures.labels)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(model.parameters(), SOURCE.clip)
-        optimizer.step()
-        schedule.step()
+        descend(F.cross_entropy(model(normalise(pictures.images)), pictures.labels))
         progress(step + 1, steps)
     return model
 
 
-def optimisation(
-    model: nn.Module, settings: SourceSettings, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Return AdamW, which decays matrices only, and its schedule: up in the warm-up, then down to nothing."""
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    rest = [parameter for parameter in model.parameters() if parameter.ndim <= 1]  # biases and norms
-    groups = [
-        {"params": weights, "weight_decay": settings.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(
+def optimisation(model: nn.Module, settings: SourceSettings, steps: int) -> Callable[[Tensor], None]:
+    """Return what takes a step down a loss: AdamW, which decays matrices only, with a warm-up."""
+    optimizer = torch.optim.AdamW(param_groups_weight_decay(model, settings.weight_decay))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=settings.lr, total_steps=steps, pct_start=settings.warmup
     )
+
+    def descend(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        schedule.step()
+
+    return descend
 
 
 def normalise(images: Tensor) -> Tensor:
