@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--model", default="deit_tiny_patch16_224")
     made.add_argument("--device", default="cpu")
-    for name, default in (("size", 64), ("steps", 40), ("batch-size", 64), ("views", 0), ("every", 1)):
+    for name, default in (("size", 64), ("steps", 30), ("batch-size", 16), ("views", 0), ("every", 1)):
         made.add_argument(f"--{name}", type=int, default=default)
     options = made.parse_args(argv)
     task = drawn_task(options.size, PAPER.augment)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         methods=METHODS,
         lams=dict.fromkeys(METHODS, (1.0,)),
         shares=[Share(rate=0.5)],
-        seeds=[0, 1],
+        seeds=[0],
         hyper=replace(settings.hyper, **given),
         augment=settings.augment,
     )

@@ -7,11 +7,12 @@ more than the ratio of two averages. The order rotates, so that no step always c
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -58,9 +59,10 @@ def measure(
 
 
 def ratios(seconds: Mapping[str, list[float]], baselines: Mapping[str, str]) -> dict[str, Row]:
-    """Return a row a name: median seconds, and the median and quartiles of its ratios to its baseline.
+    """Return a row a name: median seconds, and the median of its ratios to its baseline.
 
-    A ratio is that of two steps of the same round. `baselines` names each step's baseline.
+    A ratio is that of two steps of the same round. Beside their median stand their quartiles, and, as
+    `ratio_low` and `ratio_high`, its own 95 % interval. `baselines` names each step's baseline.
     """
     rows: dict[str, Row] = {}
     for name, ours in seconds.items():
@@ -72,8 +74,21 @@ def ratios(seconds: Mapping[str, list[float]], baselines: Mapping[str, str]) -> 
             "ratio": middle,
             "ratio_first_quartile": low,
             "ratio_third_quartile": high,
+            **dict(zip(("ratio_low", "ratio_high"), median_interval(of_rounds), strict=True)),
         }
     return rows
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the median, by ranks; below six values, their range."""
+    number, ordered = len(values), sorted(values)
+    cut, tail = (
+        0,
+        1 / 2**number,
+    )  # how many are cut off at each end, and how probable it is that so few lie there
+    while 2 * (tail := tail + math.comb(number, cut + 1) / 2**number) <= 0.05:
+        cut += 1
+    return ordered[cut], ordered[number - 1 - cut]
 
 
 def compare(

@@ -149,6 +149,8 @@ VARIANTS: dict[str, Entry] = {
     "L2-SP": Entry(attached("l2sp")),
     "BSS": Entry(attached("bss")),
     "SPD": Entry(projected(vitreg.SPD())),
+    "FTP": Entry(projected(vitreg.FTP())),
+    "MARS": Entry(projected(vitreg.MARS(radius=1.0))),
     "L2Ball": Entry(projected(vitreg.L2Ball(radius=1.0))),
     "CutMix": Entry(_cutmix),
     "TransMix": Entry(_transmix, baseline="CutMix"),

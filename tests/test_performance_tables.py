@@ -67,6 +67,26 @@ def test_a_target_is_met_missed_or_not_measured() -> None:
     assert len(lines) == 2 + len(TARGETS)
 
 
+def test_many_rounds_of_a_few_decide_the_targets(tmp_path: Path) -> None:
+    place = "overhead-vit_small-224-cpu"
+    few = report(GTA=1.2, FTP=1.02, MARS=1.05)
+    for name, found in {place: report(GTA=1.4, **{"L2-SP": 1.01}), f"{place}-few": few}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(found), encoding="utf-8")
+    made = tables(tmp_path, tmp_path)
+    lines = {line.split(" | ")[0]: line for line in made["performance-targets.md"].splitlines()}
+    assert "**1.200**" in lines["| GTA, ViT-S/16, 224 px"]
+    assert "**1.010**" in lines["| L2-SP"]  # from the other
+    assert "**1.020**" in lines["| FTP, a projection"]
+    assert "1.050, missed" in lines["| MARS, a projection"]
+    (row,) = (
+        line for line in made["performance-overhead-vit_small-224.md"].splitlines() if "| GTA |" in line
+    )
+    assert "1.400 (1.300 – 1.500)" in row
+    assert "1.200 (1.100 – 1.300)" in row
+    (tmp_path / f"{place}.json").unlink()
+    assert "**1.200**" in tables(tmp_path, tmp_path)["performance-targets.md"]
+
+
 def test_a_report_becomes_a_table() -> None:
     text = report_table(report(GTA=1.25))
     assert "| GTA | 1.250 | 1.250 | 1.150 – 1.350 | 2.0 | 1.000 | plain |" in text

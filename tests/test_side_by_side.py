@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 
 import pytest
@@ -69,6 +70,18 @@ def test_what_an_earlier_profile_saw_does_not_count() -> None:
         del first, second
 
     assert side_by_side.peak_bytes(step, CPU) == 3_000_000
+
+
+@pytest.mark.parametrize("number", [1, 5, 6, 15, 40])
+def test_the_interval_of_a_median_has_the_coverage_that_it_says(number: int) -> None:
+    low, high = side_by_side.median_interval([float(rank) for rank in range(number)][::-1])
+    cut = int(low)
+    assert high == number - 1 - cut
+    # Of all ways in which values lie below or above the median: it lies outside where so few are at one end.
+    outside = 2 * sum(math.comb(number, few) for few in range(cut + 1)) / 2**number
+    wider = 2 * sum(math.comb(number, few) for few in range(cut + 2)) / 2**number
+    assert wider > 0.05
+    assert outside <= 0.05 if number >= 6 else cut == 0
 
 
 def test_a_cycle_is_measured_whole() -> None:
