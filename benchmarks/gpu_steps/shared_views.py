@@ -53,6 +53,10 @@ class SharedViews:
         """Return picture `index` as a test picture is seen: uint8 [3, size, size]."""
         return self.train.plain(index)
 
+    def mask(self, index: int, *, seed: int) -> Tensor:
+        """Return where the object of `picture(index, seed)` is: bool [size, size]."""
+        return self.train.mask(index, seed=seed)
+
     def fill(self, indices: Iterable[int]) -> None:
         """Compute every missing view of these pictures."""
         for index in indices:

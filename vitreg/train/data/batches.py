@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from vitreg.train.basics.distributed import per_rank, rank
-from vitreg.train.data.dataset import OutlinedPictures, TrainingPictures
+from vitreg.train.data.dataset import TrainingPictures
 from vitreg.views import view_seed
 
 
@@ -73,7 +73,7 @@ class Draws(Dataset[tuple[Any, ...]]):
         found = picture, self.labels[draw.picture], draw.view
         if not self.has_masks:
             return found
-        return *found, cast(OutlinedPictures, self.train).mask(draw.picture, seed=draw.seed)
+        return *found, self.train.mask(draw.picture, seed=draw.seed)
 
 
 class Slices:

@@ -41,10 +41,6 @@ class TrainingPictures(Protocol):
     def plain(self, index: int) -> Tensor:
         """Return picture `index` as a test picture is seen, without chance: uint8 [3, size, size]."""
 
-
-class OutlinedPictures(TrainingPictures, Protocol):
-    """Training pictures of which it is known where the object is."""
-
     def mask(self, index: int, *, seed: int) -> Tensor:
         """Return bool [size, size], true on the object of `picture(index, seed)`; nowhere if not known."""
 
@@ -57,8 +53,7 @@ class Task:
     where nobody said where the objects are. `train_names` and `test_names` are the pictures' files, relative
     to the data's folder; `lists` are subsets of the training pictures that were given as lists of files, by
     name. `train_digests` are the same for training pictures that are copies of each other, and `notes` say
-    what its owner should know of the pictures. `outlined` are those of `train` whose object is known, which
-    then are `OutlinedPictures`.
+    what its owner should know of the pictures. `outlined` are those of `train` whose object is known.
     """
 
     name: str
