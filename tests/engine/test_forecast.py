@@ -234,7 +234,7 @@ def test_a_plan_stands_in_for_the_sources_own_head_and_for_outlines(
     assert script([*given, "--plan"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "in all 10 runs, 30000 steps" in told
-    assert re.search(r"seconds a step: Co-tuning [\d.e-]+.*; measured in", told)
+    assert re.search(r"seconds a step: object-guide [\d.e-]+.*; measured in", told)
 
 
 @pytest.mark.usefixtures("short")

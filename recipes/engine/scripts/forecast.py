@@ -15,7 +15,7 @@ from vitreg.train.basics.distributed import world_size
 from vitreg.train.data.subset import trained_and_held_out
 from vitreg.train.runs.plan import Run, plan, plan_search
 from vitreg.train.runs.run import load_finished
-from vitreg.train.training.methods import METHODS, is_guided, target_of
+from vitreg.train.training.methods import METHODS, target_of
 from vitreg.train.training.state import Measurement
 
 SECONDS = 10.0
@@ -70,12 +70,12 @@ def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotoni
     """
     if world_size() > 1:
         raise InputError("--plan is for one process: leave out what launches several")
-    began = clock()
     left, finished = _in_order(job)
     first: dict[Kind, Run] = {}
     for _, run in left:
         if run.configuration.hyper is not None:
             first.setdefault(_kind(run), run)
+    began = clock()
     paces, pictures = _paces(first, job, seconds, clock)
     unmeasured = [kind for kind in first if kind not in paces]
     for model, method in unmeasured:
@@ -83,6 +83,7 @@ def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotoni
         slowest = {field.name: max(getattr(pace, field.name) for pace in alike) for field in fields(Pace)}
         paces[model, method] = Pace(**slowest)
     tested = picture_seconds(left[0][1], job, clock, seconds / 10) if left else 0.0
+    measured = clock() - began
     known: dict[tuple[str, Kind], float] = {}
     parts = []
     keys = [(stage, run.task.name, run.configuration.seed) for stage, run in left]
@@ -99,7 +100,7 @@ def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotoni
         paces,
         unmeasured,
         pictures,
-        clock() - began,
+        measured,
         # Weights, and two numbers of AdamW for each.
         max((sum(3 * p.nbytes for p in model.parameters()) for model in models), default=0),
         sum(_pool(run) * paces[_kind(run)].view_bytes for run in stored if _steps(run)),
@@ -109,11 +110,17 @@ def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotoni
 def _paces(first: Mapping[Kind, Run], job: Job, seconds: float, clock: Clock) -> tuple[dict[Kind, Pace], int]:
     """Return what methods take, as far as there is time, and how many pictures the measured batches had.
 
-    Each has its share of `seconds`. What has a λ comes first: a source has to be run for it.
+    Each has its share of `seconds`. What reads the model comes first, the last row before the others: a
+    source may have to be run for it, and what is not measured is taken to be as slow.
     """
     began, longest, pictures = clock(), 0.0, 0
     paces: dict[Kind, Pace] = {}
-    order = sorted(first, key=lambda kind: (not is_guided(kind[1]), job.design.methods.index(kind[1])))
+
+    def rank(kind: Kind) -> int:
+        c, place = first[kind].configuration, job.design.methods.index(kind[1])
+        return -place if isinstance(target_of(c.method, c.lam), vitreg.ReadingPenalty) else place + 1
+
+    order = sorted(first, key=rank)
 
     def share() -> float:
         return max(0.0, began + seconds - clock()) / (len(order) - len(paces))
