@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import vitreg
@@ -85,11 +85,12 @@ def forecast(job: Job, *, seconds: float = SECONDS, clock: Clock = time.monotoni
     tested = picture_seconds(left[0][1], job, clock, seconds / 10) if left else 0.0
     measured = clock() - began
     known: dict[tuple[str, Kind], float] = {}
+    sizes: dict[Hashable, tuple[int, int]] = {}
     parts = []
     keys = [(stage, run.task.name, run.configuration.seed) for stage, run in left]
     for key in dict.fromkeys(keys):
         runs = [run for (_, run), own in zip(left, keys, strict=True) if own == key]
-        taken = [_run_seconds(run, paces.get(_kind(run)), tested, known) for run in runs]
+        taken = [_run_seconds(run, paces.get(_kind(run)), tested, known, sizes) for run in runs]
         parts.append(Part(*key, len(runs), sum(map(_steps, runs)), sum(taken)))
     stored = {(run.task.name, _kind(run)): run for _, run in left}.values()
     starts = {run.start.name: run for run in first.values()}.values()
@@ -153,13 +154,26 @@ def _in_order(job: Job) -> tuple[list[tuple[str, Run]], int]:
     return left, len(distinct) - len(left)
 
 
-def _run_seconds(run: Run, pace: Pace | None, tested: float, known: dict[tuple[str, Kind], float]) -> float:
-    """Return what a run takes; `known` are the views that runs before it have seen, and now this one."""
+def _run_seconds(
+    run: Run,
+    pace: Pace | None,
+    tested: float,
+    known: dict[tuple[str, Kind], float],
+    sizes: dict[Hashable, tuple[int, int]],
+) -> float:
+    """Return what a run takes.
+
+    `known` are the views that runs before it have seen, `sizes` how many pictures they were trained and
+    measured on; afterwards, with this one.
+    """
     c, method = run.configuration, METHODS.get(run.configuration.method)
     pictures, trained = len(run.task.test_labels), 0
     if c.share is not None:
-        own, held_out = trained_and_held_out(run.task, c.share, c.hold_out, seed=c.seed)
-        pictures, trained = len(held_out) or pictures, len(own)
+        key = (c.data, c.share, c.hold_out, c.seed)
+        if key not in sizes:
+            parts = trained_and_held_out(run.task, c.share, c.hold_out, seed=c.seed)
+            sizes[key] = len(parts[0]), len(parts[1]) or pictures
+        trained, pictures = sizes[key]
     measurements, last = 1, _steps(run)
     if c.measure_every:
         on_the_way = Measurement(c.measure_every, lambda model: {})
