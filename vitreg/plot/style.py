@@ -56,15 +56,17 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def legend(figure: Figure) -> None:
-    """Draw one legend of all panels, beside them."""
+def legend(figure: Figure, *, height: str = "upper") -> None:
+    """Draw one legend of all panels beside them, at "center" where a long title is above."""
     handles = {
         label: handle
         for axes in figure.axes
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False, fontsize=9)
+        figure.legend(
+            handles.values(), handles.keys(), loc=f"outside right {height}", frameon=False, fontsize=9
+        )
 
 
 def png(figure: Figure) -> bytes:

@@ -40,7 +40,7 @@ def draw(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
 
 def as_png(figure: Figure, title: str) -> bytes:
     """Return a figure as a PNG file, with a title and one legend of all its panels, beside them."""
-    legend(figure)
+    legend(figure, height="center")
     figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left")
     return png(figure)
 
