@@ -161,6 +161,7 @@ def test_what_was_not_measured_is_said(
     console.show_forecast(Console(width=400), job, found)
     told = capsys.readouterr().out
     assert "by 1 to 1 steps each, of 2 of 768 pictures" in told
+    assert "too many rather than too few" in told
     assert "no time was left to measure fine-tune: taken as slow as the slowest of the others" in told
     assert "fine-tune" not in told[told.index("seconds a step") : told.index("measured in")]
 

@@ -111,6 +111,10 @@ def show_forecast(console: Console, job: Job, found: Forecast) -> None:
     out = job.place.out.absolute()
     place = next(folder for folder in (out, *out.parents) if folder.exists())
     here = machine(job.place.accelerator)
+    scaled = [
+        "of so few pictures it is scaled up whole, with what takes the same for any batch (the optimiser, "
+        "penalties on parameters): the hours are too many rather than too few"
+    ]
     stays = f", {found.reading_bytes / 1e9:.2g} GB of readings" if found.reading_bytes else ""
     say(
         console,
@@ -119,6 +123,7 @@ def show_forecast(console: Console, job: Job, found: Forecast) -> None:
         f"steps each, of {found.pictures} of {batch} pictures on {here['device']}, {here['threads']} "
         "thread(s)",
         *(left_out if hurried else []),
+        *(scaled if found.pictures < batch else []),
         f"disk: twice {found.checkpoint_bytes / 1e9:.2g} GB for a checkpoint while a run is trained{stays}; "
         f"{disk_usage(place).free / 1e9:.0f} GB are free",
         *job.notes,
