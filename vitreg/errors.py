@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 
 class VitregError(Exception):
     """The base of every error that vitreg raises on purpose."""
@@ -29,6 +32,18 @@ class InputError(VitregError):
 
 class MissingLibraryError(VitregError, ImportError):
     """A library that only an extra of vitreg installs is missing; the message has the pip command."""
+
+
+def import_library(name: str, otherwise: str) -> Any:
+    """Return the library `name`, which not everybody has installed.
+
+    Raises:
+        InputError: It is missing; `otherwise` says what needs it and how it is installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(otherwise) from error
 
 
 def in_words(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from rich.console import Console
 
 import engine
 import vitreg
-from vitreg.errors import InputError
+from vitreg.errors import InputError, VitregError, import_library
 from vitreg.files import lock, prepare_out
 from vitreg.train.basics.distributed import world_size
 from vitreg.train.basics.progress import Progress
@@ -54,54 +53,48 @@ def execute_on_ray(runs: Sequence[Run], place: Workplace, options: RayOptions) -
     same place, with locks that hold, and have vitreg's packages in the same versions.
 
     Raises:
-        InputError: Ray is not installed or not reached, no node has what a run takes, a node does not see
-            the folder, or a run fails. The other runs are then stopped, and go on with the next call.
+        InputError: No node has what a run takes, a node does not see the folder, or a run fails. The other
+            runs are then stopped, and go on with the next call.
     """
     if world_size() > 1:
         raise InputError(f"one process gives a table to Ray, found {world_size()}; use no launcher")
+    import ray
+
     prepare_out(out := Path(os.path.abspath(place.out)))
     reports, pending = find_unfinished(runs, place)
-    if not pending:
-        return [reports[run.configuration.folder] for run in runs]
-    with cluster(options) as ray, tempfile.TemporaryDirectory(dir=out, prefix=".ray.") as token:
-        resources, nodes = {"CPU": options.cpus, "GPU": options.gpus}, [n["Resources"] for n in ray.nodes()]
-        if not any(all(node.get(kind, 0) >= number for kind, number in resources.items()) for node in nodes):
-            raise InputError(
-                f"no node has {options.cpus:g} CPU and {options.gpus:g} GPU for a run; ask for less"
-            )
-        sent = {id(thing): ray.put(thing) for run in pending for thing in (run.task, run.start)}
-        nothing: Any = None  # neither a device nor a terminal can be sent
-        bare = replace(place, out=out, accelerator=nothing, progress=nothing)
+    needed, nodes = {"CPU": options.cpus, "GPU": options.gpus}, [node["Resources"] for node in ray.nodes()]
+    if pending and not any(all(n.get(kind, 0) >= wanted for kind, wanted in needed.items()) for n in nodes):
+        raise InputError(f"no node has {options.cpus:g} CPU and {options.gpus:g} GPU for a run; ask for less")
+    sent = {id(thing): ray.put(thing) for run in pending for thing in (run.task, run.start)}
+    nothing: Any = None  # neither a device nor a terminal can be sent
+    bare = replace(place, out=out, accelerator=nothing, progress=nothing)
+    task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries)(_run)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".ray.") as token, lock(Path(token), wait=True):
         given = (bare, Path(token), options, torch.get_num_threads())
-        task = ray.remote(num_cpus=options.cpus, num_gpus=options.gpus, max_retries=options.retries)(_run)
-        with lock(Path(token), wait=True):
-            for wait in (False, True):  # what another command is at comes last
-                flying = {}
-                for run in pending:
-                    things = (run.configuration, sent[id(run.task)], sent[id(run.start)])
-                    flying[task.remote(given, *things, wait=wait)] = run
-                for run, report in _collect(ray, flying, options.retries):
-                    if report is not None:
-                        pending.remove(run)
-                        reports[run.configuration.folder] = report
-                        place.progress.start_run(run.title)
-                        place.progress.advance(run.cost)
-                        place.progress.finish_run(run.title, report.metrics, report.seconds)
+        for wait in (False, True):  # what another command is at comes last
+            flying = {}
+            for run in pending:
+                things = (run.configuration, sent[id(run.task)], sent[id(run.start)])
+                flying[task.remote(given, *things, wait=wait)] = run
+            for run, report in _collect(ray, flying, options.retries):
+                if report is not None:
+                    pending.remove(run)
+                    reports[run.configuration.folder] = report
+                    place.progress.start_run(run.title)
+                    place.progress.advance(run.cost)
+                    place.progress.finish_run(run.title, report.metrics, report.seconds)
     return [reports[run.configuration.folder] for run in runs]
 
 
 def _run(given: tuple[Any, ...], configuration: Any, task: Any, start: Any, *, wait: bool) -> Report | None:
     """Return the report of a run, on whichever node this is, or None if another process is at it."""
     place, token, options, threads = given
+    node = socket.gethostname()
     if not token.is_dir():
-        raise InputError(
-            f"{platform.node()} does not see --out {place.out}; give a folder that all nodes share"
-        )
+        raise InputError(f"{node} does not see --out {place.out}; give a folder that all nodes share")
     with lock(token, wait=False) as is_held:
         if is_held:
-            raise InputError(
-                f"locks in --out {place.out} do not hold on {platform.node()}; mount it with locks"
-            )
+            raise InputError(f"locks in --out {place.out} do not hold on {node}; mount it with locks")
     load_plugins(options.plugins)  # this process has only just begun
     torch.set_num_threads(threads)  # Ray's own number is that of the task's CPUs
     accelerator = make_accelerator("cuda" if options.gpus else "cpu", options.precision)
@@ -118,7 +111,7 @@ def _collect(ray: Any, flying: dict[Any, Run], retries: int) -> Iterator[tuple[R
             try:
                 yield run, ray.get(task)
             except ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, (InputError, vitreg.VitregError, OSError)):
+                if isinstance(error.cause, (VitregError, OSError)):
                     raise InputError(f"{run.title}: {error.cause}") from error
                 raise
             except ray.exceptions.RayError as error:
@@ -130,15 +123,13 @@ def _collect(ray: Any, flying: dict[Any, Run], retries: int) -> Iterator[tuple[R
 
 
 @contextmanager
-def cluster(options: RayOptions) -> Iterator[Any]:
-    """Yield Ray, connected to the cluster of `options`, or to one here that ends with the block."""
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError('a table on Ray needs ray; pip install "vitreg[ray]"') from error
-    if ray.is_initialized():
-        yield ray
-        return
+def cluster(options: RayOptions) -> Iterator[None]:
+    """Connect to the cluster of `options`, or to one here that ends with the block, for `execute_on_ray`.
+
+    Raises:
+        InputError: Ray is not installed or not reached.
+    """
+    ray = import_library("ray", 'a table on Ray needs ray; pip install "vitreg[ray]"')
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to Ray's makers
     code = [str(Path(module.__path__[0])) for module in (engine, vitreg)]
     environment = {"py_modules": code, "excludes": ["**/__pycache__"]}
@@ -153,6 +144,6 @@ def cluster(options: RayOptions) -> Iterator[Any]:
         except (OSError, RuntimeError, ValueError) as error:
             where = f"reach the cluster at {options.address}" if options.address else "start a cluster here"
             raise InputError(f"Ray cannot {where} ({first_line(error)}); see `ray start --help`") from error
-        yield ray
+        yield
     finally:
         ray.shutdown()

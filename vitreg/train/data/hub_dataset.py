@@ -6,7 +6,6 @@ Where an owner no longer serves a data set, a copy there may still be had: `hf:O
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from vitreg.errors import InputError
+from vitreg.errors import InputError, import_library
 from vitreg.files import make_folder_once, write_atomically
 from vitreg.pictures.reading import format_of
 from vitreg.train.basics.tables import csv_text
@@ -87,12 +86,8 @@ def hub_folder(data: HubData, cache: Path, *, say: Callable[[str], None] = lambd
 
 
 def _library() -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise InputError(
-            "data of the Hugging Face hub (hf:) need the library datasets; pip install datasets"
-        ) from error
+    otherwise = "data of the Hugging Face hub (hf:) need the library datasets; pip install datasets"
+    return import_library("datasets", otherwise)
 
 
 def _fetch(data: HubData) -> Any:

@@ -17,7 +17,7 @@ from timm.data import resolve_model_data_config
 from timm.models import load_model_config_from_hf
 from torch import Tensor, nn
 
-from vitreg.errors import InputError
+from vitreg.errors import InputError, import_library
 from vitreg.files import check_sums, prepare_out, sha256_of, whole_file, write_atomically
 from vitreg.train.basics.download import download
 from vitreg.train.models.weights import file_hash, load_model, state_hash
@@ -60,7 +60,9 @@ def open_weights(
     elif kind == "open_clip":
         state = _of_open_clip(place, model)
     elif "://" in text:
-        path = fetch(_secure(text), Path(torch.hub.get_dir(), "checkpoints"))
+        if urlsplit(text).scheme != "https":
+            raise InputError(f"{text}: weights are only fetched from https://; expected {FORMS}")
+        path = fetch(text, Path(torch.hub.get_dir(), "checkpoints"))
         return read_weights(path, model=model, say=say), file_hash(path)
     elif not Path(text).exists() or not text:
         is_name = timm.is_model(text.partition(".")[0])
@@ -123,11 +125,7 @@ def _create(name: str, advice: str) -> nn.Module:
 
 
 def _of_open_clip(place: str, model: str) -> State:
-    try:
-        import open_clip
-        from open_clip.transformer import VisionTransformer
-    except ImportError as error:
-        raise InputError("open_clip: needs open_clip; pip install open-clip-torch") from error
+    open_clip = import_library("open_clip", "open_clip: needs open_clip; pip install open-clip-torch")
     name, _, tag = place.rpartition("/")
     _check_clip(open_clip, name, tag)
     try:
@@ -141,7 +139,7 @@ def _of_open_clip(place: str, model: str) -> State:
             f"cannot get the weights of {place}: {first_line(error)}; fetch them from {source} and give the "
             "file"
         ) from error
-    if not isinstance(tower, VisionTransformer):
+    if not isinstance(tower, open_clip.transformer.VisionTransformer):
         raise InputError(
             f"the picture tower of {name} is a {type(tower).__name__}, expected open_clip's own "
             "VisionTransformer; if timm serves it, --weights timm"
@@ -198,12 +196,6 @@ def _twin(model: str) -> str:
 
 def _features(model: Any, pictures: Tensor) -> Tensor:
     return model.forward_head(model.forward_features(pictures), pre_logits=True)
-
-
-def _secure(url: str) -> str:
-    if urlsplit(url).scheme != "https":
-        raise InputError(f"{url}: weights are only fetched from https://; expected {FORMS}")
-    return url
 
 
 def fetch(url: str, folder: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 import vitreg
-from vitreg.errors import InputError
+from vitreg.errors import InputError, import_library
 from vitreg.families import find_tower
 from vitreg.parameters.heads import head_parameters
 
@@ -29,11 +29,7 @@ class Adapters:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        try:
-            from peft import LoraConfig
-            from peft.tuners.lora import LoraModel
-        except ImportError as error:
-            raise InputError("LoRA needs the peft library; pip install peft") from error
+        peft = import_library("peft", "LoRA needs the peft library; pip install peft")
         self._required = [(p, p.requires_grad) for p in model.parameters()]
         tower = find_tower(model)
         blocks = {id(module) for block in tower.blocks for module in block.module.modules()}
@@ -44,8 +40,8 @@ class Adapters:
                 "Use fine-tune."
             )
         head = head_parameters(model, tower)
-        config = LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules=places)
-        self._tuner = LoraModel(model, config, "default")
+        config = peft.LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules=places)
+        self._tuner = peft.LoraModel(model, config, "default")
         for parameter in head:
             parameter.requires_grad_(True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vitreg.errors import InputError
+from vitreg.errors import InputError, import_library
 from vitreg.train.data.archives import Archive
 from vitreg.train.data.samples import Box, Folder, Sample
 
@@ -90,12 +89,9 @@ class Layout:
 
     def mat(self, path: Path) -> dict[str, Any]:
         """Return the variables of a MATLAB file, cells and structures as arrays."""
+        reader = import_library("scipy.io", f"{path} is a MATLAB file: pip install scipy, which reads it")
         try:
-            scipy_io = importlib.import_module("scipy.io")
-        except ImportError as error:
-            raise InputError(f"{path} is a MATLAB file: pip install scipy, which reads it") from error
-        try:
-            return scipy_io.loadmat(str(self.need(path)), squeeze_me=True)
+            return reader.loadmat(str(self.need(path)), squeeze_me=True)
         except InputError:
             raise
         except Exception as error:  # scipy's reader raises whatever the broken bytes lead it into
