@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +15,7 @@ from vitreg.errors import InputError
 from vitreg.pictures.reading import read_numbers
 from vitreg.train.data.dataset import IMAGENET_MEAN, IMAGENET_STD, Task, normalise
 from vitreg.train.data.official.voc import VOC, MaskedPicture
+from vitreg.train.data.reading import in_parallel
 
 UNDECIDED = 255
 NUM_VOC_CLASSES = 20
@@ -88,11 +87,10 @@ def voc_scenes(
     images = torch.empty(total, 3, size, size, dtype=torch.uint8)
     objects = torch.empty(total, size, size, dtype=torch.uint8)
     digest = hashlib.sha256(repr((size, mean, std)).encode())
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # PIL decodes without Python's lock
-        for index, (image, numbers) in enumerate(pool.map(lambda one: _scene(one, size), pictures)):
-            images[index], objects[index] = image, numbers
-            digest.update(image.numpy().tobytes() + numbers.numpy().tobytes())
-            on_picture(index + 1, total)
+    for index, (image, numbers) in enumerate(in_parallel(lambda one: _scene(one, size), pictures)):
+        images[index], objects[index] = image, numbers
+        digest.update(image.numpy().tobytes() + numbers.numpy().tobytes())
+        on_picture(index + 1, total)
     return Scenes(VOC.name, digest.hexdigest(), images, objects, mean, std)
 
 

@@ -63,7 +63,8 @@ def given_options(kind: type[T], namespace: Namespace) -> T:
 
 def _form(annotation: Any) -> dict[str, Any]:
     """Return what argparse has to know of a field of this type."""
-    kind = _without_none(annotation)
+    is_union = get_origin(annotation) in (Union, UnionType)  # X | None takes what X does
+    kind = next(one for one in get_args(annotation) if one is not type(None)) if is_union else annotation
     if get_origin(kind) is Sequence:
         (one,) = get_args(kind)
         if issubclass(last := (get_args(one) or (one,))[-1], Path):  # of `str | Path`, too
@@ -72,12 +73,6 @@ def _form(annotation: Any) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind)}
     return {"action": "store_true"} if kind is bool else {"type": kind}
-
-
-def _without_none(annotation: Any) -> Any:
-    """Return X of `X | None`, and of X itself."""
-    is_union = get_origin(annotation) in (Union, UnionType)
-    return next(one for one in get_args(annotation) if one is not type(None)) if is_union else annotation
 
 
 def _help(text: str, default: object) -> str:

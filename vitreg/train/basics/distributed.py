@@ -75,14 +75,16 @@ def on_main(function: Callable[[], T]) -> T:
     Raises:
         OtherProcessError: `function` raised; the main process raises that error itself.
     """
+    global _is_alone
     if world_size() == 1:
         return function()
     told: list[list[T] | None] = [None]
     try:
         if rank() == 0:
-            with _alone():
-                told = [[function()]]
+            _is_alone = True
+            told = [[function()]]
     finally:
+        _is_alone = False
         dist.broadcast_object_list(told, src=0, group=_channel())
     if told[0] is None:
         raise OtherProcessError
@@ -197,13 +199,3 @@ def _are_connected() -> bool:
 def _channel() -> dist.ProcessGroup:
     """Return the group that the processes talk over: without the GPU, and patient."""
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=PATIENCE))
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    global _is_alone
-    _is_alone = True
-    try:
-        yield
-    finally:
-        _is_alone = False

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import fmean
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -53,9 +52,7 @@ class Progress:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bars.stop()
 
     def say(self, text: str) -> None:
@@ -65,11 +62,8 @@ class Progress:
     @contextmanager
     def stage(self, name: str) -> Iterator[Callable[[int, int], None]]:
         """Show a stage; yields the function that is told how much of it is done, and of how much."""
-        began, said, bar = (
-            time.monotonic(),
-            0.0,
-            self._bars.add_task(escape(plain(name)), total=None, left=""),
-        )
+        began, said = time.monotonic(), 0.0
+        bar = self._bars.add_task(escape(plain(name)), total=None, left="")
 
         def update(done: int, total: int) -> None:
             nonlocal said
@@ -102,10 +96,8 @@ class Progress:
         self._run_began = time.monotonic()
         self.begin_steps()
         if self._overall is not None:
-            self._bars.update(
-                self._overall,
-                description=f"run {self.run_number} of {self.num_runs} · {escape(plain(title))}",
-            )
+            number = f"run {self.run_number} of {self.num_runs}"
+            self._bars.update(self._overall, description=f"{number} · {escape(plain(title))}")
 
     def begin_steps(self) -> None:
         """Note that the run's steps begin: those told before were done before an interruption."""

@@ -18,6 +18,7 @@ from vitreg.pictures.reading import opened_picture, read_numbers, upright
 from vitreg.train.data.samples import Sample
 from vitreg.train.data.transforms import box_mask, evaluation_transform, trimap_mask
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -104,13 +105,13 @@ def or_error(function: Callable[[Sample], T]) -> Callable[[Sample], T | InputErr
     return result
 
 
-def in_parallel(function: Callable[[Sample], T], samples: Iterable[Sample]) -> Iterator[T]:
+def in_parallel(function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
     """Map in threads (PIL decodes without the interpreter's lock), in order, a bounded number ahead."""
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
         waiting = []
-        for sample in samples:
-            waiting.append(pool.submit(function, sample))
+        for item in items:
+            waiting.append(pool.submit(function, item))
             if len(waiting) > 4 * workers:
                 yield waiting.pop(0).result()
         for future in waiting:

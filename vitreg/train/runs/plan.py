@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -98,7 +98,8 @@ def plan(design: Design, chosen: Mapping[Cell, float] | None = None) -> list[Run
                 _run(design, task, start, method=SOURCE, lam=None, share=None, seed=0)
                 for start in design.starts
             ]
-        for seed, share, start, method in _cells(design):
+        cells = itertools.product(design.seeds, design.shares, design.starts, design.methods)
+        for seed, share, start, method in cells:
             cell = (start.fingerprint, task.name, share, method)
             lams = [chosen[cell]] if chosen and cell in chosen else _lams(design, method)
             runs += [
@@ -118,10 +119,6 @@ def plan_search(design: Design, hold_out: float) -> list[Run]:
     several = [method for method in design.methods if len(_lams(design, method)) > 1]
     search = replace(design, methods=several, hold_out=hold_out, measure_every=0)
     return [run for run in plan(search) if run.configuration.method != SOURCE]
-
-
-def _cells(design: Design) -> Iterator[tuple[int, Share, Start, str]]:
-    return itertools.product(design.seeds, design.shares, design.starts, design.methods)
 
 
 def _lams(design: Design, method: str) -> Sequence[float | None]:

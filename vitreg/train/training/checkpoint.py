@@ -100,29 +100,28 @@ class Checkpoints:
 
     def save(self, training: Training, *, is_last: bool) -> None:
         """Write the checkpoint if it is time to; a disk that is full is told once and stops nothing."""
-        if self.every > 0 and (is_last or on_main(self._is_due)):
+        if self.every > 0 and (is_last or on_main(lambda: time.monotonic() - self._written >= self.every)):
             random_states, states = gather(_random_states(training.model)), training.state_dict()
             on_main(lambda: self._write(training, {**states, "random": random_states}))
 
     def _fitting(self, training: Training, indices: Sequence[int]) -> dict[str, Any] | None:
         """Return what the checkpoint holds, or None if there is none that fits."""
-        self.owner["start"] = _fingerprint(training.given, indices)
+        # The weights and buffers, bit by bit, and the pictures that are trained on.
+        start = f"{list(indices)} {state_hash(training.given.state_dict())}"
+        self.owner["start"] = hashlib.sha256(start.encode()).hexdigest()[:16]
         _delete(self.path.parent.glob(f".{NAME}.*"))  # left by a kill in the middle of writing
         if not self.path.exists():
             return None
         try:
-            stored, reason = _read(self.path), None
-            if stored["owner"] != self.owner:
-                reason = _difference(stored["owner"], self.owner)
+            check_archive(self.path)  # every byte of its tensors; and nothing in it is executed
+            stored: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            if stored["owner"] == self.owner:
+                return stored
+            reason = _difference(stored["owner"], self.owner)
         except Exception as error:  # whatever the broken bytes lead the readers into
-            stored, reason = {}, f"it cannot be read: {type(error).__name__}"
-        if reason is None:
-            return stored
+            reason = f"it cannot be read: {type(error).__name__}"
         self.say(f"{self.path} is not used, the run starts anew ({reason})")
         return None
-
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._written >= self.every
 
     def _write(self, training: Training, states: Mapping[str, Any]) -> None:
         content = BytesIO()  # torch, writing to a file itself, does not say that the disk is full
@@ -158,19 +157,6 @@ def _delete(paths: Iterable[Path]) -> None:
     for path in paths:
         with suppress(OSError):
             path.unlink()
-
-
-def _fingerprint(model: nn.Module, indices: Sequence[int]) -> str:
-    """Return a digest of the model's weights and buffers, bit by bit, and the pictures it is trained on."""
-    told = f"{list(indices)} {state_hash(model.state_dict())}"
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds. Nothing in it is executed, and every byte of its tensors is checked."""
-    check_archive(path)
-    stored: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return stored
 
 
 def _difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

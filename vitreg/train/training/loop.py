@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +21,7 @@ from vitreg.train.basics.sharding import shard, shared_out
 from vitreg.train.data.batches import Batches, Draws, Slices
 from vitreg.train.data.dataset import Task
 from vitreg.train.data.kept_views import kept_views
+from vitreg.train.training.checkpoint import Checkpoints
 from vitreg.train.training.composition import needs_masks
 from vitreg.train.training.device import checkpoint_blocks
 from vitreg.train.training.guided_model import Applied, Whole
@@ -29,9 +29,6 @@ from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import METHODS, target_of
 from vitreg.train.training.state import DivergenceError, Entry, Measurement, Training
 from vitreg.train.training.step import Step, check_step
-
-if TYPE_CHECKING:
-    from vitreg.train.training.checkpoint import Checkpoints
 
 WARMUP_START = 1e-6
 """The learning rate at the first step of a warm-up."""

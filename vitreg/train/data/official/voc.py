@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vitreg.errors import InputError
 from vitreg.train.data.archives import Archive
@@ -11,8 +11,7 @@ from vitreg.train.data.official.layout import Layout
 from vitreg.train.data.samples import Folder
 
 
-@dataclass(frozen=True)
-class MaskedPicture:
+class MaskedPicture(NamedTuple):
     """A picture, and the files that give each of its pixels a class, and an object."""
 
     path: Path
@@ -38,7 +37,7 @@ def read_voc(root: Path) -> tuple[MaskedPicture, ...]:
         )
         for name in names
     )
-    VOC.need_pictures([path for one in pictures for path in (one.path, one.classes, one.objects)])
+    VOC.need_pictures([path for one in pictures for path in one])
     return pictures
 
 
