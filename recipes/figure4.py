@@ -11,14 +11,12 @@ the three readings of Eq. (5)'s normalisation stand beside each other.
     python recipes/figure4.py --preset paper --data CUB=DIR Cars=DIR --weights FILE
 """
 
-import sys
-
 from engine.experiment.job import Table
-from engine.results.curves import draw_lams
+from engine.results.plots import draw_lams
 from engine.scripts.console import table_script
 
 TABLE = Table("figure4", methods=("fine-tune", "GTA"), searches=True, select="none")
 main = table_script(TABLE, __doc__, draw=draw_lams)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

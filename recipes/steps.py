@@ -12,14 +12,12 @@ Where does a guide begin to pay? With --measure-every log it is looked at after 
     python recipes/steps.py --preset paper --data CUB=DIR Cars=DIR --weights FILE
 """
 
-import sys
-
 from engine.experiment.job import Table
-from engine.results.curves import draw_steps
+from engine.results.plots import draw_steps
 from engine.scripts.console import table_script
 
 TABLE = Table("steps", methods=("fine-tune", "GTA"), measures=10)
 main = table_script(TABLE, __doc__, draw=draw_steps)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

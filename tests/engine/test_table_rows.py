@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from engine.results.paper import PaperTable, read_paper_table
-from engine.results.points import draw
+from engine.results.plots import draw_methods
 from engine.results.rows import Row, notes, rows, text_table
 from engine.results.run_lines import machine_differences
 from vitreg.train.basics.tables import csv_of
@@ -107,7 +107,7 @@ def test_sources_stand_beside_each_other_and_beside_the_paper_s() -> None:
     assert [row.paper for row in table[2:]] == [38.31, 48.32, 41.376, 51.525]
     assert [row.gain for row in table[2:]] == [0.0, 5.0, 0.0, 5.0]
     assert "source" in text_table(table).columns
-    assert draw(table, [], "t") != draw(table[2:4], [], "t")
+    assert draw_methods(table, [], "t") != draw_methods(table[2:4], [], "t")
 
 
 def test_runs_of_different_machines_are_told() -> None:
@@ -171,7 +171,7 @@ def test_the_table_is_a_pure_function_of_the_runs() -> None:
     assert {dataclasses.astuple(r) for r in rows(made, PAPER)} == {
         dataclasses.astuple(r) for r in rows(shuffled, PAPER)
     }
-    assert draw(rows(made, PAPER), [], "t") == draw(rows(reports(), PAPER), [], "t")
+    assert draw_methods(rows(made, PAPER), [], "t") == draw_methods(rows(reports(), PAPER), [], "t")
 
 
 def test_csv_is_unrounded_and_complete() -> None:
@@ -201,7 +201,7 @@ def test_markdown_and_terminal_show_the_same_cells() -> None:
 
 
 def test_plot_is_a_picture() -> None:
-    assert draw(rows(reports(), PAPER), [], "title").startswith(b"\x89PNG")
+    assert draw_methods(rows(reports(), PAPER), [], "title").startswith(b"\x89PNG")
 
 
 def test_numbers_of_the_paper() -> None:

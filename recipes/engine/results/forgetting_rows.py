@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from engine.results.intervals import gain_cells, picture_interval
-from engine.results.points import as_png
+from engine.results.plots import as_png
 from engine.results.rows import WORDS, first_columns, mean_std
+from engine.results.run_lines import row_groups
 from vitreg.plot.curves import curve
 from vitreg.plot.style import looks, panels, plain
 from vitreg.train.basics.tables import TextTable, number
@@ -63,27 +64,13 @@ class ForgottenRow:
     drift: float
 
 
-Key = tuple[str, str, str, str, float | None]
-"""Data set, source, share, method, λ."""
-
-
-def _groups(found: Sequence[Forgotten], labels: Mapping[str, str]) -> dict[Key, list[Forgotten]]:
-    groups: dict[Key, list[Forgotten]] = {}
-    for one in found:
-        c = one.configuration
-        key = (c.data, labels.get(c.weights, ""), str(c.share), c.method, c.lam)
-        groups.setdefault(key, []).append(one)
-    order = list(dict.fromkeys(key[:3] for key in groups))
-    return {key: groups[key] for key in sorted(groups, key=lambda key: order.index(key[:3]))}
-
-
 def forgotten_rows(found: Sequence[Forgotten], labels: Mapping[str, str]) -> list[ForgottenRow]:
     """Return a row for each data set, source, share, method and λ, in the order in which they come.
 
     `labels` name the sources by the fingerprints of their weights.
     """
     rows = []
-    for key, group in _groups(found, labels).items():
+    for key, group in row_groups(found, labels).items():
         top1 = [one.top1 for one in group]
         now = {one.configuration.seed: one.right for one in group}
         before = {one.configuration.seed: one.source for one in group}
@@ -91,7 +78,7 @@ def forgotten_rows(found: Sequence[Forgotten], labels: Mapping[str, str]) -> lis
         assert interval is not None
         old, source = (100 * fmean(map(fmean, side.values())) for side in (now, before))
         rows.append(
-            ForgottenRow(
+            ForgottenRow(  # type: ignore[misc]  # the key has as many parts as come first
                 *key,
                 num_seeds=len(group),
                 top1=fmean(top1),
@@ -136,7 +123,7 @@ def notes(num_pictures: int) -> list[str]:
 
 def draw(found: Sequence[Forgotten], labels: Mapping[str, str], title: str) -> bytes:
     """Return a PNG file: new against old top-1 from each training's start to its end, mean over seeds."""
-    groups = {key: group for key, group in _groups(found, labels).items() if group[0].curve}
+    groups = {key: group for key, group in row_groups(found, labels).items() if group[0].curve}
     sets = list(dict.fromkeys(key[:3] for key in groups))
     figure, grid = panels(len(sets), 1, size=(5.8, 3.1))
     for (axes,), (data, source, share) in zip(grid, sets, strict=True):

@@ -83,10 +83,8 @@ def worst_interval(
     second: Mapping[int, Sequence[float]],
     cells: Sequence[Hashable],
     objects: Sequence[int],
-    *,
-    level: float = 0.95,
 ) -> Interval | None:
-    """Return the interval of how far the first method's `worst_top1`, mean over seeds, is ahead.
+    """Return the 95 % interval of how far the first method's `worst_top1`, mean over seeds, is ahead.
 
     As `picture_interval`, but what is drawn are objects, with all of their pictures, and each draw has a
     worst cell of its own for each method and seed. As the worst of noisy means is lower than the lowest of
@@ -107,7 +105,7 @@ def worst_interval(
         drawn = objects_drawn[:, places]
         worst = [np.stack([_by_cell(one[None], members, drawn).min(1) for one in side], 1) for side in sides]
         means += list(100 * ((worst[0] - worst[1]) * seeds_drawn).sum(1) / len(seeds))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [0.025, 0.975])
     return Interval(float(low), float(high), "seeds and objects" if len(seeds) > 1 else "objects")
 
 
@@ -125,10 +123,8 @@ def _by_cell(
         return np.where(drawn > 0, ((weights * right) @ members.T) / drawn, np.inf)
 
 
-def seed_interval(
-    first: Mapping[int, float], second: Mapping[int, float], *, level: float = 0.95
-) -> Interval | None:
-    """Return Student's interval of the mean difference over the seeds of both; None for fewer than three.
+def seed_interval(first: Mapping[int, float], second: Mapping[int, float]) -> Interval | None:
+    """Return Student's 95 % interval of the mean difference over the seeds of both; None for fewer than 3.
 
     For runs whose predictions were not kept. It says nothing of other test pictures, and of two seeds it
     would be so wide that it says nothing at all.
@@ -136,5 +132,5 @@ def seed_interval(
     ahead = np.array([first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())])
     if len(ahead) < MIN_SEEDS:
         return None
-    half = float(t.ppf((1 + level) / 2, len(ahead) - 1) * ahead.std(ddof=1) / np.sqrt(len(ahead)))
+    half = float(t.ppf(0.975, len(ahead) - 1) * ahead.std(ddof=1) / np.sqrt(len(ahead)))
     return Interval(float(ahead.mean()) - half, float(ahead.mean()) + half, "seeds")

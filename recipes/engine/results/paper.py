@@ -23,12 +23,12 @@ class PaperTable:
 
     top1: dict[tuple[str, str, float], float]
 
-    def number(self, data: str, method: str, share: Share, source: str = "") -> float | None:
+    def number(self, data: str, method: str, share: Share | None, source: str = "") -> float | None:
         """Return the paper's top-1; for a data set it does not have, the mean over those it has.
 
         None where the paper has no such method, rate or source.
         """
-        if share.rate is None:
+        if share is None or share.rate is None:
             return None
         if source:
             method = f"{'baseline' if method == BASELINE else method} ({source})"

@@ -9,8 +9,8 @@ from typing import Any
 
 from engine.results.intervals import Interval, gain_cells, gain_fields, picture_interval, seed_interval
 from engine.results.paper import PaperTable
+from engine.results.run_lines import Key, row_groups
 from vitreg.train.basics.tables import TextTable, number, signed
-from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
 
@@ -65,10 +65,6 @@ class Row:
     interval_over: str = ""
 
 
-_Key = tuple[str, str, Share | None, str, float | None]
-"""Data set, source, share, method, λ."""
-
-
 def rows(
     reports: Iterable[Report],
     paper: PaperTable,
@@ -80,12 +76,7 @@ def rows(
     `labels` names the sources by the fingerprints of their weights, where there are several; `right` says
     which pictures a run had right, for the intervals.
     """
-    groups: dict[_Key, list[Report]] = {}
-    for report in reports:
-        c = report.configuration
-        groups.setdefault((c.data, (labels or {}).get(c.weights, ""), c.share, c.method, c.lam), []).append(
-            report
-        )
+    groups = row_groups(reports, labels or {})
     table = [_row(key, group, groups, paper, right) for key, group in groups.items()]
     order, sources, shares = (
         list(dict.fromkeys(getattr(row, name) for row in table)) for name in ("data", "source", "share")
@@ -102,7 +93,7 @@ def rows(
 
 
 def _row(
-    key: _Key, group: list[Report], groups: dict[_Key, list[Report]], paper: PaperTable, right: Right
+    key: Key, group: list[Report], groups: dict[Key, list[Report]], paper: PaperTable, right: Right
 ) -> Row:
     data, source, share, method, lam = key
     mean, std = mean_std([report.metrics.get("top1") for report in group])
@@ -115,15 +106,15 @@ def _row(
         points = minus(mean, mean_std([report.metrics.get("top1") for report in beside])[0])
         gains |= gain_fields(name, points, interval)
         over = over or (interval.over if interval else "")
-    printed = None if share is None else paper.number(data, method, share, source)
-    printed_baseline = None if share is None else paper.number(data, BASELINE, share, source)
-    block = object_block(groups.get((data, source, None, SOURCE, None), []))
+    trained_on = group[0].configuration.share
+    printed, printed_baseline = (paper.number(data, one, trained_on, source) for one in (method, BASELINE))
+    block = object_block(groups.get((data, source, "", SOURCE, None), []))
     looked = mean_std(_at(block, group, "object_share"))
     matched = mean_std(_at(block, group, "jaccard"))
     return Row(
         data=data,
         source=source,
-        share="" if share is None else str(share),
+        share=share,
         method=method,
         lam=lam,
         num_seeds=len(group),

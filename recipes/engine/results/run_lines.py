@@ -1,13 +1,34 @@
-"""A table's runs as lines of a CSV file, and what computed them: each figure can be followed to its run."""
+"""A table's runs by row, and as lines of a CSV file that say what computed them: figures lead to runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from vitreg.train.basics.tables import csv_of
 from vitreg.train.runs.report import Report
 from vitreg.wording import listed
+
+Key = tuple[Any, ...]
+"""Data set, source, share, what else tells rows apart, method, λ."""
+
+
+def row_groups(
+    found: Iterable[Any], labels: Mapping[str, str], beside: Callable[[Any], tuple[str, ...]] = lambda one: ()
+) -> dict[Key, list[Any]]:
+    """Return what was found of runs by row, rows of the same pictures and source one after the other.
+
+    Each of `found` has the `configuration` of its run; `beside` is what else tells rows apart. `labels` names
+    the sources by the fingerprints of their weights.
+    """
+    groups: dict[Key, list[Any]] = {}
+    for one in found:
+        c = one.configuration
+        share = "" if c.share is None else str(c.share)
+        key = (c.data, labels.get(c.weights, ""), share, *beside(one), c.method, c.lam)
+        groups.setdefault(key, []).append(one)
+    order = list(dict.fromkeys(key[:-2] for key in groups))
+    return dict(sorted(groups.items(), key=lambda group: order.index(group[0][:-2])))
 
 
 def runs_csv(reports: Sequence[Report]) -> str:
@@ -18,6 +39,7 @@ def runs_csv(reports: Sequence[Report]) -> str:
 def line_of(report: Report) -> dict[str, Any]:
     """Return what is to be known of a run, by column."""
     c, hyper, machine = report.configuration, report.configuration.hyper, report.machine
+    top1 = report.metrics.get("top1")
     return {
         "data": c.data,
         "weights": c.weights[:8],
@@ -31,7 +53,7 @@ def line_of(report: Report) -> dict[str, Any]:
         "measure_every": c.measure_every,
         **{name: getattr(hyper, name, "") for name in ("steps", "views", "every", "fraction", "balance")},
         "precision": c.precision,
-        "top1": _round(report.metrics.get("top1")),
+        "top1": "" if top1 is None else float(f"{top1:.7g}"),
         "object_share": percentages(report.metrics.get("object_share", ())),
         "jaccard": percentages(report.metrics.get("jaccard", ())),
         "seconds": round(report.seconds),
@@ -41,10 +63,6 @@ def line_of(report: Report) -> dict[str, Any]:
         "timm": machine["versions"]["timm"],
         "folder": c.folder,
     }
-
-
-def _round(value: float | None) -> float | str:
-    return "" if value is None else float(f"{value:.7g}")
 
 
 def percentages(shares: Sequence[float]) -> str:

@@ -16,6 +16,7 @@ from engine.results.intervals import (
     worst_top1,
 )
 from engine.results.rows import PROBE, WORDS, first_columns, mean_std, object_notes
+from engine.results.run_lines import Key, row_groups
 from vitreg.plot.pictures import Panel, draw_grid
 from vitreg.plot.style import png
 from vitreg.train.basics.tables import TextTable, number
@@ -98,10 +99,6 @@ class ShiftRow:
     object_share: float | None
 
 
-Key = tuple[str, str, str, str, str, float | None]
-"""Data set, source, share, test set, method, λ."""
-
-
 def shift_rows(
     found: Sequence[Measured], blocks: Mapping[tuple[str, str], int | None], labels: Mapping[str, str]
 ) -> list[ShiftRow]:
@@ -110,15 +107,8 @@ def shift_rows(
     `blocks` are the blocks whose attention is looked at, by data set and source; `labels` name the sources by
     the fingerprints of their weights.
     """
-    groups: dict[Key, list[Measured]] = {}
-    for one in found:
-        c = one.configuration
-        key = (c.data, labels.get(c.weights, ""), str(c.share), one.test, c.method, c.lam)
-        groups.setdefault(key, []).append(one)
-    order = list(dict.fromkeys(key[:4] for key in groups))
-    return [
-        _row(key, groups, blocks.get(key[:2])) for key in sorted(groups, key=lambda key: order.index(key[:4]))
-    ]
+    groups = row_groups(found, labels, lambda one: (one.test,))
+    return [_row(key, groups, blocks.get(key[:2])) for key in groups]
 
 
 def _row(key: Key, groups: Mapping[Key, list[Measured]], block: int | None) -> ShiftRow:
@@ -134,10 +124,10 @@ def _row(key: Key, groups: Mapping[Key, list[Measured]], block: int | None) -> S
         "change": (group[0].beside, method, lam),
     }.items():
         is_other = (other_test, other, other_lam) != (test, method, lam)
-        others = groups.get((*where, other_test, other, other_lam), []) if is_other else []  # type: ignore[arg-type]
+        others = groups.get((*where, other_test, other, other_lam), []) if is_other else []
         ahead = fmean(top1) - fmean(one.top1 for one in others) if others else None
         compared |= gain_fields(name, ahead, _interval(group, others))
-    return ShiftRow(
+    return ShiftRow(  # type: ignore[misc]  # the key has as many parts as come first
         *key,
         num_seeds=len(group),
         num_pictures=group[0].num_pictures,

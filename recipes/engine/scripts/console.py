@@ -18,7 +18,7 @@ from engine.experiment.job import Job, Table
 from engine.experiment.search import Choice, choices, describe_choices, keep_chosen, lams_of
 from engine.results.course import course_csv, course_table
 from engine.results.paper import read_paper_table
-from engine.results.points import draw as draw_points
+from engine.results.plots import draw_methods
 from engine.results.rows import Row, notes, rows, text_table
 from engine.results.run_lines import describe_machines, machine_differences, runs_csv
 from engine.scripts.forecast import Forecast, forecast
@@ -61,7 +61,7 @@ def script(
     return main
 
 
-def table_script(table: Table, description: str | None, *, draw: Drawing = draw_points) -> Main:
+def table_script(table: Table, description: str | None, *, draw: Drawing = draw_methods) -> Main:
     """Return the `main` of a table's script, with its picture by `draw`."""
     return script(PlannedOptions, table, description, partial(_make_table, draw=draw))
 
@@ -82,31 +82,23 @@ def _make_table(
 def show_forecast(console: Console, job: Job, found: Forecast) -> None:
     """Print what is to be done, in its order, and what that was concluded from."""
     parts, batch = found.parts, job.design.hyper.batch_size
-    table = TextTable(
-        {
-            "stage": [part.stage for part in parts],
-            "data": [part.data for part in parts],
-            "seed": [str(part.seed) for part in parts],
-            "runs": [str(part.runs) for part in parts],
-            "steps": [str(part.steps) for part in parts],
-            "takes": [duration(part.seconds) for part in parts],
-            "done after": [duration(total) for total in accumulate(part.seconds for part in parts)],
-        },
-        words=("stage", "data"),
-    )
-    console.print(table.rich())
+    names = ("stage", "data", "seed", "runs", "steps")
+    columns = {name: [str(getattr(part, name)) for part in parts] for name in names}
+    columns["takes"] = [duration(part.seconds) for part in parts]
+    columns["done after"] = list(map(duration, accumulate(part.seconds for part in parts)))
+    console.print(TextTable(columns, words=("stage", "data")).rich())
     runs, steps, seconds = (sum(getattr(p, name) for p in parts) for name in ("runs", "steps", "seconds"))
     before = f", {found.finished} finished before" if found.finished else ""
     several = 2 if len({model for model, _ in found.paces}) > 1 else 1
-    names = {kind: " ".join(kind[-several:]) for kind in found.paces}
+    named = {kind: " ".join(kind[-several:]) for kind in found.paces}
     measured = {kind: pace for kind, pace in found.paces.items() if kind not in found.unmeasured}
     paces = ", ".join(
-        f"{names[kind]} {pace.step:.3g}"
+        f"{named[kind]} {pace.step:.3g}"
         + (f" (new views {pace.new_step:.3g})" if job.design.hyper.views else "")
         for kind, pace in measured.items()
     )
     counted = sorted({pace.steps for pace in measured.values()} or {0})
-    hurried = ", ".join(names[kind] for kind in found.unmeasured)
+    hurried = ", ".join(named[kind] for kind in found.unmeasured)
     left_out = [f"no time was left to measure {hurried}: taken as slow as the slowest of the others"]
     out = job.place.out.absolute()
     place = next(folder for folder in (out, *out.parents) if folder.exists())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -137,8 +138,7 @@ def _test_run(run: Run, tests: Sequence[TestSet], job: Job) -> list[Measured]:
     for test in tests:
         kept = folder / f"tested-{test.fingerprint[:12]}.json"
         if not kept.is_file():
-            right, shares = _test_once(run, test, job)
-            on_main(partial(write_atomically, kept, json.dumps({"right": right, "object_share": shares})))
+            on_main(partial(write_atomically, kept, json.dumps(_test_once(run, test, job))))
         said = json.loads(kept.read_text())
         objects = torch.tensor(test.groups or range(len(test.labels)))
         # Pictures of one object are not independent of each other.
@@ -147,7 +147,7 @@ def _test_run(run: Run, tests: Sequence[TestSet], job: Job) -> list[Measured]:
     return found
 
 
-def _test_once(run: Run, test: TestSet, job: Job) -> tuple[list[bool], list[float]]:
+def _test_once(run: Run, test: TestSet, job: Job) -> dict[str, Any]:
     """Return which pictures of a test set a run's model has right, and its attention on objects, by block."""
     logits: list[Tensor] = []
     metrics = evaluate(
@@ -157,7 +157,8 @@ def _test_once(run: Run, test: TestSet, job: Job) -> tuple[list[bool], list[floa
         on_logits=logits.append,
     )
     every = torch.cat([part for each in gather(logits) for part in each])  # the processes' in order
-    return (every.argmax(1) == torch.tensor(test.labels)).tolist(), metrics.get("object_share", [])
+    right = (every.argmax(1) == torch.tensor(test.labels)).tolist()
+    return {"right": right, "object_share": metrics.get("object_share", [])}
 
 
 def _split_tied(report: Report, tied: Placement, job: Job) -> list[Measured]:

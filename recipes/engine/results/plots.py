@@ -1,4 +1,4 @@
-"""Accuracy and attention as curves: against λ, and against the steps of training."""
+"""Accuracy and attention as a picture: of each method, against λ, and against the steps of training."""
 
 from __future__ import annotations
 
@@ -7,18 +7,69 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from engine.results.points import as_png
 from engine.results.rows import Row, object_block
 from vitreg.plot.curves import curve, lam_axis
-from vitreg.plot.style import STYLES, looks, panels, plain, text_colour
+from vitreg.plot.style import STYLES, legend, looks, panels, plain, png, text_colour
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Report
 from vitreg.train.training.methods import BASELINE, SOURCE
 from vitreg.train.training.state import LOG
 
-_OBJECT = "attention on the object, %"
+_TOP1, _OBJECT = "top-1 on test pictures, %", "attention on the object, %"
+
+
+def draw_methods(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
+    """Return the plot as a PNG file: a line of panels for each data set and source."""
+    names = list(dict.fromkeys((row.data, row.source) for row in rows))
+    with_objects = any(row.object_share is not None for row in rows)
+    figure, grid = panels(len(names), 1 + with_objects)
+    for line, (data, source) in zip(grid, names, strict=True):
+        of_data = [row for row in rows if (row.data, row.source) == (data, source)]
+        _panel(line[0], of_data, "top1", "std", _heading(data, source, _TOP1))
+        if not with_objects:
+            continue
+        if of_data[0].block is None:
+            line[1].axis("off")
+            continue
+        heading = _heading(data, source, f"{_OBJECT} (block {of_data[0].block})")
+        _panel(line[1], of_data, "object_share", "object_share_std", heading)
+        for row in of_data:
+            if row.method == SOURCE and row.object_share is not None:
+                line[1].axhline(
+                    row.object_share, color="0.5", linestyle="--", linewidth=1.2, label="before training"
+                )
+    return as_png(figure, title)
+
+
+def _panel(axes: Axes, rows: Sequence[Row], value: str, deviation: str, heading: str) -> None:
+    rows = [row for row in rows if row.method != SOURCE and getattr(row, value) is not None]
+    shares = list(dict.fromkeys(row.share for row in rows))
+    # Where each cell has one λ, it is the method that is compared, whatever the λ of each share.
+    has_one_lam = len({(row.share, row.method) for row in rows}) == len(rows)
+    kinds = list(dict.fromkeys((row.method, None if has_one_lam else row.lam) for row in rows))
+    for number, ((method, lam), (colour, marker)) in enumerate(zip(kinds, looks(len(kinds)), strict=True)):
+        own = [row for row in rows if row.method == method and (has_one_lam or row.lam == lam)]
+        lams = {row.lam for row in own if row.lam is not None}
+        shift = 0.12 * (number - (len(kinds) - 1) / 2)  # beside each other: no error bar hides another
+        axes.errorbar(
+            [shares.index(row.share) + shift for row in own],
+            [getattr(row, value) for row in own],
+            yerr=[getattr(row, deviation) or 0.0 for row in own],
+            linestyle="none",
+            capsize=3,
+            label=f"{method} (λ = {lams.pop():g})" if len(lams) == 1 else method,
+            color=colour,
+            marker=marker,
+            markeredgecolor=text_colour(),
+            markersize=7,
+        )
+    axes.set_xticks(range(len(shares)), shares)
+    axes.set_xlim(-0.5, len(shares) - 0.5)
+    axes.set_xlabel("training pictures used")
+    axes.set_title(heading, fontsize=10, loc="left")
 
 
 def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> bytes:
@@ -27,7 +78,7 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
     Fine-tuning without a penalty is a level line of its share's style.
     """
     names = list(dict.fromkeys((row.data, row.source) for row in rows))
-    values = {"top-1 on test pictures, %": ("top1", "std")}
+    values = {_TOP1: ("top1", "std")}
     if any(row.object_share is not None for row in rows):
         values[_OBJECT] = ("object_share", "object_share_std")
     figure, grid = panels(len(names), len(values))
@@ -70,7 +121,7 @@ def draw_steps(rows: Sequence[Row], reports: Sequence[Report], title: str) -> by
     figure, grid = panels(len(groups), 1 + has_objects + has_drift)
     for line, ((data, _), own) in zip(grid, groups.items(), strict=True):
         block = object_block([r for r in own if r.configuration.method == SOURCE])
-        drawn = [(line[0], "top1", 1, "top-1 on test pictures, %")]
+        drawn = [(line[0], "top1", 1, _TOP1)]
         if block is not None:
             drawn.append((line[1], f"object_share/{block}", 100, f"{_OBJECT} (block {block})"))
         if has_drift:
@@ -109,3 +160,10 @@ def _steps(axes: Axes, reports: Iterable[Report], name: str, scale: float) -> No
 
 def _heading(data: str, source: str, what: str) -> str:
     return plain(f"{data}{f' from {source}' if source else ''}: {what}")
+
+
+def as_png(figure: Figure, title: str) -> bytes:
+    """Return a figure as a PNG file, with a title and one legend of all its panels, beside them."""
+    legend(figure, height="center")
+    figure.suptitle(plain(title), fontsize=11, x=0.01, ha="left")
+    return png(figure)

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from engine.results.course import course_csv, course_table
-from engine.results.curves import draw_lams, draw_steps
 from engine.results.paper import PaperTable
+from engine.results.plots import draw_lams, draw_steps
 from engine.results.rows import rows
 from vitreg.train.data.subset import Share
 from vitreg.train.runs.report import Configuration, Report
