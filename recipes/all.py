@@ -10,7 +10,6 @@ iBOT's, SSL's or the first. What cannot be made of what is given is left out, an
     python recipes/all.py --preset paper --data CUB=DIR Cars=DIR --voc DIR --weights SL=FILE SSL=FILE
 """
 
-import sys
 from collections.abc import Sequence
 
 from engine.scripts.run_all import run_all
@@ -26,4 +25,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -6,8 +6,6 @@ As figure 1, whose models it shares where --out is the same, with twelve picture
     python recipes/appendix_b.py --preset paper --data CUB=DIR Cars=DIR --weights FILE
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import script
 from engine.scripts.figure import FigureOptions, draw_attention
@@ -16,4 +14,4 @@ TABLE = Table("appendix_b", methods=("fine-tune", "GTA"), num_pictures=12)
 main = script(FigureOptions, TABLE, __doc__, draw_attention)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

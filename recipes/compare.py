@@ -8,8 +8,6 @@ Each difference is paired over seeds and test pictures, from the predictions tha
 A run that is finished is never run again, and more seeds, data sets or methods add to those in `--out`.
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import table_script
 
@@ -17,4 +15,4 @@ TABLE = Table("compare", methods=("linear-probe", "fine-tune", "LP-FT", "LP-FT+G
 main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,8 +8,6 @@ set, in its order, or by --pictures. The models are kept in --out: a second figu
     python recipes/figure1.py --data DIR --weights FILE --model deit_tiny_patch16_224 --pictures 3 14 15
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import script
 from engine.scripts.figure import FigureOptions, draw_attention
@@ -18,4 +16,4 @@ TABLE = Table("figure1", methods=("fine-tune", "GTA"))
 main = script(FigureOptions, TABLE, __doc__, draw_attention)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,8 +8,6 @@ known. Pictures are taken evenly, or by --pictures. The models are those of figu
     python recipes/figure3.py --data DIR --weights FILE --model deit_tiny_patch16_224 --voc DIR
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import script
 from engine.scripts.segmentation import SegmentationOptions, draw_segmentations
@@ -18,4 +16,4 @@ TABLE = Table("figure3", methods=("fine-tune", "GTA"))
 main = script(SegmentationOptions, TABLE, __doc__, draw_segmentations)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,8 +10,6 @@ Pictures of the source lie in a folder for each class, in the order of its head,
 labels are class indices. A run that is finished is never run again, and what it forgot is measured once.
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import script
 from engine.scripts.forgetting import ForgettingOptions, measure_forgetting
@@ -20,4 +18,4 @@ TABLE = Table("forgetting", methods=("linear-probe", "fine-tune", "LP-FT", "LP-F
 main = script(ForgettingOptions, TABLE, __doc__, measure_forgetting)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

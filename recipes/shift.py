@@ -10,8 +10,6 @@ pictures, too, are made anew, so that the background's brightness gives most of 
     python recipes/shift.py --data pets=DIR --weights FILE --shots 20 --epochs 10 --tied 0.95
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import script
 from engine.scripts.shift import ShiftOptions, measure_shift
@@ -20,4 +18,4 @@ TABLE = Table("shift", methods=("linear-probe", "fine-tune", "LP-FT", "LP-FT+GTA
 main = script(ShiftOptions, TABLE, __doc__, measure_shift)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,8 +8,6 @@
 Pictures are counted, not opened. PASCAL VOC, which table 4 needs, is looked at, but is no row.
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import script
 from engine.scripts.counting import CountingOptions, count_data_sets
@@ -18,4 +16,4 @@ TABLE = Table("table1")
 main = script(CountingOptions, TABLE, __doc__, count_data_sets)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -15,8 +15,6 @@ The paper's protocol:
 A run that is finished is never run again: the same command goes on where it was stopped.
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import table_script
 
@@ -25,4 +23,4 @@ TABLE = Table("table2", methods=METHODS, searches=True, rates=(0.15, 0.3, 0.5, 1
 main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

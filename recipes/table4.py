@@ -9,8 +9,6 @@ or outlines are known. The models are those of the first of --rates or --shots.
     python recipes/table4.py --preset paper --data CUB=DIR Cars=DIR --weights FILE --voc VOCtrainval.tar
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import script
 from engine.scripts.segmentation import SegmentationOptions, measure_segmentation
@@ -19,4 +17,4 @@ TABLE = Table("table4", methods=("fine-tune", "GTA"))
 main = script(SegmentationOptions, TABLE, __doc__, measure_segmentation)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -8,8 +8,6 @@ weighted by where the class token looks.
     python recipes/table5.py --preset paper --data CUB=DIR Cars=DIR --weights FILE
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import table_script
 
@@ -17,4 +15,4 @@ TABLE = Table("table5", methods=("fine-tune", "fine-tune+TransMix", "GTA", "GTA+
 main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -7,8 +7,6 @@ The demo's sources are its supervised one and one that is pre-trained by iBOT.
     python recipes/table6.py --preset paper --data CUB=DIR Cars=DIR --weights SL=FILE SSL=FILE
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import table_script
 
@@ -16,4 +14,4 @@ TABLE = Table("table6", methods=("fine-tune", "GTA"), sources=("SL", "SSL"), sea
 main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -7,8 +7,6 @@ The demo pre-trains both in its drawn world.
     python recipes/table_a.py --preset paper --data CUB=DIR Cars=DIR --weights DINO=FILE iBOT=FILE
 """
 
-import sys
-
 from engine.experiment.job import Table
 from engine.scripts.console import table_script
 
@@ -18,4 +16,4 @@ TABLE = Table(
 main = table_script(TABLE, __doc__)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
