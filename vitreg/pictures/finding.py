@@ -59,10 +59,18 @@ def pictures_below(folder: Path, *, but_not: Path | None = None) -> Found:
         InputError: A folder cannot be listed.
     """
     walk = _Walk(folder, but_not)
+    walk.enter_all(folder)
+    return walk.found
+
+
+def pictures_in(folder: Path) -> Found:
+    """Return the pictures in `folder` itself, as `pictures_below` does; folders in it play no part.
+
+    Raises:
+        InputError: The folder cannot be listed.
+    """
+    walk = _Walk(folder, None, looks_below=False)
     walk.enter(folder)
-    while walk.waiting:
-        walk.enter(walk.waiting.pop())
-    walk.found.pictures = [Path(root, name) for root, name in sorted(walk.names)]
     return walk.found
 
 
@@ -97,10 +105,8 @@ def is_result(folder: Path, found: Found | None = None) -> bool:
     if found is not None and not all(_OWN.fullmatch(path.name) for path in found.pictures):
         return False
     walk = _Walk(folder, None, looks_for_marks=True)
-    walk.enter(folder)
-    while walk.waiting:
-        walk.enter(walk.waiting.pop())
-    return walk.has_marks and all(_OWN.fullmatch(name) for _, name in walk.names)
+    walk.enter_all(folder)
+    return walk.has_marks and all(_OWN.fullmatch(path.name) for path in walk.found.pictures)
 
 
 def listed_counts(counts: Counter[str]) -> str:
@@ -109,17 +115,25 @@ def listed_counts(counts: Counter[str]) -> str:
 
 
 class _Walk:
-    """One look through a folder; `names` are the folder and the name of each picture."""
+    """One look through a folder, and through those below it where it looks there."""
 
-    def __init__(self, root: Path, but_not: Path | None, *, looks_for_marks: bool = False) -> None:
+    def __init__(
+        self, root: Path, but_not: Path | None, *, looks_for_marks: bool = False, looks_below: bool = True
+    ) -> None:
         self.real_root = os.path.realpath(root)
         self.but_not = None if but_not is None else os.path.realpath(but_not)
-        self.looks_for_marks = looks_for_marks
+        self.looks_for_marks, self.looks_below = looks_for_marks, looks_below
         self.has_marks = False
         self.found = Found()
-        self.names: list[tuple[str, str]] = []
         self.waiting: list[Path] = []
         self.seen: set[tuple[int, int] | str] = set()
+
+    def enter_all(self, folder: Path) -> None:
+        """List a folder and those below; the pictures are then in the order of their folders and names."""
+        self.waiting.append(folder)
+        while self.waiting:
+            self.enter(self.waiting.pop())
+        self.found.pictures.sort(key=lambda path: (str(path.parent), path.name))
 
     def enter(self, folder: Path) -> None:
         """List one folder: its pictures are noted, and its folders are to be entered."""
@@ -145,12 +159,13 @@ class _Walk:
             status = os.stat(path)
         except OSError:  # a link to nowhere
             if is_picture:
-                self.names.append((str(path.parent), name))  # whoever opens it says that it is lost
+                self.found.pictures.append(path)  # whoever opens it says that it is lost
             else:
                 left_out["links to nowhere"] += 1
             return
         if stat.S_ISDIR(status.st_mode):
-            self._look_at_folder(path)
+            if self.looks_below:
+                self._look_at_folder(path)
         elif not stat.S_ISREG(status.st_mode):
             left_out["special files"] += 1
         elif not is_picture:
@@ -160,7 +175,7 @@ class _Walk:
         elif not self._is_new(path, status):
             left_out["links to the same files"] += 1
         else:
-            self.names.append((str(path.parent), name))
+            self.found.pictures.append(path)
 
     def _look_at_folder(self, path: Path) -> None:
         real = os.path.realpath(path)

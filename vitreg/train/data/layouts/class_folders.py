@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitreg.errors import InputError
-from vitreg.pictures.finding import Found, is_passed_over, is_result, listed_counts, pictures_below
-from vitreg.pictures.reading import suffixes
+from vitreg.pictures.finding import is_passed_over, is_result, listed_counts, pictures_below, pictures_in
 from vitreg.train.data.layouts.names import PARTS, Role, role_of, twins
 from vitreg.train.data.samples import Folder, Sample
 from vitreg.wording import listed
@@ -96,11 +95,11 @@ class _Classes:
 
 def _classes(root: Path, but_not: Path | None, split: str = "") -> _Classes:
     """Return the classes in a folder and their pictures, and count what is left out."""
-    here = _loose(root)
+    here = pictures_in(root)
     left_out = here.left_out
     names = _own_folders(root, left_out)
     found = {name: pictures_below(root / name, but_not=but_not) for name in names}
-    kept: dict[str, Found] = {}
+    kept = {}
     for name, inside in found.items():
         if (not inside.pictures and _holds(root / name, but_not)) or is_result(root / name, inside):
             left_out["folders of results"] += 1
@@ -168,26 +167,8 @@ def _folders(root: Path) -> list[str]:
     return [name for name in names if not is_passed_over(name)]
 
 
-def _loose(root: Path) -> Found:
-    """Return the pictures that lie in `root` itself, and what of it is passed over, folders aside."""
-    found = Found()
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        ending = Path(entry.name).suffix.lower()
-        if is_passed_over(entry.name):
-            found.left_out["hidden files or folders of tools"] += 1
-        elif not os.path.exists(entry.path):
-            found.left_out["links to nowhere"] += 1
-        elif not os.path.isdir(entry.path) and not os.path.isfile(entry.path):
-            found.left_out["special files"] += 1
-        elif os.path.isfile(entry.path) and ending in suffixes():
-            found.pictures.append(Path(entry.path))
-        elif os.path.isfile(entry.path):
-            found.left_out[f"*{ending}" if ending else "files without an ending"] += 1
-    return found
-
-
 def _has_pictures(folder: Path) -> bool:
-    return bool(_loose(folder).pictures)
+    return bool(pictures_in(folder).pictures)
 
 
 def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
@@ -210,7 +191,7 @@ def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
                 )
 
 
-def _check_twins(root: Path, names: Sequence[str] | dict[str, Found]) -> None:
+def _check_twins(root: Path, names: Iterable[str]) -> None:
     if pair := twins(names):
         raise InputError(
             f"{root}: the class folders {pair[0]!a} and {pair[1]!a} differ only in spaces, hyphens, "
@@ -222,7 +203,7 @@ def _describe_unused(root: Path, used: set[str]) -> list[str]:
     """Return which folders beside the splits are not used, with the number of their pictures."""
     counted = {name: pictures_below(root / name) for name in _folders(root) if name not in used}
     beside = [f"{name}/ ({len(inside.pictures)} pictures)" for name, inside in counted.items()]
-    loose = _loose(root)
+    loose = pictures_in(root)
     pictures = [f"{len(loose.pictures)} pictures beside the splits"] if loose.pictures else []
     return [*beside, *pictures, *_describe(loose.left_out)]
 
