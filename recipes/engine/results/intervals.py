@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,15 +60,18 @@ def picture_interval(
     if not seeds:
         return None
     ahead = np.array([np.asarray(first[s], float) - np.asarray(second[s], float) for s in seeds])
-    generator = np.random.default_rng(0)
     means: list[float] = []
-    for _ in range(RESAMPLES // AT_ONCE):
-        seeds_drawn, pictures_drawn = (
-            generator.multinomial(number, np.full(number, 1 / number), AT_ONCE) for number in ahead.shape
-        )
+    for seeds_drawn, pictures_drawn in _draws(*ahead.shape):
         means += list(100 * np.einsum("bi,bi->b", seeds_drawn @ ahead, pictures_drawn) / ahead.size)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high), "seeds and pictures" if len(seeds) > 1 else "pictures")
+
+
+def _draws(*numbers: int) -> Iterator[list[NDArray[np.int64]]]:
+    """Yield how often each of so many things is drawn, [draws, number] for each number, some at a time."""
+    generator = np.random.default_rng(0)
+    for _ in range(RESAMPLES // AT_ONCE):
+        yield [generator.multinomial(number, np.full(number, 1 / number), AT_ONCE) for number in numbers]
 
 
 def worst_top1(right: Sequence[float], cells: Sequence[Hashable]) -> float:
@@ -96,12 +99,8 @@ def worst_interval(
         return None
     sides = [np.array([np.asarray(side[seed], float) for seed in seeds]) for side in (first, second)]
     members, (known, places) = _members(cells), np.unique(np.asarray(objects), return_inverse=True)
-    generator, means = np.random.default_rng(0), []
-    for _ in range(RESAMPLES // AT_ONCE):
-        seeds_drawn, objects_drawn = (
-            generator.multinomial(number, np.full(number, 1 / number), AT_ONCE)
-            for number in (len(seeds), len(known))
-        )
+    means: list[float] = []
+    for seeds_drawn, objects_drawn in _draws(len(seeds), len(known)):
         drawn = objects_drawn[:, places]
         worst = [np.stack([_by_cell(one[None], members, drawn).min(1) for one in side], 1) for side in sides]
         means += list(100 * ((worst[0] - worst[1]) * seeds_drawn).sum(1) / len(seeds))
