@@ -12,13 +12,26 @@ import pytest
 import _hooks
 import vitreg
 from _macros import cards, costs, differences, docstrings, macros, results
-from _macros.methods import CARDS, SECTIONS, Card
+from _macros.methods import CARDS, Card
 from vitreg.projections import projections
 
 ROOT = Path(__file__).parent.parent
 
 METHODS = ROOT / "docs" / "methods"
 NOT_PENALTIES = {"transmix": vitreg.TransMix, "freeze": vitreg.freeze, **projections._entries}
+
+SECTIONS = (
+    "Formula",
+    "Use",
+    "What it reads and costs",
+    "In the paper",
+    "Our results",
+    "Differences",
+    "When not to use it",
+    "Source",
+    "API",
+)
+"""The sections of a card, in order; above them is the method's sentence."""
 
 by_card = pytest.mark.parametrize("name", CARDS)
 

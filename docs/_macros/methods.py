@@ -13,19 +13,6 @@ import vitreg
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs" / "methods"
 
-SECTIONS = (
-    "Formula",
-    "Use",
-    "What it reads and costs",
-    "In the paper",
-    "Our results",
-    "Differences",
-    "When not to use it",
-    "Source",
-    "API",
-)
-"""The sections of a card, in order; above them is the method's sentence."""
-
 
 class Card(NamedTuple):
     """A method with a page of its own.

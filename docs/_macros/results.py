@@ -105,8 +105,6 @@ def _text(row: Row, column: str) -> str:
         return f"{float(row['lam']):g}" if row["lam"] else ""
     if column in ("gain", "probe_gain"):
         return signed(float(row[column]))
-    if column == "neighbours":
-        return f"{float(row[column]):.0f}"
     if column == "top-1 within":
         return "{:.1f} [{:.1f}, {:.1f}]".format(*(float(row[name]) for name in ("top1", "low", "high")))
     if column.endswith(" within"):

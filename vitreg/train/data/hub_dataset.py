@@ -20,7 +20,6 @@ from vitreg.train.basics.tables import csv_text
 from vitreg.wording import listed
 
 PREFIX = "hf:"
-_COLUMNS = ("path", "label", "class", "split")
 _CHOICES = ("label", "image", "config", "revision")
 
 
@@ -119,7 +118,7 @@ def _write(data: HubData, splits: Any, part: Path) -> None:
     if splits[test].features[label] != features[label]:
         raise InputError(f"{data.name}: the classes of {test} are not those of train")
     names = features[label].names
-    index = [list(_COLUMNS)]
+    index = [["path", "label", "class", "split"]]
     for split, source in (("train", "train"), ("test", test)):
         (part / split).mkdir()
         rows = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from vitreg.files import lock
@@ -34,7 +34,8 @@ def execute(runs: Sequence[Run], place: Workplace) -> list[Report]:
 def find_unfinished(runs: Sequence[Run], place: Workplace) -> tuple[dict[str, Report], list[Run]]:
     """Return the reports of the finished runs by folder, and the others, each once; the progress is told."""
     distinct = {run.configuration.folder: run for run in runs}
-    reports = on_main(lambda: finished_runs(distinct, place))
+    found = on_main(lambda: {folder: finished_report(run, place) for folder, run in distinct.items()})
+    reports = {folder: report for folder, report in found.items() if report is not None}
     pending = [run for folder, run in distinct.items() if folder not in reports]
     place.progress.begin(sum(run.cost for run in pending), num_runs=len(pending), num_finished=len(reports))
     return reports, pending
@@ -46,19 +47,18 @@ def complete_once(run: Run, place: Workplace, *, wait: bool) -> Report | None:
         if not is_held:
             return None
         # The other may have finished it meanwhile, or this one before it was killed.
-        if reports := on_main(partial(finished_runs, {"": run}, place)):
+        if (report := on_main(partial(finished_report, run, place))) is not None:
             place.progress.advance(run.cost)
-            return reports[""]
+            return report
         place.progress.start_run(run.title)
         report = complete(run, place)
         place.progress.finish_run(run.title, report.metrics, report.seconds)
         return report
 
 
-def finished_runs(runs: Mapping[str, Run], place: Workplace) -> dict[str, Report]:
-    """Return the reports of the runs that are finished, by their keys."""
-    found = {key: load_finished(run, place.out, keeps_model=place.keeps_models) for key, run in runs.items()}
-    reports = {key: report for key, report in found.items() if report is not None}
-    for key in reports:
-        discard(place.out / runs[key].configuration.folder)  # it was killed after its DONE
-    return reports
+def finished_report(run: Run, place: Workplace) -> Report | None:
+    """Return the report of a run that is finished, or None."""
+    report = load_finished(run, place.out, keeps_model=place.keeps_models)
+    if report is not None:
+        discard(place.out / run.configuration.folder)  # it was killed after its DONE
+    return report
