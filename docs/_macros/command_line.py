@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import shlex
-from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 from vitreg.cli import main, make_parser
@@ -42,7 +42,5 @@ def _block(text: str) -> str:
     return f"``` {{.text .drawing}}\n{text.rstrip()}\n```\n"  # a drawing is not wrapped
 
 
-@contextlib.contextmanager
-def _width(characters: int) -> Iterator[None]:
-    with mock.patch.dict(os.environ, {"COLUMNS": str(characters), "NO_COLOR": "1"}):
-        yield
+def _width(characters: int) -> contextlib.AbstractContextManager[Any]:
+    return mock.patch.dict(os.environ, {"COLUMNS": str(characters), "NO_COLOR": "1"})

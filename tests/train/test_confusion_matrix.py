@@ -5,7 +5,7 @@ from collections import Counter
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
+from vitreg.train.page.probabilities import commonest_mistakes, confusion
 
 
 def test_confusion_against_a_loop() -> None:

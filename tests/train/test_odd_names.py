@@ -17,7 +17,7 @@ from small_data import write_picture
 from vitreg.cli import main
 from vitreg.errors import InputError
 from vitreg.train.models.stored import Card
-from vitreg.train.page.confusion_matrix import confusion
+from vitreg.train.page.probabilities import confusion
 from vitreg.train.trained_model import TrainedModel
 from vitreg.train.training.evaluation import rates
 

@@ -15,7 +15,7 @@ from browser import Tab, launch, serve
 from finetuned import arguments, run
 from picture_fixtures import write_class_folders
 from vitreg.train.choice import interval
-from vitreg.train.page.reliability import reliability
+from vitreg.train.page.probabilities import reliability
 
 ODD = "<img src=x onerror=alert(1)>"
 """A class whose name would do something if it were not escaped."""

@@ -70,7 +70,7 @@ def export(
     file = folder / f"model.{ending}" if out is None else Path(out)
     prepare_out(file.parent)
     found = find_pictures(map(Path, pictures)).pictures if pictures else []
-    chosen = [found[index] for index in evenly(len(found), at_most=NUM_PICTURES)] if found else []
+    chosen = [found[index] for index in evenly(len(found), at_most=NUM_PICTURES)]
     compared = trained.prepare(chosen) if chosen else _random_pictures(trained.card)
     content, run = _convert(convert, trained.network, compared[:2], format)
     difference = _difference(trained.network, run, compared)

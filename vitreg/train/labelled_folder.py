@@ -72,8 +72,7 @@ def read_labelled(
         statistics=statistics,
         progress=progress,
     )
-    size, mean, std = options.size, statistics.mean, statistics.std
-    card = Card(start.name, {"img_size": size}, size, mean, std, folder.classes)
+    card = Card(start.name, {"img_size": options.size}, options.size, *statistics, folder.classes)
     return Pictures(task, measured_on, start, card, (*notes, *task.notes), tests)
 
 

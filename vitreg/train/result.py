@@ -14,9 +14,8 @@ from vitreg.train.choice import interval
 from vitreg.train.finetuned import Finetuned, Tested
 from vitreg.train.labelled_folder import Pictures
 from vitreg.train.models.stored import MODEL_FILE, model_file, timm_config
-from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
 from vitreg.train.page.html_report import html_report
-from vitreg.train.page.reliability import reliability
+from vitreg.train.page.probabilities import commonest_mistakes, confusion, reliability
 from vitreg.train.runs.predictions import predictions
 
 WRITTEN = (MODEL_FILE, "config.json", "predictions.csv", "report.html", "report.json")

@@ -56,8 +56,7 @@ def measure_forgetting(table: Table, console: Console, options: ForgettingOption
         raise InputError("missing: --data, --weights and pictures of the source's task (--source-data DIR)")
     with Progress(console) as progress:
         job = prepare(table, options, progress)
-        starts = {start.fingerprint: start for start in job.design.starts}
-        wholes = {key: start.whole() for key, start in starts.items()}
+        wholes = {start.fingerprint: start.whole() for start in job.design.starts}
         size = job.design.tasks[0].size
         known = {
             key: read_source_pictures(options.source_data, num_outputs(whole), size=size)

@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -63,11 +64,10 @@ def start_of(state: dict[str, Tensor], name: str, *, fingerprint: str, size: int
     def create(num_classes: int, drop_path: float) -> nn.Module:
         return load_model(name, state, num_classes=num_classes, size=size, drop_path=drop_path)
 
-    def whole() -> nn.Module:
-        if "head.weight" not in state:
-            return _headless()
-        return load_model(name, state, num_classes=len(state["head.weight"]), size=size, has_head=True)
-
+    if "head.weight" not in state:
+        return Start(name, fingerprint, create, label)
+    num_own = len(state["head.weight"])
+    whole = partial(load_model, name, state, num_classes=num_own, size=size, has_head=True)
     return Start(name, fingerprint, create, label, whole)
 
 

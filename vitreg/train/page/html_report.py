@@ -22,8 +22,7 @@ from vitreg.train.choice import interval, paired_difference
 from vitreg.train.data.dataset import evenly
 from vitreg.train.finetuned import Finetuned
 from vitreg.train.labelled_folder import Pictures
-from vitreg.train.page.confusion_matrix import commonest_mistakes, confusion
-from vitreg.train.page.reliability import NUM_BINS, reliability
+from vitreg.train.page.probabilities import NUM_BINS, commonest_mistakes, confusion, reliability
 from vitreg.train.runs.predictions import stored_right
 from vitreg.wording import plain
 

@@ -11,6 +11,7 @@ nothing to a run's identity, so that the runs from before keep theirs. Nothing i
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -109,11 +110,8 @@ def _sums(names: Iterable[str], values: Iterable[Tensor | None]) -> list[float]:
 
 def are_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Return whether two results of `compute` are those of one formula."""
-
-    def flat(numbers: dict[str, Sequence[float]]) -> list[float]:
-        return [value for values in numbers.values() for value in values]
-
-    pairs = zip(flat(one["numbers"]), flat(other["numbers"]), strict=True)
+    numbers = (itertools.chain(*found["numbers"].values()) for found in (one, other))
+    pairs = zip(*numbers, strict=True)
     are_near = all(math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-9) for a, b in pairs)
     return are_near and one["settings"] == other["settings"]
 

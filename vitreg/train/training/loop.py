@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -150,12 +151,11 @@ def train(
 
 def _optimizer(model: nn.Module, method: str, hyper: Hyperparameters) -> torch.optim.Optimizer:
     """Return AdamW on what `method` trains, with a learning rate for each layer where it wants that."""
-    options = {"lr": hyper.lr, "weight_decay": hyper.weight_decay}
+    trained: Any = model
     layer_decay = METHODS[method].layer_decay if hyper.layer_decay == 1 else hyper.layer_decay
-    if layer_decay == 1:
-        return create_optimizer_v2(model, opt="adamw", **options)
-    groups = vitreg.param_groups(model, hyper.lr, hyper.weight_decay, layer_decay=layer_decay)
-    return create_optimizer_v2(groups, opt="adamw", **options)
+    if layer_decay != 1:
+        trained = vitreg.param_groups(model, hyper.lr, hyper.weight_decay, layer_decay=layer_decay)
+    return create_optimizer_v2(trained, opt="adamw", lr=hyper.lr, weight_decay=hyper.weight_decay)
 
 
 def _schedule(

@@ -1,4 +1,7 @@
-"""How far a model's probabilities can be believed."""
+"""What probabilities say of pictures: which class is taken for which, and how far they can be believed.
+
+`report.html` beside it says how that looks.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,26 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 NUM_BINS = 10
+
+
+def confusion(probabilities: Tensor, labels: Sequence[int]) -> Tensor:
+    """Return how many pictures of each class (line) were taken for each class (column): [n, n]."""
+    num_classes = probabilities.shape[1]
+    cells = num_classes * torch.tensor(labels) + probabilities.argmax(1)
+    # Where torch has to repeat itself, torchmetrics compares each picture with each cell: gigabytes.
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def commonest_mistakes(counts: Tensor, classes: Sequence[str], *, at_most: int = 5) -> list[str]:
+    """Return the commonest mistakes in words, the commonest first."""
+    wrong = counts.clone().fill_diagonal_(0).flatten()
+    order = wrong.argsort(descending=True, stable=True)[:at_most]
+    said = []
+    for place in order[wrong[order] > 0].tolist():
+        true, predicted = divmod(place, len(classes))
+        share = f"{int(wrong[place])} of {int(counts[true].sum())}"
+        said.append(f"{classes[true]} taken for {classes[predicted]}: {share}")
+    return said
 
 
 @dataclass(frozen=True)
