@@ -88,18 +88,17 @@ def draw_lams(rows: Sequence[Row], reports: Sequence[Report], title: str) -> byt
         methods = list(dict.fromkeys(row.method for row in own if row.lam is not None))
         for axes, (heading, (value, deviation)) in zip(line, values.items(), strict=True):
             for share, style in zip(shares, itertools.cycle(STYLES), strict=False):
+                known = [row for row in own if row.share == share and getattr(row, value) is not None]
                 for method, (colour, marker) in zip(methods, looks(len(methods) + 1)[1:], strict=True):
                     at = sorted(
                         (r.lam, getattr(r, value), getattr(r, deviation) or 0.0)
-                        for r in own
-                        if (r.share, r.method) == (share, method)
-                        and r.lam is not None
-                        and getattr(r, value) is not None
+                        for r in known
+                        if r.method == method and r.lam is not None
                     )
                     if at:
                         curve(axes, at, label=f"{method}, {share}", colour=colour, marker=marker, style=style)
-                for row in own:
-                    if (row.share, row.method) == (share, BASELINE) and getattr(row, value) is not None:
+                for row in known:
+                    if row.method == BASELINE:
                         label = f"{BASELINE}, {share}"
                         axes.axhline(getattr(row, value), color=text_colour(), linestyle=style, label=label)
             lam_axis(axes, {row.lam for row in own if row.lam is not None})
