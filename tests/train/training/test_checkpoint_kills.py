@@ -106,14 +106,10 @@ def test_run_that_is_killed_everywhere(
     assert killed("write", 6) == [".torn", NAME, "lock"]  # continued from 2; 4 is the last good one
     assert killed("rename", 6) == [".torn", NAME, "lock"]  # continued from 4
     assert killed("evaluate") == [NAME, "lock"]  # continued from 4, 8 is written
-    assert killed("done") == ["DONE", NAME, "lock", "predictions.csv", "report.json"]  # continued from 8
+    written = ["lock", "predictions.csv", "report.json", "train.csv"]
+    assert killed("done") == ["DONE", NAME, *written]  # continued from 8
     assert ended(start(data, broken, (method,), workers=workers)) == 0
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "DONE",
-        "lock",
-        "predictions.csv",
-        "report.json",
-    ]
+    assert sorted(path.name for path in folder.iterdir()) == ["DONE", *written]
 
     reports = [load_report(out, pair[method].configuration) for out in (whole, broken)]
     assert reports[0] is not None
