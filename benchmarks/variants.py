@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from timm.data import Mixup
 from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor
@@ -46,6 +47,31 @@ def attached(target: Any, **options: Any) -> Make:
         return Variant(model, lambda kept, images: attachment.penalty())
 
     return make
+
+
+def _co_tuning(setting: Setting) -> Variant:
+    model, labels = setting.model(), setting.labels
+    relation = torch.full((NUM_CLASSES, NUM_CLASSES), 1 / NUM_CLASSES, device=labels.device)
+    attachment = vitreg.attach(model, setting.source, vitreg.CoTuning(relation=relation))
+    return Variant(model, lambda kept, images: attachment.penalty(labels=labels))
+
+
+def _object_guide(setting: Setting) -> Variant:
+    model = setting.model()
+    attachment = vitreg.attach(model, target="object_guide")
+    masks = torch.ones_like(setting.images[:, 0], dtype=torch.bool)
+    return Variant(model, lambda kept, images: attachment.penalty(masks=masks))
+
+
+def _r_drop(setting: Setting) -> Variant:
+    model, labels = setting.model(), setting.labels
+    attachment = vitreg.attach(model, target="r_drop")
+
+    def penalty(kept: Any, images: Tensor) -> Tensor:
+        """Pass a second time, with the loss that this pass has too."""
+        return F.cross_entropy(model(images), labels) + attachment.penalty()
+
+    return Variant(model, penalty)
 
 
 def without_fused_attention(make: Make) -> Make:
@@ -146,6 +172,14 @@ VARIANTS: dict[str, Entry] = {
     "block-output guide": Entry(attached("block_output")),
     "block-output guide, middle block": Entry(_middle_block),
     "feature guide": Entry(attached("features")),
+    "attention KL": Entry(attached("attention_kl")),
+    "object guide": Entry(_object_guide),
+    "Gram anchor": Entry(attached("gram_anchor")),
+    "LDIFS": Entry(attached("ldifs")),
+    "DELTA": Entry(attached("delta")),
+    "LwF": Entry(attached("lwf")),
+    "Co-tuning": Entry(_co_tuning),
+    "R-Drop": Entry(_r_drop),
     "L2-SP": Entry(attached("l2sp")),
     "BSS": Entry(attached("bss")),
     "SPD": Entry(projected(vitreg.SPD())),
