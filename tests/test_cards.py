@@ -11,7 +11,7 @@ import pytest
 
 import _hooks
 import vitreg
-from _macros import cards, costs, differences, docstrings, macros, results
+from _macros import cards, costs, differences, docstrings, from_probe, macros, results
 from _macros.methods import CARDS, Card
 from vitreg.projections import projections
 
@@ -238,9 +238,25 @@ def test_costs_say_what_they_are_compared_with() -> None:
 
 
 def test_what_was_not_measured_is_said() -> None:
-    assert "not measured on photographs" in results.method_results("bss")
+    assert "not measured on photographs" in results.method_results("freeze")
     assert "on photographs" not in results.method_results("gta")
     assert costs.method_costs("freeze") == "What a step costs was not measured."
+
+
+def test_all_rows_from_the_probe_are_shown_in_bold_beyond_chance() -> None:
+    text = from_probe.beside_lp_ft().replace("\N{NO-BREAK SPACE}", " ").replace("−", "-")
+    lines = {
+        re.sub(r"\[|\].*", "", line.split("|")[1]).strip(): line for line in text.splitlines() if "|" in line
+    }
+    rows = [row for table in from_probe.TABLES for row in results.rows_of(table) if row["start_gain"]]
+    for row in rows:
+        low, high = float(row["start_gain_low"]), float(row["start_gain_high"])
+        shown = f"[{low:+.1f}, {high:+.1f}]".replace("-0.0", "+0.0")
+        line = lines[row["method"].removeprefix("LP-FT+")]
+        assert f"{shown}**" in line if low > 0 or high < 0 else f"{shown} |" in line, row
+    assert {row["data"] for row in rows} <= from_probe.PICTURES.keys()
+    for name in ("gta", "transmix"):
+        assert "| groceries |" in from_probe.beside_lp_ft(name)
 
 
 def test_tables_and_sections_that_results_link_to_exist() -> None:

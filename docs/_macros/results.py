@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
 
-from _macros.methods import ROOT, card
+from _macros.from_probe import beside_lp_ft
+from _macros.methods import card
+from _macros.tables import RESULTS, Row, figure, rows_of, signed
 from engine.results.paper import read_paper_table
 from vitreg.train.data.subset import Share
 from vitreg.train.training.methods import BASELINE
 
-RESULTS = ROOT / "docs" / "results"
 TABLES = {
     "cub10": "[birds](../results.md#birds-cub10)",
     "grocery60": "[groceries](../results.md#groceries-grocery60)",
@@ -23,8 +22,6 @@ TABLES = {
     "table_a-demo": "[drawn world, Table A](../paper.md#table-a-dino-or-ibot)",
 }
 """The tables whose rows the cards show, and what they are of."""
-
-Row = Mapping[str, str]
 
 
 def method_results(name: str) -> str:
@@ -40,8 +37,9 @@ def method_results(name: str) -> str:
             if row["method"] in (its_own.union(card(name).beside) if its_own else ()):
                 source = f", source {row['source']}" if row["source"] else ""
                 found.setdefault((row["data"], *_cells(rows, row)), of + source)
+    added = beside_lp_ft(name)
     if not found:
-        return "It was not measured."
+        return added or "It was not measured."
     head = ["pictures", "trained on", "method", "λ", "seeds", "fine-tune", "top-1", "gain", "on object"]
     lines = [f"| {' | '.join(head)} |", "|---|---|---|--:|--:|--:|--:|--:|---|"]
     lines += [f"| {' | '.join([of, *cells])} |" for (_, *cells), of in found.items()]
@@ -50,10 +48,9 @@ def method_results(name: str) -> str:
         "token's attention on the object, in percent, after plain fine-tuning → after this method. The sets "
         "are small, the model is small and the training is short: the linked pages say more."
     )
-    only_drawn = (
-        [] if any(data != "demo" for data, *_ in found) else ["", "It was not measured on photographs."]
-    )
-    return "\n".join([*lines, "", note, *only_drawn])
+    if not added and all(data == "demo" for data, *_ in found):
+        added = "It was not measured on photographs."
+    return "\n".join([*lines, "", note, "", added]).rstrip()
 
 
 def our_figure(
@@ -68,18 +65,10 @@ def our_figure(
     """
     wanted = {"method": method, "share": share, **where}
     rows = [row for row in rows_of(table) if all(row[key] == value for key, value in wanted.items())]
-    rows = [row for row in rows if not lam or _text(row, "λ") == lam]
+    rows = [row for row in rows if not lam or figure(row, "λ") == lam]
     if len(rows) != 1:
         raise KeyError(f"expected one row with {wanted}, λ {lam} in docs/results/{table}, found {len(rows)}")
-    return _text(rows[0], column)
-
-
-@cache
-def rows_of(table: str) -> Sequence[Row]:
-    """Return the rows of the table that a recipe wrote into docs/results/TABLE."""
-    (path,) = (p for p in (RESULTS / table).glob("*.csv") if "-" not in p.stem)
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return figure(rows[0], column)
 
 
 def _cells(rows: Sequence[Row], row: Row) -> list[str]:
@@ -88,31 +77,10 @@ def _cells(rows: Sequence[Row], row: Row) -> list[str]:
     (plain,) = (
         other for other in rows if other["method"] == BASELINE and all(other[key] == row[key] for key in same)
     )
-    looks = [_text(one, "on object") for one in (plain, row)] if row["object_share"] else []
-    cells = [row["share"], row["method"], _text(row, "λ"), row["num_seeds"], _text(plain, "top-1")]
-    cells += [_text(row, "top-1"), _text(row, "gain"), " → ".join(looks)]
+    looks = [figure(one, "on object") for one in (plain, row)] if row["object_share"] else []
+    cells = [row["share"], row["method"], figure(row, "λ"), row["num_seeds"], figure(plain, "top-1")]
+    cells += [figure(row, "top-1"), figure(row, "gain"), " → ".join(looks)]
     return [cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in cells]
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """Return a difference in points with its sign, where the minus is one; nothing has no minus."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
-
-
-def _text(row: Row, column: str) -> str:
-    """Return a cell as the pages write it: rounded, with its deviation, a gain with its sign."""
-    if column == "λ":
-        return f"{float(row['lam']):g}" if row["lam"] else ""
-    if column in ("gain", "probe_gain"):
-        return signed(float(row[column]))
-    if column == "top-1 within":
-        return "{:.1f} [{:.1f}, {:.1f}]".format(*(float(row[name]) for name in ("top1", "low", "high")))
-    if column.endswith(" within"):
-        name = column.removesuffix(" within")
-        gain, low, high = (signed(float(row[f"{name}{end}"])) for end in ("", "_low", "_high"))
-        return f"{gain} [{low}, {high}]"
-    mean, std = {"top-1": ("top1", "std"), "on object": ("object_share", "object_share_std")}[column]
-    return f"{float(row[mean]):.1f}" + (f" ± {float(row[std]):.1f}" if row.get(std) else "")
 
 
 def method_in_the_paper(name: str) -> str:

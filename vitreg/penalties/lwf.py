@@ -15,7 +15,7 @@ from vitreg.penalties.base import (
     said_by,
     source_head,
 )
-from vitreg.types import Tower
+from vitreg.types import Lam, Tower
 
 
 @register_penalty("lwf")
@@ -30,7 +30,7 @@ class LwF(ReadingPenalty):
     the source's own head, which is not trained. The source is the model with its pre-trained head.
 
     Attributes:
-        lam: the weight; the authors use 1, without the factor $\tau^2$.
+        lam: the weight; the authors' 1 is 0.25 here, as they have no factor $\tau^2$ of 4.
         temperature: $\tau$, above 0; the authors use 2.
 
     Source: Li and Hoiem 2016 (ECCV), "Learning without Forgetting", arXiv 1606.09282; the
@@ -40,6 +40,7 @@ class LwF(ReadingPenalty):
     # NOTE[DIFF]: it is a divergence, zero at the source; the paper's cross-entropy has the same gradient but
     # for the factor, so that its weight of 1 is 0.25 here.
     # NOTE[DIFF]: the old head is not trained on; the paper trains it along.
+    lam: Lam = 0.25
     temperature: float = 2.0
     _head: nn.Module | None = field(default=None, repr=False, compare=False)
 
