@@ -248,13 +248,16 @@ def test_all_rows_from_the_probe_are_shown_in_bold_beyond_chance() -> None:
     lines = {
         re.sub(r"\[|\].*", "", line.split("|")[1]).strip(): line for line in text.splitlines() if "|" in line
     }
-    rows = [row for table in from_probe.TABLES for row in results.rows_of(table) if row["start_gain"]]
+    found = [row for table in from_probe.TABLES for row in results.rows_of(table) if row["start_gain"]]
+    rows = list({(row["method"], row["data"]): row for row in reversed(found)}.values())
+    rows = [row for row in rows if row["data"] != "cub10"]  # which few rows have
     for row in rows:
         low, high = float(row["start_gain_low"]), float(row["start_gain_high"])
         shown = f"[{low:+.1f}, {high:+.1f}]".replace("-0.0", "+0.0")
         line = lines[row["method"].removeprefix("LP-FT+")]
-        assert f"{shown}**" in line if low > 0 or high < 0 else f"{shown} |" in line, row
-    assert {row["data"] for row in rows} <= from_probe.PICTURES.keys()
+        is_sure, is_one_seed = low > 0 or high < 0, row["num_seeds"] == "1"
+        assert f"{shown}{'*' if is_one_seed else '**' if is_sure else ''} |" in line, row
+    assert {row["data"] for row in rows} < from_probe.PICTURES.keys()
     for name in ("gta", "transmix"):
         assert "| groceries |" in from_probe.beside_lp_ft(name)
 

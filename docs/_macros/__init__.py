@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from _macros import cards, command_line, costs, differences, docstrings, results
+from _macros import cards, command_line, costs, differences, docstrings, from_probe, results
 
-_MODULES = (cards, command_line, costs, differences, docstrings, results)
+_MODULES = (cards, command_line, costs, differences, docstrings, from_probe, results)
 
 
 def macros() -> dict[str, Callable[..., Any]]:

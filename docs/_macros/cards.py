@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TypeGuard
 
-from _macros.costs import FEW, MAIN, reports, step_cost
+from _macros.costs import LATER, MAIN, reports, step_cost
 from _macros.docstrings import method_source
 from _macros.methods import CARDS, ROOT, card
 from vitreg.extractors import extractors
@@ -97,7 +97,7 @@ def _reading(name: str) -> tuple[str, bool]:
 
 def _step(name: str) -> str:
     """Return the cost of a method's own step, the one named in the overview of benchmarks."""
-    for report in (MAIN, FEW):
+    for report in (MAIN, *LATER):
         rows = reports()[report]["rows"]
         if steps := [step for step in card(name).steps if step in rows]:
             step = steps[-1] if name == "transmix" else steps[0]

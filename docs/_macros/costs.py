@@ -14,8 +14,8 @@ Report = Mapping[str, Any]
 MAIN = "overhead-vit_small-224-cpu"
 """The report whose figures stand in overviews and sentences."""
 
-FEW = f"{MAIN}-few"
-"""The same of a few variants in many rounds, for those that the first does not have."""
+LATER = (f"{MAIN}-few", f"{MAIN}-newer")
+"""The same of a few variants in many rounds, and of newer penalties."""
 
 _MODELS = {"vit_small_patch16_224": "ViT-S/16", "clip:ViT-B-16": "CLIP ViT-B/16"}
 

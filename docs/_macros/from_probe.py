@@ -9,8 +9,19 @@ from _macros.tables import Row, figure, rows_of
 from engine.results.rows import START
 from vitreg.train.training.methods import BASELINE
 
-TABLES = ("compare-methods",)
-"""All methods, those that need outlines, and those of two passes."""
+TABLES = (
+    "compare-near",
+    "compare-far",
+    "compare-wise",
+    "compare-rows",
+    "compare-co-tuning",
+    "compare-outlines",
+    "compare-two-passes",
+    "compare-all-near",
+    "compare-all-groceries",
+    "compare-all-cars",
+)
+"""The tables with rows of LP-FT and something else, those of most seeds first: of a row the first counts."""
 
 PICTURES = {
     "cub10": "10 birds",
@@ -23,7 +34,8 @@ PICTURES = {
 
 NOTE = (
     "Points of top-1 beside LP-FT without it, with five pictures of each class and ten passes, and the 95 % "
-    "interval over test pictures and seeds; in bold where that does not hold 0."
+    "interval over test pictures and seeds; in bold where it does not hold 0; in italics, of one seed, whose "
+    "chance is not in it."
 )
 
 
@@ -36,17 +48,19 @@ def beside_lp_ft(card: str = "") -> str:
             found.setdefault((row["method"], figure(row, "λ")), []).append(row)
     if not found:
         return ""
-    kept = {row["data"] for rows in found.values() for row in rows}
-    shown = {data: title for data, title in PICTURES.items() if data in kept}
+    measured = {row["data"] for rows in found.values() for row in rows}
+    shown = {data: title for data, title in PICTURES.items() if data in measured}
+    if not card:
+        shown.pop("cub10")  # which few rows have
     order = [*pages, *(method for method, _ in found)]  # those without a card come last
     lines = [
-        f"| added to LP-FT | λ | seeds | {' | '.join(shown.values())} |",
-        "|---" + "|--:" * (len(shown) + 2) + "|",
+        f"| added to LP-FT | λ | {' | '.join(shown.values())} |",
+        "|---" + "|--:" * (len(shown) + 1) + "|",
     ]
     for (method, lam), rows in sorted(found.items(), key=lambda item: order.index(item[0][0])):
         title = method.removeprefix(f"{START}+")
         linked = f"[{title}]({pages[method]}.md)" if method in pages and not card else title
-        cells = [linked, lam, _seeds(rows), *(_gain(rows, data) for data in shown)]
+        cells = [linked, lam, *(_gain(rows, data) for data in shown)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", NOTE if not card else f"{NOTE} [All methods](index.md#measured)."])
 
@@ -56,15 +70,10 @@ def _from_probe(row: str) -> str:
     return f"{START}+{row.removeprefix(f'{START}+').removeprefix(f'{BASELINE}+')}"
 
 
-def _seeds(rows: Sequence[Row]) -> str:
-    numbers = sorted({int(row["num_seeds"]) for row in rows})
-    return "–".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))
-
-
 def _gain(rows: Sequence[Row], data: str) -> str:
-    """Return the gain within its interval, in bold where that does not hold zero."""
+    """Return the gain within its interval, as the note says."""
     for row in (row for row in rows if row["data"] == data):
         text = figure(row, "start_gain within").replace(" ", "\N{NO-BREAK SPACE}")
         is_chance = float(row["start_gain_low"]) <= 0 <= float(row["start_gain_high"])
-        return text if is_chance else f"**{text}**"
+        return f"*{text}*" if int(row["num_seeds"]) < 2 else text if is_chance else f"**{text}**"
     return ""
