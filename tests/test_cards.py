@@ -195,12 +195,11 @@ def test_the_papers_values_are_those_of_its_table(name: str) -> None:
     shown = re.sub(r" ± [\d.]+", "", results.method_in_the_paper(name))
     for method in CARDS[name].rows:
         for rate in ("15", "100"):
-            own = [float(r["acc1_mean"]) for r in rows if (r["method"], r["rate_percent"]) == (method, rate)]
-            plainly = [
-                float(r["acc1_mean"])
-                for r in rows
-                if (r["method"], r["rate_percent"]) == (results.BASELINE, rate)
-            ]
+            of = {"method": method, "plain": results.BASELINE}
+            found = {
+                k: [r for r in rows if (r["method"], r["rate_percent"]) == (m, rate)] for k, m in of.items()
+            }
+            own, plainly = ([float(r["acc1_mean"]) for r in found[k]] for k in of)
             assert len(own) == len(plainly) == 5
             cells = " | ".join(f"{value:.1f}" for value in [*own, sum(own) / 5])
             gain = results.signed(sum(own) / 5 - sum(plainly) / 5)
@@ -232,6 +231,11 @@ def test_no_table_of_ours_is_left_out() -> None:
     assert results.TABLES.keys() == with_gains - elsewhere, "add it to TABLES in docs/_macros/results.py"
 
 
+def test_cards_say_whether_the_source_runs() -> None:
+    assert "source runs on every" in cards.method_reads("gta")
+    assert "only the head is used" in cards.method_reads("co-tuning")
+
+
 def test_costs_say_what_they_are_compared_with() -> None:
     assert "Times a plain training step (TransMix: a step with CutMix), on " in costs.method_costs("transmix")
     assert "Times a plain training step, on " in costs.method_costs("gta")
@@ -245,9 +249,8 @@ def test_what_was_not_measured_is_said() -> None:
 
 def test_all_rows_from_the_probe_are_shown_in_bold_beyond_chance() -> None:
     text = from_probe.beside_lp_ft().replace("\N{NO-BREAK SPACE}", " ").replace("−", "-")
-    lines = {
-        re.sub(r"\[|\].*", "", line.split("|")[1]).strip(): line for line in text.splitlines() if "|" in line
-    }
+    table = [line for line in text.splitlines() if "|" in line]
+    lines = {re.sub(r"\[|\].*", "", line.split("|")[1]).strip(): line for line in table}
     found = [row for table in from_probe.TABLES for row in results.rows_of(table) if row["start_gain"]]
     rows = list({(row["method"], row["data"]): row for row in reversed(found)}.values())
     rows = [row for row in rows if row["data"] != "cub10"]  # which few rows have
@@ -258,8 +261,7 @@ def test_all_rows_from_the_probe_are_shown_in_bold_beyond_chance() -> None:
         is_sure, is_one_seed = low > 0 or high < 0, row["num_seeds"] == "1"
         assert f"{shown}{'*' if is_one_seed else '**' if is_sure else ''} |" in line, row
     assert {row["data"] for row in rows} < from_probe.PICTURES.keys()
-    for name in ("gta", "transmix"):
-        assert "| groceries |" in from_probe.beside_lp_ft(name)
+    assert "| groceries |" in from_probe.beside_lp_ft("transmix")
 
 
 def test_tables_and_sections_that_results_link_to_exist() -> None:

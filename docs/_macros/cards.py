@@ -8,6 +8,7 @@ from typing import TypeGuard
 from _macros.costs import LATER, MAIN, reports, step_cost
 from _macros.docstrings import method_source
 from _macros.methods import CARDS, ROOT, card
+from vitreg.attachment.alignment import runs_source
 from vitreg.extractors import extractors
 from vitreg.penalties.base import GivenPenalty, ParameterPenalty, PassPenalty, Penalty, ReadingPenalty
 from vitreg.projections import Projection
@@ -25,16 +26,16 @@ def method_reads(name: str) -> str:
     if _is_projection(thing):
         what = "weights and gradients" if thing.reads_gradient else "weights"
         return f"It reads the model's {what} at each step. Of the source a copy of its weights is kept."
-    extractor, runs = _reading(name)
+    extractor = made.extractor if isinstance(made, ReadingPenalty) else card(name).reads
     if not extractor:
         return "It reads nothing of the model. No source is kept or run."
     says = (extractors[extractor].probe.__doc__ or "").splitlines()[0].removeprefix("Read ").rstrip(".")
     which = "what `reads` names, by default " if hasattr(made, "reads") else ""
-    source = (
-        "The source runs on every batch, without gradient, no further than the deepest block that is read."
-        if runs
-        else "No source is kept or run."
-    )
+    source = "No source is kept or run."
+    if isinstance(made, ReadingPenalty) and made.needs_source:
+        source = "Of the source only the head is used; it does not run."
+    if isinstance(made, ReadingPenalty) and runs_source(made):
+        source = "The source runs on every batch, without gradient, no further than the deepest block read."
     return f"It reads {which}[`{extractor}`](../api/read.md): {says}. {source}"
 
 
@@ -85,14 +86,6 @@ def _needs(made: Penalty | None, thing: object) -> str:
     if made is None or not made.needs_source:
         return "nothing"
     return "a source" if isinstance(made, ReadingPenalty) else "the start"
-
-
-def _reading(name: str) -> tuple[str, bool]:
-    """Return the extractor that a method reads, if any, and whether a source runs for it."""
-    made = _penalty(name)
-    if isinstance(made, ReadingPenalty):
-        return made.extractor, made.needs_source
-    return card(name).reads, False
 
 
 def _step(name: str) -> str:
