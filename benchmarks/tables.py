@@ -31,7 +31,7 @@ SHOWN: dict[str, dict[str, str]] = {
     SMALL: {
         "CPU": f"{SMALL}-cpu",
         "CPU, many rounds": f"{SMALL}-cpu-few",
-        "CPU, newer penalties": f"{SMALL}-cpu-newer",
+        "CPU, again, with newer penalties": f"{SMALL}-cpu-newer",
         "GPU": f"{SMALL}-gpu",
         "GPU, compiled": f"{SMALL}-gpu-compiled",
     },

@@ -57,10 +57,15 @@ def beside_lp_ft(card: str = "") -> str:
         f"| added to LP-FT | λ | {' | '.join(shown.values())} |",
         "|---" + "|--:" * (len(shown) + 1) + "|",
     ]
+    probed = [
+        row for table in TABLES for row in rows_of(table) if row["method"] == START and row["probe_gain"]
+    ]
+    gains = (_gain(probed, data, "probe") for data in shown)
+    lines.append(f"| {START} beside the linear probe | | {' | '.join(gains)} |")
     for (method, lam), rows in sorted(found.items(), key=lambda item: order.index(item[0][0])):
         title = method.removeprefix(f"{START}+")
         linked = f"[{title}]({pages[method]}.md)" if method in pages and not card else title
-        cells = [linked, lam, *(_gain(rows, data) for data in shown)]
+        cells = [linked, lam, *(_gain(rows, data, "start") for data in shown)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", NOTE if not card else f"{NOTE} [All methods](index.md#measured)."])
 
@@ -70,10 +75,10 @@ def _from_probe(row: str) -> str:
     return f"{START}+{row.removeprefix(f'{START}+').removeprefix(f'{BASELINE}+')}"
 
 
-def _gain(rows: Sequence[Row], data: str) -> str:
-    """Return the gain within its interval, as the note says."""
+def _gain(rows: Sequence[Row], data: str, over: str) -> str:
+    """Return the gain over the start or the probe within its interval, as the note says."""
     for row in (row for row in rows if row["data"] == data):
-        text = figure(row, "start_gain within").replace(" ", "\N{NO-BREAK SPACE}")
-        is_chance = float(row["start_gain_low"]) <= 0 <= float(row["start_gain_high"])
+        text = figure(row, f"{over}_gain within").replace(" ", "\N{NO-BREAK SPACE}")
+        is_chance = float(row[f"{over}_gain_low"]) <= 0 <= float(row[f"{over}_gain_high"])
         return f"*{text}*" if int(row["num_seeds"]) < 2 else text if is_chance else f"**{text}**"
     return ""
