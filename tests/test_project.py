@@ -42,6 +42,28 @@ def test_a_parameter_without_a_gradient_shifts_nothing() -> None:
     assert found[0]["2.bias"]["steps"] == found[1]["2.bias"]["steps"] == 3
 
 
+def test_a_state_that_was_taken_or_given_stays_as_it_is() -> None:
+    model = net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    pull = vitreg.project(model, optimizer, None, FTP(), new_head=())
+
+    def step(seed: int) -> None:
+        optimizer.zero_grad()
+        model(inputs(seed)).square().sum().backward()
+        optimizer.step()
+
+    step(0)
+    state = pull.state_dict()
+    kept = copy.deepcopy(state["state"])
+    step(1)
+    pull.load_state_dict(state)
+    step(2)
+    for name, own in kept.items():
+        for key, value in own.items():
+            assert torch.equal(state["state"][name][key], value), (name, key)
+        assert not torch.equal(pull.state_dict()["state"][name]["direction"], own["direction"])
+
+
 def test_copies_are_not_projected() -> None:
     model = net()
     optimizer = SGD(model.parameters(), lr=1.0)

@@ -108,7 +108,8 @@ class Projector(InertCopies, Removable):
 
         Of parameters that are sharded it is this process's part.
         """
-        states = {name: dict(state) for name, state in self._states.items() if state}
+        remembered = ((name, state) for name, state in self._states.items() if state)
+        states = {name: {key: value.clone() for key, value in state.items()} for name, state in remembered}
         return {"projection": self.projection.name, "start": self._digest, "state": states}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,7 +131,9 @@ class Projector(InertCopies, Removable):
             )
         for origin in self._origins.values():
             kept = state["state"].get(origin.name, {})
-            self._states[origin.name] = {key: value.to(origin.start.device) for key, value in kept.items()}
+            self._states[origin.name] = {
+                key: value.to(origin.start.device, copy=True) for key, value in kept.items()
+            }
 
     def remove(self) -> None:
         """Take the projection off the optimiser; calling it again, or on a copy, does nothing."""

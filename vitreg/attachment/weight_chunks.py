@@ -12,7 +12,7 @@ from vitreg.functional.shards import local
 from vitreg.functional.shifts import Shifts, precise
 from vitreg.parameters.origins import Origin
 
-CHUNK = {"cpu": 2**19}
+CHUNK = {"cpu": 2**20}
 """How many weights are in a chunk, on a CPU about as many as fit into its cache."""
 LARGE_CHUNK = 2**24
 """The same for other devices, for which few and large calls are fast."""

@@ -65,7 +65,11 @@ class FTP(Projection):
 
     def shares(self, shifts: Shifts, before: Tensor, states: Sequence[State]) -> Sequence[Tensor]:
         """Return the share of each row, and move the radii."""
-        rows = shifts.row_norms()
+        for state, shift in zip(states, shifts.tensors, strict=True):
+            if "direction" not in state:
+                state["direction"] = torch.empty_like(shift)
+        directions = [state["direction"] for state in states]
+        rows = shifts.row_norms(places=directions)
         radius, first, second, steps = (
             torch.stack([state[key] if key in state else before.new_tensor(value) for state in states])
             for key, value in (("radius", SMALLEST), ("first", 0.0), ("second", 0.0), ("steps", 0.0))
@@ -79,7 +83,11 @@ class FTP(Projection):
         moved = torch.minimum(moved, shifts.largest(rows)).clamp(min=SMALLEST)
         radius = torch.where(moves, moved, radius)
         values = {"radius": radius, "first": first, "second": second, "steps": steps}
-        for index, (state, shift, row) in enumerate(zip(states, shifts.tensors, rows, strict=True)):
+        for index, state in enumerate(states):
             state.update({key: value[index] for key, value in values.items()})
-            state["direction"] = shift / per_row(row.clamp(min=TINY), shift)
-        return [shrinkage(row, own) for row, own in zip(rows, radius, strict=True)]
+        lengths, joined = [len(row) for row in rows], torch.cat(rows)  # one call for all rows
+        divisors = joined.clamp(min=TINY).split(lengths)
+        for direction, shift, divisor in zip(directions, shifts.tensors, divisors, strict=True):
+            torch.div(shift, per_row(divisor, shift), out=direction)
+        radii = torch.cat([own.expand(length) for own, length in zip(radius, lengths, strict=True)])
+        return shrinkage(joined, radii).split(lengths)
