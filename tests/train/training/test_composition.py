@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -18,12 +18,13 @@ import vitreg
 from small_data import MODEL, SIZE
 from small_runs import HYPER, planned, write_pictures
 from vitreg.errors import InputError
+from vitreg.penalties.base import Penalty
 from vitreg.projections import projections
 from vitreg.train.runs.run import trained_model
 from vitreg.train.training.composition import _FIELD_OF, _REFUSED, kinds_of
 from vitreg.train.training.formulas import formula
 from vitreg.train.training.guided_model import Applied
-from vitreg.train.training.methods import METHODS, check_methods, guide_of, is_guided
+from vitreg.train.training.methods import METHODS, SOURCE, check_methods, guide_of, is_guided, usual_lam
 
 OF_KIND = {
     "head": "LP-FT",
@@ -98,6 +99,20 @@ def test_rows_that_were_there_keep_their_identity() -> None:
     assert formula("LP-FT+LoRA+GTA+TransMix") == ""
     assert formula("GTA+SPD") not in ("", formula("GTA+FTP"))
     assert "GTA+SPD" not in METHODS, "what was asked for is not listed"
+
+
+def test_without_a_lam_a_row_and_its_penalty_have_the_same() -> None:
+    rows = [name for name in METHODS if METHODS[name].target and name != SOURCE]
+    assert {"GTA", "R-Drop", "Co-tuning", "L2-SP"} < set(rows)
+    for name in rows:
+        penalty = METHODS[name].target(usual_lam(name))  # type: ignore[misc]
+        assert isinstance(penalty, Penalty)
+        assert penalty.lam == type(penalty)(**_needed(penalty)).lam, name
+
+
+def _needed(penalty: Penalty) -> dict[str, object]:
+    """Return the options of a penalty that have no default."""
+    return {f.name: getattr(penalty, f.name) for f in fields(penalty) if f.init and f.default is MISSING}
 
 
 def test_every_projection_is_a_part() -> None:

@@ -38,7 +38,6 @@ _PLAIN = {
     # The source is the model as training starts, so the head is the one that it starts with: the probe's.
     "LwF": Method(lambda lam: vitreg.LwF(lam=lam), _around(0.25)),
     "Co-tuning": Method(lambda lam: vitreg.CoTuning(lam=lam), _around(2.3)),
-    # Beside the mean of both losses the authors' α = 0.3 is 0.15 by their formula, 9.6 in their code for ViT.
     "R-Drop": Method(lambda lam: vitreg.RDrop(lam=lam), _around(1.0)),
     # Nobody published a λ for it: these are the paper's for a guide of the attention.
     "object-guide": Method(lambda lam: vitreg.ObjectGuide(lam=lam), GRID),
