@@ -188,7 +188,7 @@ def test_costs_are_those_of_the_reports(name: str) -> None:
 @by_card
 def test_the_papers_values_are_those_of_its_table(name: str) -> None:
     if not CARDS[name].paper:
-        assert "does not compare itself with it" in results.method_in_the_paper(name)
+        assert "does not test it" in results.method_in_the_paper(name)
         return
     with open(ROOT / "recipes" / "paper" / f"{CARDS[name].paper}.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -233,7 +233,7 @@ def test_no_table_of_ours_is_left_out() -> None:
 
 def test_cards_say_whether_the_source_runs() -> None:
     assert "source runs on every" in cards.method_reads("gta")
-    assert "only the head is used" in cards.method_reads("co-tuning")
+    assert "only the source's head" in cards.method_reads("co-tuning")
 
 
 def test_costs_say_what_they_are_compared_with() -> None:

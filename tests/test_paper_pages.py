@@ -189,7 +189,7 @@ def test_the_page_says_how_the_protocol_would_be_run() -> None:
 def test_numbers_of_runs_are_those_of_the_protocol(script: str) -> None:
     compared = importlib.import_module(script).TABLE
     text = COMPARED[next(t for t, s in zip(COMPARED, SCRIPTS, strict=True) if s == script)]
-    (told,) = re.findall(r"(\d+) runs(?:, of which (\d+) choose λ)?\.", text)
+    (told,) = re.findall(r"(\d+) runs(?:; (\d+) of them choose λ)?\.", text)
     each = len(DATA_SETS) * len(PAPER.seeds) * len(compared.rates) * len(compared.sources)
     grids = sum(len(METHODS[method].grid) for method in compared.methods)
     if script == "figure4":  # where each λ is a row

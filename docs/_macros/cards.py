@@ -25,7 +25,7 @@ def method_reads(name: str) -> str:
     thing = card(name).thing
     if _is_projection(thing):
         what = "weights and gradients" if thing.reads_gradient else "weights"
-        return f"It reads the model's {what} at each step. Of the source a copy of its weights is kept."
+        return f"It reads the model's {what} at each step, and keeps a copy of the source's weights."
     extractor = made.extractor if isinstance(made, ReadingPenalty) else card(name).reads
     if not extractor:
         return "It reads nothing of the model. No source is kept or run."
@@ -33,7 +33,7 @@ def method_reads(name: str) -> str:
     which = "what `reads` names, by default " if hasattr(made, "reads") else ""
     source = "No source is kept or run."
     if isinstance(made, ReadingPenalty) and made.needs_source:
-        source = "Of the source only the head is used; it does not run."
+        source = "It uses only the source's head; the source does not run."
     if isinstance(made, ReadingPenalty) and runs_source(made):
         source = "The source runs on every batch, without gradient, no further than the deepest block read."
     return f"It reads {which}[`{extractor}`](../api/read.md): {says}. {source}"

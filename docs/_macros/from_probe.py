@@ -34,8 +34,8 @@ PICTURES = {
 
 NOTE = (
     "Points of top-1 beside LP-FT without it, with five pictures of each class and ten passes, and the 95 % "
-    "interval over test pictures and seeds; in bold where it does not hold 0; in italics, of one seed, whose "
-    "chance is not in it."
+    "interval over test pictures and seeds. Bold: it does not contain 0. Italics: one seed, so it covers the "
+    "pictures alone."
 )
 
 

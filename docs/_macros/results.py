@@ -87,7 +87,7 @@ def method_in_the_paper(name: str) -> str:
     """Return a method's rows of the paper's table, with those of plain fine-tuning."""
     table = card(name).paper
     if not table:
-        return "The [GTA paper](https://arxiv.org/abs/2401.02656) does not compare itself with it."
+        return "The [GTA paper](https://arxiv.org/abs/2401.02656) does not test it."
     shown = (BASELINE, *card(name).beside, *card(name).rows)
     head, rule, *rows = (RESULTS / "paper" / f"{table}.md").read_text(encoding="utf-8").splitlines()
     kept = [row for row in rows if row.split(" | ")[1] in shown and row.startswith(("| 15 %", "| 100 %"))]

@@ -17,7 +17,7 @@ Part = Literal["attention", "ffn", "head"]
 
 
 def freeze(model: nn.Module, train: Part, *, new_head: NewHead | None = None) -> Freeze:
-    """Freeze all of `model` but one part, and return what undoes it.
+    """Freeze all of `model` except one part, and return an object that undoes it.
 
     - "attention": the attention modules, the position embedding and the task head are trained.
     - "ffn": the feed-forward networks, the position embedding and the task head.

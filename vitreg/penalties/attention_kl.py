@@ -21,8 +21,8 @@ class AttentionKL(ReadingPenalty):
     \mathrm{softmax}(a_T^{l,h} / \tau)\right)$$
 
     averaged over the batch, with $a^{l,h}$ the class token's attention logits over the patches in block $l$
-    of $L$ and head $h$ of $H$; $T$ is the model, $S$ the source. It does not see what shifts a whole row, as
-    the softmax does not.
+    of $L$ and head $h$ of $H$; $T$ is the model, $S$ the source. Like the softmax, it ignores a shift of a
+    whole row.
 
     Attributes:
         lam: the weight; where attention is transferred, its authors use 3, on a sum over blocks.

@@ -18,14 +18,13 @@ from vitreg.types import Lam, Tower
 @register_penalty("co_tuning")
 @dataclass(frozen=True, kw_only=True)
 class CoTuning(GivenPenalty):
-    r"""Have the source's own head say of the model's features which of its classes the label resembles.
+    r"""Make the source's head, on the model's features, predict the source's classes that resemble the label.
 
     $$-\sum_{y_S} p(y_S \mid y)\, \log \mathrm{softmax}(h_S(f_T))_{y_S}$$
 
     averaged over the batch, with $f_T$ what the model's head receives, $h_S$ the source's own head, which is
     not trained, and $p(y_S \mid y)$ how probable its classes are where the label is $y$. The labels are
-    given: `penalty(labels=labels)`. The source does not run. It is for sources that were pre-trained with
-    labels.
+    given: `penalty(labels=labels)`. The source does not run. It must be pre-trained with labels.
 
     Attributes:
         lam: the weight; the authors use 2.3.

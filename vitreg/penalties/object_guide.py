@@ -17,13 +17,13 @@ from vitreg.types import LayerMap, Layers
 @register_penalty("object_guide")
 @dataclass(frozen=True, kw_only=True)
 class ObjectGuide(GivenPenalty):
-    r"""Keep the [CLS] attention on the object, on pictures in which it is known where that is.
+    r"""Keep the [CLS] attention on the object, in pictures whose object is marked.
 
     $$\frac{1}{L} \sum_{l} \left(1 - \frac{\sum_p m_p\, a^l_p}{\sum_p a^l_p}\right)$$
 
     averaged over the pictures with a mask, with $a^l$ the class token's attention over the patches in block
     $l$ of $L$, mean over heads, and $m_p$ how much of patch $p$ the object covers. Masks or boxes are given:
-    `penalty(masks=masks)`; a picture with an empty one does not count, so that some are enough.
+    `penalty(masks=masks)`. A picture with an empty mask does not count, so some masks are enough.
 
     Attributes:
         lam: the weight.

@@ -17,7 +17,7 @@ from vitreg.types import Lam
 @register_penalty("r_drop")
 @dataclass(frozen=True, kw_only=True)
 class RDrop(PassPenalty):
-    r"""Have passes over the same pictures, which differ in what they drop or in the view, say the same.
+    r"""Make passes over the same pictures agree, though they drop different parts or see other views.
 
     $$\frac12\, \mathrm{KL}(p_1 \Vert p_2) + \frac12\, \mathrm{KL}(p_2 \Vert p_1)$$
 

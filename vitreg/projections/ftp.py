@@ -22,7 +22,7 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 @register_projection("ftp")
 @dataclass(frozen=True, kw_only=True)
 class FTP(Projection):
-    r"""Keep each row within a distance of its start that is learnt, one for each tensor.
+    r"""Keep each row within a learnt distance of its start, one distance for each tensor.
 
     $$\theta'_i \leftarrow \theta_{0,i} + \min\!\left(1, \frac{\gamma}{\lVert \theta'_i - \theta_{0,i}
     \rVert_1}\right) (\theta'_i - \theta_{0,i})$$

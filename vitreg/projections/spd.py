@@ -15,7 +15,7 @@ from vitreg.projections.base import Projection, State, check_share, register_pro
 @register_projection("spd")
 @dataclass(frozen=True, kw_only=True)
 class SPD(Projection):
-    r"""Pull a tensor back only where the descent itself asks for that: decay that is selective.
+    r"""Pull a tensor back only where gradient descent itself leads back to the start (selective decay).
 
     Where $\langle g, \theta - \theta_0 \rangle > 0$, with $g$ the gradient and $\theta$ the tensor before the
     step, $\theta'$ after it:
