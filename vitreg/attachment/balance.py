@@ -104,8 +104,9 @@ class Balanced(ABC):
         place, self._balanced = self._balanced, self._balanced + 1
         if not value.requires_grad:  # it was not due, or nothing is trained
             return value
-        if not isinstance(self._factor, Tensor) or self._factor.device != value.device:
-            self._factor = torch.as_tensor(self._factor, dtype=torch.float32).to(value.device)
+        if not isinstance(self._factor, Tensor):
+            self._factor = torch.full_like(value, self._factor)
+        self._factor = self._factor.to(value.device)
         if ratio is not None and place >= start and (place - start) % interval == 0:
             norms = self._gradient_norms(loss, value, block)
             wanted = ratio * norms[0] / norms[1]

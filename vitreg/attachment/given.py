@@ -31,7 +31,7 @@ def needed_values(
         raise ArgumentError(
             f"Expected {penalty.needs} for {len(images)} pictures as a tensor, found {in_words(value)}."
         )
-    value = value.to(images.device, non_blocking=True)
+    value = value.to(images.device, non_blocking=images.is_cuda)  # a CPU has to wait for it
     if penalty.needs == "labels":
         return [value]
     size = (images.shape[-2], images.shape[-1])

@@ -140,6 +140,8 @@ class Readings:
         """Return each penalty's value in one pass."""
         joined = {name for name, penalty in self._penalties.items() if self._has_joined(name, penalty, one)}
         needed = any(runs_source(self._penalties[name]) for name in joined)
+        if joined and self._source is not None:
+            self._source.follow(self._tower.module)  # its head, too, where nothing runs it
         if needed and self._source_reader is not None and self._source is not None:
             self._read_source(self._source, self._source_reader, one, views)
         return {
@@ -154,7 +156,6 @@ class Readings:
         assert one.images is not None
         resize = any(p.align == "resample" for p in self._penalties.values() if p.needs_source)
         more = arguments_for(self._tower, source.tower, one, resize)
-        source.follow(self._tower.module)
         source.read(
             reader, one.images, one.autocast, more=more, random=one.random_state, resize=resize, views=views
         )

@@ -164,7 +164,7 @@ class TransMix(InertCopies, Removable):
         own_share: Tensor | float = mix.own_share
         if mix.box is not None:
             grid = self._grid(attention.shape[-1], mix.size)
-            mask = box_on_grid(*mix.size, mix.box, grid).to(attention.device)
+            mask = box_on_grid(*mix.size, mix.box, grid).to(attention.device, non_blocking=attention.is_cuda)
             own_share = attention.new_zeros(len(mix.labels), 1, dtype=torch.float32)
             own_share[seen, 0] = 1 - ((1 - mix.own_share) + attention_share(attention, mask)) / 2
         return mixup_target(mix.labels, self.num_classes, own_share, self.smoothing)[seen]
@@ -210,7 +210,7 @@ class TransMix(InertCopies, Removable):
                 f"Expected {images.shape[0]} class indices, found {list(labels.shape)} of {labels.dtype}."
             )
         inside = ((labels >= 0) & (labels < self.num_classes)).all()
-        if labels.device.type != "cpu":  # no transfer in the training loop
+        if labels.is_cuda:  # no transfer in the training loop
             torch._assert_async(inside, f"a class index lies outside 0 … {self.num_classes - 1}")
         elif not inside:
             raise ArgumentError(

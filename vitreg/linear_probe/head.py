@@ -146,7 +146,7 @@ def _run(model: nn.Module, inputs: Any) -> Any:
     def move(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        value = value.to(parameter.device, non_blocking=True)
+        value = value.to(parameter.device, non_blocking=parameter.is_cuda)  # a CPU has to wait for it
         autocast = autocast_now(value)
         is_cast = value.is_floating_point() and not (autocast is not None and autocast[0])
         return value.to(parameter.dtype) if is_cast else value

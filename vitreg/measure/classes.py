@@ -35,7 +35,7 @@ def class_relation(source: nn.Module, loader: Batches, num_classes: int) -> Tens
         num_classes: of the labels.
 
     Returns:
-        [classes, classes of the source], rows that sum to 1, in float32 on the pictures' device.
+        [classes, classes of the source], rows that sum to 1, in float32 on the source's device.
 
     Raises:
         ArgumentError: a class without a picture, or labels beyond the classes.
@@ -49,19 +49,20 @@ def class_relation(source: nn.Module, loader: Batches, num_classes: int) -> Tens
     tower = find_tower(source)
     indices = blocks_read("class_logits", "all", "cls", tower)
     reader = Reader(tower, {("class_logits", "cls"): indices}, stop=True)
-    sums, counts = torch.zeros(()), torch.zeros(num_classes)
+    device = next(tower.module.parameters()).device
+    sums, counts = torch.zeros((), device=device), torch.zeros(num_classes, device=device)
     try:
         with evaluating(tower.module):
             for images, labels, *_ in loader:
                 check_images(images)
+                images, labels = images.to(device), labels.to(device)
                 run_tower(reader, images, autocast_now(images))
                 said = reader.of(("class_logits", "cls"), indices)[0].float().softmax(-1)
                 if int(labels.max()) >= num_classes:
                     raise ArgumentError(f"Expected labels below {num_classes}, found {int(labels.max())}.")
-                sums, counts = sums.to(said.device), counts.to(said.device)
                 sums = sums if sums.dim() else said.new_zeros(num_classes, said.shape[1])
-                sums.index_add_(0, labels.to(said.device), said)
-                counts += torch.bincount(labels.to(said.device), minlength=num_classes)
+                sums.index_add_(0, labels, said)
+                counts += torch.bincount(labels, minlength=num_classes)
     finally:
         reader.remove()
     if not bool(counts.all()):
@@ -96,10 +97,11 @@ def channel_weights(model: nn.Module, loader: Batches, *, layers: Layers = "spre
     # NOTE[DIFF]: the authors run the model once for each channel, with that channel at zero; to first order
     # one backward pass says the same of all channels.
     totals: list[Tensor] = []
-    num_images = 0
+    num_images, device = 0, next(model.parameters()).device
     with evaluating(model), torch.enable_grad(), trace(model, "block_output", layers=layers) as read:
         for images, labels, *_ in loader:
             check_images(images)
+            images = images.to(device)
             logits = model(images.detach().requires_grad_())  # so that a frozen model has gradients too
             loss = nn.functional.cross_entropy(logits.float(), labels.to(logits.device), reduction="sum")
             blocks = read["block_output"]

@@ -71,7 +71,7 @@ class CoTuning(GivenPenalty):
         assert self._head is not None
         assert self.relation is not None
         logits = said_by(self._head, target[0])
-        relation, (labels,) = self.relation.to(logits), given
+        relation, (labels,) = self.relation.to(logits, non_blocking=logits.is_cuda), given
         if relation.shape[1] != logits.shape[1]:
             raise ArgumentError(
                 f"Expected a relation to the {logits.shape[1]} classes of the source's head, found one to "

@@ -69,5 +69,6 @@ class DELTA(ReadingPenalty):
 
     def _of_block(self, target: Tensor, source: Tensor, weight: Tensor | None) -> Tensor:
         squares = (target.float() - source.detach().float()).square().flatten(0, -2).mean(0)  # [d]
-        scaled = squares if weight is None else squares * weight.to(squares) * len(weight)
-        return scaled.sum() / 2
+        if weight is not None:
+            squares = squares * weight.to(squares, non_blocking=squares.is_cuda) * len(weight)
+        return squares.sum() / 2

@@ -87,7 +87,7 @@ class ForwardPass:
         """
         assert self.images is not None
         self.settle()
-        count, rows = len(self.images), rows.to(self.images.device, non_blocking=True)
+        count, rows = len(self.images), rows.to(self.images.device, non_blocking=self.images.is_cuda)
         if any(True for _ in tensors_in(self.more)):
             raise UnsupportedModelError(
                 f"Expected {type(self.tower.module).__name__} to be called with images alone, found tensors "

@@ -117,8 +117,10 @@ class RowCache:
         """Return prints [n, PRINT_LENGTH] and values [n, *shape] of `rows` on `device`."""
         if self._files is None and self._values.device != device:
             self._values, self._prints = self._values.to(device), self._prints.to(device)
-        chosen = torch.tensor(rows).to(self._values.device, non_blocking=True)
-        prints, values = (kept[chosen].to(device, non_blocking=True) for kept in (self._prints, self._values))
+        is_cuda = device.type == "cuda"  # others copy from memory that may be given back meanwhile
+        chosen = torch.tensor(rows).to(self._values.device, non_blocking=self._values.is_cuda)
+        tables = (self._prints, self._values)
+        prints, values = (kept[chosen].to(device, non_blocking=is_cuda) for kept in tables)
         parts = values.split(self._lengths, dim=1)
         return prints, [p.reshape(-1, *shape) for p, shape in zip(parts, self.shapes, strict=True)]
 

@@ -66,7 +66,8 @@ class KeptViews:
             computed = dict(zip(numbers, pictures, strict=True))
             self.keep({view: picture for view, picture in computed.items() if view not in self.pictures})
             found = [self.pictures[view] if view in self.pictures else computed[view] for *_, view in draws]
-            moved = torch.stack([picture.to(self.device, non_blocking=True) for picture in found])
+            is_cuda = self.device.type == "cuda"
+            moved = torch.stack([picture.to(self.device, non_blocking=is_cuda) for picture in found])
             own = torch.tensor([labels[draw.picture] for draw in draws])
             yield moved, own, torch.tensor([draw.view for draw in draws])
 

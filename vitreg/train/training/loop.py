@@ -80,7 +80,8 @@ def train(
     given, is_sharded = model, hyper.fsdp and world_size() > 1
     if is_sharded:
         model = shared_out(given, accelerator.device)
-    on_device = partial(Tensor.to, device=accelerator.device, non_blocking=True)
+    is_cuda = accelerator.device.type == "cuda"
+    on_device = partial(Tensor.to, device=accelerator.device, non_blocking=is_cuda)
     sizes = {"num_classes": len(task.classes), "num_pictures": len(task.train_labels)}
     with Applied(model, method, lam, hyper, **sizes, readings=readings, whole=whole) as applied:
         if is_sharded:
