@@ -63,7 +63,7 @@ def squared_distance(
     Source: Seo et al. 2024 (arXiv 2401.02656), Eq. (5); the paper does not state the normalisation.
     """
     # NOTE[DIFF]: the default is a mean, so that lam does not depend on the number of blocks, heads and
-    # patches; the two other readings of Eq. (5) are on offer.
+    # patches; the two other readings of Eq. (5) are options.
     check_reduction(reduction)
     with without_autocast(target[0]):
         means = torch.stack(

@@ -44,7 +44,7 @@ def class_relation(source: nn.Module, loader: Batches, num_classes: int) -> Tens
     Source: You et al. 2020 (NeurIPS), "Co-Tuning for Transfer Learning", the direct approach,
     https://github.com/thuml/CoTuning
     """
-    # NOTE[DIFF]: the authors' code learns the reverse relation unless told otherwise, and scales the source's
+    # NOTE[DIFF]: the authors' code learns the reverse relation by default, and scales the source's
     # logits first, by 0.884 for its ResNet-50; this is its direct approach, without a held-out set.
     tower = find_tower(source)
     indices = blocks_read("class_logits", "all", "cls", tower)

@@ -59,7 +59,7 @@ def attention_outliers(
     Source: Darcet et al. 2024 (ICLR), "Vision Transformers Need Registers", arXiv 2309.16588.
     """
     # NOTE[DIFF]: the paper draws the line at a norm of 150, read off a histogram of DINOv2; a multiple of the
-    # median needs no histogram, and has a place in any model.
+    # median needs no histogram, and works in any model.
     tower = find_tower(model)
     check_images(images)
     check_query(query)

@@ -39,8 +39,8 @@ class AttentionKL(ReadingPenalty):
     # NOTE[DIFF]: the authors' loss is a cross-entropy, whose floor is the source's entropy; this is zero at
     # the source, with the same gradient.
     # NOTE[DIFF]: a mean over blocks, which the authors sum over: their 3 for 18 blocks is 54 here.
-    # NOTE[DIFF]: only the class token's row, and of it the patches: the authors distil every token's, and
-    # keys of the class token take part.
+    # NOTE[DIFF]: only the class token's row over the patches: the authors distil the rows of all tokens,
+    # over all keys.
     temperature: float = 1.0
 
     def __post_init__(self) -> None:

@@ -35,8 +35,8 @@ class CoTuning(GivenPenalty):
     https://github.com/thuml/CoTuning
     """
 
-    # NOTE[DIFF]: the source's head is not trained along, so that it stays what the relation was estimated
-    # with.
+    # NOTE[DIFF]: the source's head is not trained, so that it stays the one of which the relation was
+    # estimated.
     needs: ClassVar[Literal["labels", "masks"]] = "labels"
     runs_source: ClassVar[bool] = False
 

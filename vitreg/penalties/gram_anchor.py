@@ -37,7 +37,7 @@ class GramAnchor(ReadingPenalty):
     """
 
     # NOTE[DIFF]: the source is the pre-trained model; in pre-training it is an earlier state of the teacher.
-    # NOTE[DIFF]: what is compared is the block's output, not normalised by the final layer norm.
+    # NOTE[DIFF]: the block's output is compared as it is, without the final layer norm.
     layers: Layers | LayerMap = -1
     rows: int = 256
 

@@ -39,7 +39,7 @@ class LwF(ReadingPenalty):
 
     # NOTE[DIFF]: it is a divergence, zero at the source; the paper's cross-entropy has the same gradient but
     # for the factor, so that its weight of 1 is 0.25 here.
-    # NOTE[DIFF]: the old head is not trained on; the paper trains it along.
+    # NOTE[DIFF]: the old head is not trained; the paper trains it too.
     lam: Lam = 0.25
     temperature: float = 2.0
     _head: nn.Module | None = field(default=None, repr=False, compare=False)

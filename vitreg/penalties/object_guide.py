@@ -34,9 +34,8 @@ class ObjectGuide(GivenPenalty):
     Robustness", arXiv 2206.01161.
     """
 
-    # NOTE[DIFF]: the paper guides a relevance map, by squared distances for object and background apart, and
-    # makes the model surer of what it says; this is the attention itself, of which the class token's row is
-    # enough.
+    # NOTE[DIFF]: the paper guides a relevance map, by separate squared distances for object and background,
+    # and raises the model's confidence; this guides the attention itself, in the class token's row.
     needs: ClassVar[Literal["labels", "masks"]] = "masks"
     needs_source: ClassVar[bool] = False
     is_mean: ClassVar[bool] = False  # over those pictures alone that have a mask

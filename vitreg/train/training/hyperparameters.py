@@ -22,8 +22,8 @@ class Mixing:
         return self.mixup > 0 or self.cutmix > 0
 
 
-# NOTE[DIFF]: the paper does not say with what its TransMix mixes; these are of its authors' code (Chen
-# et al. 2022), where no other mixing is asked for.
+# NOTE[DIFF]: the paper does not state its settings of TransMix; these are those of the authors' code (Chen
+# et al. 2022), unless other mixing is requested.
 TRANSMIX = Mixing(mixup=0.8, cutmix=1.0, switch=0.8)
 
 

@@ -163,8 +163,8 @@ def _schedule(
     optimizer: torch.optim.Optimizer, hyper: Hyperparameters, *, num_pictures: int
 ) -> CosineLRScheduler:
     # NOTE[DIFF]: the paper does not say whether it warms up; "DINO's fine-tuning configuration" has 5 epochs.
-    # In a subset smaller than a batch an epoch is not a whole step; half of the run is the most that is
-    # warmed up.
+    # In a subset smaller than a batch an epoch is not a whole step; at most half of the run is
+    # warm-up.
     warmup = math.ceil(hyper.warmup_epochs * num_pictures / hyper.batch_size)
     return CosineLRScheduler(
         optimizer,

@@ -10,8 +10,8 @@ from vitreg.train.data.samples import Folder, Sample
 
 
 def _read(root: Path) -> Folder:
-    # NOTE[DIFF]: the lowest 20 pixels of each picture are a banner with the photographer's name. Whether the
-    # paper cuts it off is not said; it is kept, as torchvision's `FGVCAircraft` keeps it.
+    # NOTE[DIFF]: the lowest 20 pixels of each picture are a banner with the photographer's name. The paper
+    # does not say whether it cuts it off; it is kept, as in torchvision's `FGVCAircraft`.
     classes = AIRCRAFT.lines(root / "variants.txt")
     boxes = AIRCRAFT.table(root / "images_box.txt", "image, xmin, ymin, xmax, ymax")
     splits = []
