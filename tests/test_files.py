@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -46,6 +47,17 @@ def test_what_fails_on_the_way_leaves_the_old_file(tmp_path: Path) -> None:
         interrupted()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["table.md"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_atomically(tmp_path / "model", b"weights")
+    assert caught.value.filename == str(tmp_path / "model")
+    assert names(tmp_path) == []
 
 
 def test_a_lock_is_held_once_and_given_back(tmp_path: Path) -> None:

@@ -240,6 +240,11 @@ def test_lam_is_applied_by_the_attachment_and_terms_are_unweighted() -> None:
     model(images())
     torch.testing.assert_close(weighted.penalty(), 2 * (10 * a + 4 * b))
     assert weighted.step == 2
+    weighted.lam = lambda step: 2 * step
+    model(images())
+    torch.testing.assert_close(weighted.penalty(), 4 * (10 * a + 5 * b))
+    with pytest.raises(vitreg.ArgumentError, match="lam must be finite"):
+        weighted.lam = -1
     plain.remove()
     weighted.remove()
 

@@ -73,6 +73,12 @@ def test_no_source(model: nn.Module, wrong: object, target: str) -> None:
         vitreg.attach(model, wrong, target=target)
 
 
+def test_a_long_value_is_shown_by_its_beginning(model: nn.Module) -> None:
+    with pytest.raises(ArgumentError, match=r"got OrderedDict \(OrderedDict") as caught:
+        vitreg.attach(model, model.state_dict())
+    assert len(str(caught.value)) < 200
+
+
 def test_a_source_without_a_vision_transformer(model: nn.Module) -> None:
     with unchanged(model), refuses(UnsupportedModelError, "Expected a Vision Transformer", "none in Linear"):
         vitreg.attach(model, nn.Linear(2, 2))

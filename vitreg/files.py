@@ -54,9 +54,18 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that is, at any moment, either the old one or the whole new one."""
-    with whole_file(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+    """Write a file that is, at any moment, either the old one or the whole new one.
+
+    Raises:
+        OSError: It cannot be written; the error names it.
+    """
+    try:
+        with whole_file(path) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        if error.errno is not None:  # the system names no file where the disk is full
+            error.filename = str(path)
+        raise
 
 
 def sha256_of(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -24,6 +25,11 @@ def listed(names: Iterable[str], *, at_most: int = 5) -> str:
     items = list(names)
     rest = f" and {len(items) - at_most} more" if len(items) > at_most else ""
     return ", ".join(items[:at_most]) + rest
+
+
+def type_and_value(value: object) -> str:
+    """Return the type of what was given, and the beginning of its value: `str ('x')`."""
+    return f"{type(value).__name__} ({reprlib.repr(value)})"
 
 
 def first_line(error: BaseException, *, at_most: int = 200) -> str:

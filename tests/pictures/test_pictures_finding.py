@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vitreg.errors import InputError
+from vitreg.pictures import finding
 from vitreg.pictures.finding import find_pictures, is_result, pictures_below
 
 
@@ -63,6 +64,15 @@ def test_special_files_other_endings_and_lost_links(tmp_path: Path) -> None:
     found = pictures_below(tmp_path)
     assert [path.name for path in found.pictures] == ["1.JPG", "lost.png"]  # whoever opens it says it is lost
     assert found.left_out == {"special files": 2, "*.cr2": 2, "files without an ending": 1}
+
+
+def test_what_reads_a_picture_that_is_left_out_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finding, "suffixes", lambda: {".jpg"})
+    for name in ("1.jpg", "2.HEIC", "3.heic"):
+        (tmp_path / name).touch()
+    assert pictures_below(tmp_path).left_out == {"*.heic, which pip install pillow-heif reads": 2}
 
 
 def test_earlier_results_are_no_pictures(tmp_path: Path) -> None:

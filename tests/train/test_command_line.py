@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from engine.scripts.options import TableOptions
 from engine.scripts.segmentation import SegmentationOptions
 from vitreg.train.basics.command_line import add_fields, attribute_texts, given_options
+from vitreg.train.basics.console import exit_code
 from vitreg.train.options import FinetuneOptions, PredictOptions
 
 
@@ -94,3 +96,12 @@ def test_shared_options_are_described_once() -> None:
     assert len(shared) > 12
     other = {"lam", "methods", "select", "hold_out", "epochs"}  # which mean something else in a table
     assert shared & attribute_texts(TableOptions).keys() == other
+
+
+def test_what_the_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def script(console: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "out/model")
+
+    assert exit_code(script) == 2
+    told = "error: cannot use out/model: No space left on device; mend that and repeat the command\n"
+    assert capsys.readouterr().err == told

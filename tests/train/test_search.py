@@ -111,7 +111,7 @@ def test_a_search_chooses_and_then_trains_on_all(
     folds = [path.parent.name for path in out.glob("birds_*_fold*/DONE")]
     assert 2 * 2 + 4 <= len([name for name in folds if "linear-probe" not in name]) + 2 <= 4 + 2 + 2
     assert run(*given) == 0
-    assert "1 runs to do" not in capsys.readouterr().out
+    assert "1 run to do" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ class Attachment(Balanced, InertCopies, Removable):
     ) -> None:
         self.source = source
         self.penalties = penalties
-        self._lam = lam
+        self.lam = lam
         self._every, self._part = every, fraction
         self._tower = tower
         self._terms: dict[str, Tensor] = {}

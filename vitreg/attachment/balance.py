@@ -15,8 +15,8 @@ from vitreg.attachment.paired_readings import Readings
 from vitreg.errors import ArgumentError, StateError, UnsupportedModelError
 from vitreg.functional.shards import sharded_by
 from vitreg.layers import resolve_layers
-from vitreg.penalties import check_positive
-from vitreg.types import Tower
+from vitreg.penalties import check_lam, check_positive
+from vitreg.types import Lam, Tower
 
 KEPT = ("_factor", "_balanced")
 """What a copy of an attachment keeps of its balance."""
@@ -32,6 +32,17 @@ class Balanced(ABC):
     _terms: dict[str, Tensor]
     _factor: Tensor | float = 1.0
     _balanced = 0  # how many balanced penalties were taken
+    _lam: Lam
+
+    @property
+    def lam(self) -> Lam:
+        """λ, a number of at least 0 or a function of the step; it can be set at any time."""
+        return self._lam
+
+    @lam.setter
+    def lam(self, lam: Lam) -> None:
+        check_lam(lam)
+        self._lam = lam
 
     @abstractmethod
     def penalty(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -11,6 +11,7 @@ from vitreg.penalties import Penalty, penalties
 from vitreg.penalties.feature_guide import FeatureGuide
 from vitreg.penalties.gta import GTA
 from vitreg.registry import suggest
+from vitreg.wording import type_and_value
 
 Target: TypeAlias = "str | Penalty | Sequence[str | Penalty] | Mapping[str, str | Penalty]"
 """An extractor's or a penalty's name, a penalty, a sequence of these, or a mapping from your own names."""
@@ -67,7 +68,7 @@ def _penalty(entry: object, options: Mapping[str, Any], keeps_lam: bool) -> Pena
     if isinstance(entry, type) and issubclass(entry, Penalty):
         raise ArgumentError(f"target takes a penalty, not its class: write {entry.__name__}().")
     if not isinstance(entry, str):
-        raise ArgumentError(f"A penalty is given as such or by name, got {type(entry).__name__} ({entry!r}).")
+        raise ArgumentError(f"A penalty is given as such or by name, got {type_and_value(entry)}.")
     if not keeps_lam:
         options = {**options, "lam": 1.0}
     if entry in extractors:

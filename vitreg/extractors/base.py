@@ -15,6 +15,7 @@ from vitreg.functional import cls_row, mean_row
 from vitreg.layers import resolve_layers
 from vitreg.registry import Registry
 from vitreg.types import SEVERAL, AttentionReading, Block, Grid, Layers, Probe, Query, Row, Tower
+from vitreg.wording import type_and_value
 
 MakeProbe = Callable[[Tower, Block, Query], Probe]
 
@@ -110,7 +111,7 @@ def blocks_read(name: str, layers: Layers, query: Query, tower: Tower) -> tuple[
             has one value a forward pass.
     """
     if not isinstance(name, str):
-        raise ArgumentError(f"An extractor is named by a string, got {type(name).__name__} ({name!r}).")
+        raise ArgumentError(f"An extractor is named by a string, got {type_and_value(name)}.")
     depth = len(tower.blocks)
     extractor = extractors[name]
     if not extractor.per_block or (extractor.of_attention and query == "pool"):

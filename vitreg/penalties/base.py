@@ -15,6 +15,7 @@ from vitreg.errors import ArgumentError, UnsupportedModelError, in_words
 from vitreg.functional.precision import without_autocast
 from vitreg.registry import Registry
 from vitreg.types import Align, Heads, Lam, LayerMap, Layers, Query, Tower
+from vitreg.wording import type_and_value
 
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -24,9 +25,7 @@ def check_lam(lam: object, *, name: str = "lam") -> None:
     if callable(lam):
         return
     if isinstance(lam, bool) or not isinstance(lam, int | float):
-        raise ArgumentError(
-            f"{name} must be a number or a function of the step, got {type(lam).__name__} ({lam!r})."
-        )
+        raise ArgumentError(f"{name} must be a number or a function of the step, got {type_and_value(lam)}.")
     try:
         number = float(lam)
     except OverflowError:  # a whole number may be larger than any float, and too long to be shown

@@ -20,6 +20,12 @@ _TOOLS = {
 }
 """Folders that file managers, network drives, interpreters and trainers leave, in lower case."""
 
+_READ_WITH = {
+    **dict.fromkeys((".heic", ".heif"), ", which pip install pillow-heif reads"),
+    ".avif": ", which Pillow 11.3 reads",
+}
+"""What reads pictures that are left out without it, by their endings."""
+
 _MARKS = {"DONE", "report.json", "predictions.csv", "checkpoint.pt"}
 """Files by which a folder is known to hold what vitreg wrote."""
 
@@ -169,7 +175,8 @@ class _Walk:
         elif not stat.S_ISREG(status.st_mode):
             left_out["special files"] += 1
         elif not is_picture:
-            left_out[f"*{path.suffix.lower()}" if path.suffix else "files without an ending"] += 1
+            ending = path.suffix.lower()
+            left_out[f"*{ending}{_READ_WITH.get(ending, '')}" if ending else "files without an ending"] += 1
         elif is_own_folder and _OWN.fullmatch(name) and not self.looks_for_marks:
             left_out["pictures that vitreg drew"] += 1
         elif not self._is_new(path, status):

@@ -25,6 +25,7 @@ from vitreg.sources.independence import check_independent, named_storages, own_w
 from vitreg.sources.match import check_match
 from vitreg.sources.patches import check_patches_stay
 from vitreg.types import Arguments, Tower, ViewNumbers
+from vitreg.wording import type_and_value
 
 ENOUGH_PIXELS = 64 * 224**2
 """How many pixels keep a GPU busy."""
@@ -196,8 +197,7 @@ def check_source(source: object) -> None:
     if source is None or source == "base" or isinstance(source, nn.Module | FrozenSource | BaseSource):
         return
     raise ArgumentError(
-        "source must be a module, an attachment's source, 'base' or None, got "
-        f"{type(source).__name__} ({source!r})."
+        f"source must be a module, an attachment's source, 'base' or None, got {type_and_value(source)}."
     )
 
 

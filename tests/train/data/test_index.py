@@ -36,6 +36,16 @@ def test_as_it_is(root: Path) -> None:
     assert (len(folder.train), len(folder.test)) == (8, 4)
 
 
+def test_paths_of_windows(tmp_path: Path) -> None:
+    for number, label in enumerate("aabbc"):
+        write_picture(tmp_path / "images" / label / f"{number}.png", seed=number)
+    lines = [rf"{label}\{number}.png,{label},train" for number, label in enumerate("aabb")]
+    (tmp_path / "index.csv").write_text("path,label,split\n" + "\n".join([*lines, r"c\4.png,c,none"]))
+    folder = read_folder(tmp_path, needs_test=False)
+    assert folder.names_of(folder.train) == tuple(f"images/{c}/{n}.png" for n, c in enumerate("aabb"))
+    assert folder.left_out == ("1 rows of no split",)
+
+
 @pytest.mark.parametrize(
     ("row", "new", "message"),
     [

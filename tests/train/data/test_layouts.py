@@ -77,6 +77,10 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     [
         (("train/ant", "train/bee", "Training/ant", "Training/bee"), "the same split by their names"),
         (("treino/ant", "treino/bee", "teste/ant", "teste/bee"), "teste/ and treino/ both hold ant, bee"),
+        (
+            ("train/ant", "train/bee", "teste/ant", "teste/bee"),
+            "found ant, bee in teste/.*call it test/",
+        ),
         (("images", "masks"), "parts of a data set by their names"),
         (("test/ant", "test/bee"), "test alone cannot be trained on"),
         (("train", "test"), "expected a folder of pictures for each class"),

@@ -191,8 +191,11 @@ def test_models_that_cannot_serve() -> None:
         empty_model("diet_tiny_patch16_224", num_classes=2, size=SIZE)
     with pytest.raises(InputError, match="no class token"):
         empty_model("test_vit4", num_classes=2, size=SIZE)
-    with pytest.raises(InputError, match="cannot build test_resnet"):
+    with pytest.raises(InputError, match=r"cannot build test_resnet.*expected a Vision Transformer"):
         empty_model("test_resnet", num_classes=2, size=SIZE)
+    for size in (SIZE + 4, 8):  # timm would leave the last pixels out
+        with pytest.raises(InputError, match=f"--size {size} is not a multiple of .* patches of 16 pixels"):
+            empty_model("deit_tiny_patch16_224", num_classes=2, size=size)
 
 
 def test_file_hash_is_of_the_content(tmp_path: Path, weights: Path) -> None:

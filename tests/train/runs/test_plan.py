@@ -95,6 +95,17 @@ def test_only_a_penalty_is_taken_of_a_part(task: Task, option: str, value: float
     }
 
 
+def test_the_work_of_runs_is_counted_to_its_end(task: Task, tmp_path: Path) -> None:
+    runs = plan(design(task, methods=("linear-probe", "fine-tune"), seeds=[0]))
+    costs = {run.configuration.method: run.cost for run in runs}
+    num_train, num_test = len(task.train_labels), len(task.test_labels)
+    assert costs["linear-probe"] == num_train + num_test
+    assert costs["fine-tune"] == 3 * 2 * 4 + num_test  # two steps with four pictures
+    with Progress(Console(file=io.StringIO())) as progress:
+        execute(runs, Workplace(tmp_path, Accelerator(cpu=True), 0, progress))
+        assert progress.done == progress.total == sum(costs.values())
+
+
 def test_a_penalty_of_a_part_is_a_mean_over_pictures(task: Task) -> None:
     with pytest.raises(InputError, match=r"L2-SP.*means over pictures"):
         plan(design(task, hyper=replace(HYPER, fraction=0.5)))
@@ -161,7 +172,7 @@ def test_models_are_kept_and_measured_on_the_way(task: Task, tmp_path: Path) -> 
 
     _, reports = executed(keeps_models=False)
     again, kept = executed(keeps_models=True)
-    assert "1 runs to do, 1 finished before" in again  # the source has nothing to keep
+    assert "1 run to do, 1 finished before" in again  # the source has nothing to keep
     assert [report.metrics for report in kept] == [report.metrics for report in reports]
     assert "0 runs to do" in executed(keeps_models=True)[0]
 

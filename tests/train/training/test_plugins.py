@@ -160,7 +160,7 @@ def test_a_plugin_is_loaded_once(tmp_path: Path) -> None:
             "import vitreg.train as t\nt.register_method('a', float)",
             "a: expected a penalty from target.* found float",
         ),
-        (None, "cannot read"),
+        (None, "expected a Python file, found no such file"),
     ],
 )
 def test_a_plugin_that_fails_says_so(tmp_path: Path, text: str | None, message: str) -> None:

@@ -73,7 +73,10 @@ def exit_code(script: Callable[[Console], None]) -> int:
         wait_for_failure()
         return 2
     except (VitregError, OSError) as error:
-        line = f"error: {plain(' '.join(str(error).split()))}"
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"cannot use {error.filename}: {error.strerror}; mend that and repeat the command"
+        line = f"error: {plain(' '.join(text.split()))}"
         report_failure_once(lambda: print(line, file=sys.stderr, flush=True))
         return 2
     except KeyboardInterrupt:

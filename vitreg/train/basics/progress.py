@@ -87,7 +87,7 @@ class Progress:
         if self._overall is not None:
             self._bars.remove_task(self._overall)
         finished = f", {num_finished} finished before" if num_finished else ""
-        self.say(f"{num_runs} runs to do{finished}")
+        self.say(f"{num_runs} run{'s' if num_runs != 1 else ''} to do{finished}")
         self._overall = self._bars.add_task("all runs", total=total, left="", visible=num_runs > 0)
 
     def start_run(self, title: str) -> None:

@@ -126,7 +126,7 @@ def split(
         if len(members) < 2:
             raise InputError(
                 f"class {name} has a single picture to train on: none can be held out to choose or measure "
-                "by; add more, or in a table fix λ by --lam METHOD=λ or show all by --select none"
+                "by; add more, give `vitreg finetune` a test/, or a table --lam METHOD=λ or --select none"
             )
         count = min(max(1, round(rate * len(members))), len(members) - 1)
         order = np.random.default_rng([seed, label, 1]).permutation(len(members))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vitreg.errors import InputError, UnsupportedModelError
 from vitreg.families import find_tower
+from vitreg.families.timm_parts import pixels_covered
 from vitreg.files import sha256_of
 from vitreg.weights import misfits
 from vitreg.wording import first_line, listed, nearest
@@ -54,19 +55,30 @@ def empty_model(name: str, *, num_classes: int, size: int, drop_path: float = 0.
     try:
         model = timm.create_model(name, num_classes=num_classes, img_size=size, **depth)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(f"timm cannot build {name} for {size} pixels: {first_line(error)}") from error
+        hint = "; expected a Vision Transformer of timm, as deit_tiny_patch16_224 is"
+        raise InputError(
+            f"timm cannot build {name} for {size} pixels: {first_line(error)}"
+            f"{hint if isinstance(error, TypeError) else ''}"
+        ) from error
+    embed: Any = getattr(model, "patch_embed", None)
+    if pixels_covered(embed) is not None:  # of timm, whose towers then name no size of their patches
+        _check_size(name, size, embed.feat_ratio(as_scalar=False))
     try:
         tower = find_tower(model)
     except UnsupportedModelError as error:
         raise InputError(f"{name} cannot be used: {error}") from error
-    for patch in tower.patch_size or ():
-        if size % patch:
-            raise InputError(f"--size {size} is not a multiple of {name}'s patches of {patch} pixels")
+    _check_size(name, size, tower.patch_size or ())
     if not tower.has_class_token:
         raise InputError(
             f"{name} has no class token, whose attention the methods guide; try deit_tiny_patch16_224"
         )
     return model
+
+
+def _check_size(name: str, size: int, patches: Iterable[int]) -> None:
+    for patch in patches:
+        if size % patch:
+            raise InputError(f"--size {size} is not a multiple of {name}'s patches of {patch} pixels")
 
 
 def load_model(

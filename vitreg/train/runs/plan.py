@@ -48,9 +48,13 @@ class Run:
     @property
     def cost(self) -> int:
         """The run's work, in pictures that are evaluated."""
-        hyper = self.configuration.hyper
-        trained = 0 if hyper is None else hyper.steps * hyper.batch_size
-        return TRAINING_COST * trained + len(self.task.test)
+        c, evaluated = self.configuration, len(self.task.test)
+        if c.hyper is not None:
+            return TRAINING_COST * c.hyper.steps * c.hyper.batch_size + evaluated
+        if c.share is None:
+            return evaluated
+        fitted, _ = trained_and_held_out(self.task, c.share, c.hold_out, seed=c.seed)
+        return len(fitted) + evaluated  # a linear probe sees each picture once
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def complete(run: Run, place: Workplace) -> Report:
             readings=readings_in(place.out, run),
             on_probe=probes.append,
         )
+    place.progress.advance(len(training_indices(run)) if c.hyper is None else 0)
     task = measured_task(run)
     own_logits: list[Tensor] = []
     metrics = evaluate(

@@ -34,6 +34,8 @@ def load_plugins(files: Sequence[str | Path] = ()) -> None:
         place = Path(found.origin) if found is not None and found.origin else Path(entry.name)
         _load(f"the plugin {entry.name}", place, entry.load)
     for file in map(Path, files):
+        if not file.is_file():
+            raise InputError(f"--plugin {file}: expected a Python file, found no such file")
         _load(f"--plugin {file}", file.resolve(), partial(_import, file.resolve()))
 
 

@@ -72,6 +72,8 @@ def read_class_folders(root: Path, *, but_not: Path | None = None) -> Folder:
             raise InputError(
                 f"{root}: no training picture for class {listed(unknown)}, which {test_name}/ has"
             )
+    else:
+        _check_no_test(root, train_name, train.classes)
     place = {name: label for label, name in enumerate(train.classes)}
     measured = tuple(Sample(s.path, place[test.classes[s.label]]) for s in test.samples)
     notes += _describe_unused(root, {train_name, test_name})
@@ -189,6 +191,17 @@ def _check_no_splits(root: Path, classes: Sequence[str]) -> None:
                     "splits, and those the classes? Call them train/ and test/, or give every class a folder "
                     "of its own with its pictures"
                 )
+
+
+def _check_no_test(root: Path, train_name: str, classes: Sequence[str]) -> None:
+    """Refuse a test split that is called something else: a folder that holds the same classes."""
+    for name in _folders(root):
+        both = sorted(set(_folders(root / name)) & set(classes))
+        if name != train_name and len(both) > 1:
+            raise InputError(
+                f"{root}: expected test pictures in test/ beside {train_name}/, found {listed(both)} in "
+                f"{name}/, too; call it test/, or take it out of {root}"
+            )
 
 
 def _check_twins(root: Path, names: Iterable[str]) -> None:

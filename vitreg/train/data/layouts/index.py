@@ -112,7 +112,7 @@ class _Index:
         where = f"{where}, {path}"
         if split.strip().lower() in _NOWHERE:
             self.passed_over += 1
-            self.beside |= {os.path.realpath(self.root / folder / path) for folder in ("", "images")}
+            self.beside |= set(map(os.path.realpath, self._places(path)))
             return
         role = split.strip() if split.strip() in self.others else split_of(split)
         if role is None:
@@ -152,10 +152,16 @@ class _Index:
                 )
 
     def _locate(self, name: str, where: str) -> Path:
-        for path in (self.root / name, self.root / "images" / name):
-            if path.is_file():
-                return path
-        raise InputError(f"{where}: {name} is neither in {self.root} nor in its images/")
+        if found := next((path for path in self._places(name) if path.is_file()), None):
+            return found
+        raise InputError(
+            f"{where}: expected a path from {self.root} or its images/ on; there is no file {name}"
+        )
+
+    def _places(self, name: str) -> list[Path]:
+        """Return where the file of a row may be; Windows writes a \\ between folders."""
+        names = dict.fromkeys((name, name.replace("\\", "/")))
+        return [self.root / folder / path for path in names for folder in ("", "images")]
 
 
 def _by_number(label: str) -> tuple[bool, int, str]:
