@@ -128,7 +128,9 @@ def transmix_labels(query: Tensor, key: Tensor, labels: Tensor, box: literal.Box
     row = query_key_logits(query[:, :, 0], key, scale=query.shape[-1] ** -0.5)
     attention = row.softmax(-1)[..., 1:].mean(1)
     grid = (size // PATCH_SIZE, size // PATCH_SIZE)
-    share = attention_share(attention, box_on_grid(size, size, box, grid).to(attention.device))
+    share = attention_share(
+        attention, box_on_grid(size, size, box, grid).to(attention.device, non_blocking=attention.is_cuda)
+    )
     own_share = 1 - (_area(box, size) + share) / 2
     soft: Tensor = mixup_target(labels, 100, own_share[:, None], SMOOTHING)
     return soft

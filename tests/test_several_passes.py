@@ -53,6 +53,22 @@ def literal(model: nn.Module, source: nn.Module, images: Tensor) -> float:
     return float(sum(F.mse_loss(a.double(), b.double()) for a, b in pairs) / 3)
 
 
+@pytest.mark.parametrize("passes", [None, "all"])
+def test_a_pass_that_an_error_ended_does_not_count(pair: Pair, images: Tensor, passes: str | None) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    model, source = pair
+    with vitreg.attach(model, source, passes=passes) as attachment:
+        handle = model.norm.register_forward_hook(full)  # where all has been read
+        with pytest.raises(torch.OutOfMemoryError):
+            model(images)
+        handle.remove()
+        model(images[:2])
+        value = attachment.penalty()
+    assert value.item() == pytest.approx(literal(model, source, images[:2]), rel=1e-5)
+
+
 @pytest.mark.parametrize("attached", ["the wrapper", "the backbone"])
 @pytest.mark.parametrize("passes", [None, "all"])
 def test_multi_crop_is_the_mean_over_images(

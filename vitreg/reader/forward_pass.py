@@ -51,6 +51,7 @@ class ForwardPass:
         values: what was read.
         seen: what the taps of values that are not read yet have delivered.
         is_freed: whether a backward pass went through it, and freed what another one would need.
+        is_running: whether the tower was called and has not returned, as when an error ended the pass.
     """
 
     tower: Tower
@@ -67,6 +68,7 @@ class ForwardPass:
     values: dict[Slot, Tensor] = field(default_factory=dict)
     seen: dict[Slot, dict[str, Any]] = field(default_factory=dict)
     is_freed: bool = False
+    is_running: bool = False
     _is_watched: bool = False
     _versions: dict[Slot, int] = field(default_factory=dict)
     _originals: dict[Slot, tuple[Tensor, int | None]] = field(default_factory=dict)

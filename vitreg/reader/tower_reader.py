@@ -83,8 +83,9 @@ class Reader:
         taps = (tap for value in values for tap in value.probe.taps.values())
         self._places = Places(tower.module, [tap.module for tap in taps])
         receivers: list[tuple[Tap, Callable[[Any], None]]] = []
-        if compared and training_only:
+        if training_only:
             receivers.append((Tap(tower.module, "input"), self._enter))
+            receivers.append((Tap(tower.module, "output"), self._leave))
         receivers.append((Tap(tower.stem, "input"), self._begin))
         if compared and tower.blocks:
             read = [i for (name, _), indices in wanted.items() if extractors[name].per_block for i in indices]
@@ -167,6 +168,12 @@ class Reader:
         if not in_backward() and self.enabled:
             self.threads.now().entered = as_called(delivered)
 
+    def _leave(self, _: Any) -> None:
+        """Note that the tower has returned."""
+        passes = self.threads.now()
+        if not torch.compiler.is_compiling() and not in_backward() and passes.is_read:
+            passes.current.is_running = False
+
     def _begin(self, delivered: Arguments) -> None:
         """Start a pass: the stem is about to run on the images."""
         if in_backward():
@@ -187,13 +194,16 @@ class Reader:
         )
         is_training = passes.drop_evaluations(self.tower)
         last, progress = passes.current, progress_of(self._weights)
-        if last.images is not None and self._is_complete(last):
+        # An error, such as a full memory, has ended a pass if the tower is called anew before its end.
+        is_cut = last.is_running and entered is not None
+        if last.images is not None and self._is_complete(last) and not is_cut:
             last.settle()
             passes.follow(last, self.passes, progress)
         one = ForwardPass(self.tower, self._habits[is_training], images, more, is_training)
         one.note_inputs()
         one.autocast = autocast_now(images)
         one.progress = progress
+        one.is_running = entered is not None and not torch.compiler.is_compiling()
         if self.notes_tokens and not torch.compiler.is_compiling():
             one.random_state = random_state(images.device)
         passes.current, passes.skipped, passes.is_read = one, None, True
