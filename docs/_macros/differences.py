@@ -21,10 +21,14 @@ class Difference(NamedTuple):
     where: str
     text: str
 
+    def concerns(self, name: str) -> bool:
+        """Return whether it is shown on a card, which names files, and functions as `file:function`."""
+        return bool({self.file, f"{self.file}:{self.where}"} & {*card(name).files})
+
 
 def method_differences(name: str) -> str:
     """Return the differences that concern a method, as a list."""
-    found = [d for d in all_notes() if d.file in card(name).files]
+    found = [d for d in all_notes() if d.concerns(name)]
     if not found:
         return f"None: no `NOTE[DIFF]` in the code concerns {card(name).title}."
     return "\n".join(f"- `{d.where}` in `{d.file}`: {_as_markdown(d.text)}" for d in found)
@@ -34,9 +38,11 @@ def all_differences() -> str:
     """Return every difference, by file, with the cards that show it."""
     lines: list[str] = []
     for file in dict.fromkeys(d.file for d in all_notes()):
-        shown = ", ".join(f"[{of.title}]({name}.md)" for name, of in CARDS.items() if file in of.files)
+        notes = [d for d in all_notes() if d.file == file]
+        cards = [name for name in CARDS if any(d.concerns(name) for d in notes)]
+        shown = ", ".join(f"[{CARDS[name].title}]({name}.md)" for name in cards)
         lines += ["", f"`{file}`{f' ({shown})' if shown else ''}", ""]
-        lines += [f"- `{d.where}`: {_as_markdown(d.text)}" for d in all_notes() if d.file == file]
+        lines += [f"- `{d.where}`: {_as_markdown(d.text)}" for d in notes]
     return "\n".join(lines).strip()
 
 

@@ -28,7 +28,7 @@ class Card(NamedTuple):
         first: when to try it first, in a sentence.
         steps: what its steps are called in benchmarks/results.
         reads: the extractor that it reads, where it is no penalty that says so itself.
-        files: the files whose departures from the paper (`NOTE[DIFF]`) concern it.
+        files: the files, or `file:function`, whose departures from the paper (`NOTE[DIFF]`) concern it.
     """
 
     title: str
