@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import errno
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from engine.scripts.options import TableOptions
 from engine.scripts.segmentation import SegmentationOptions
+from vitreg.errors import InputError
 from vitreg.train.basics.command_line import add_fields, attribute_texts, given_options
 from vitreg.train.basics.console import exit_code
 from vitreg.train.options import FinetuneOptions, PredictOptions
@@ -105,3 +108,26 @@ def test_what_the_system_refuses_is_one_line(capsys: pytest.CaptureFixture[str])
     assert exit_code(script) == 2
     told = "error: cannot use out/model: No space left on device; mend that and repeat the command\n"
     assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("select", "fold", "--select: expected 'folds' or 'none', got str ('fold')"),
+        ("normalise", "clip", "--normalise: expected 'imagenet' or 'model' or None"),
+        ("fused_attention", True, "--fused-attention: expected 'yes' or 'no', got bool (True)"),
+        ("compile", "yes", "--compile: expected bool, got str"),
+        ("epochs", "10", "--epochs: expected float, got str"),
+        ("batch_size", True, "--batch-size: expected int, got bool"),
+        ("test", "field", "--test: expected a list of str, got str"),
+        ("lams", [1, "2"], "--lams: expected a list of float or None, got list"),
+    ],
+)
+def test_python_is_told_what_the_shell_refuses(name: str, value: object, expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)):
+        FinetuneOptions(**{name: value})
+
+
+def test_python_may_give_paths_and_whole_numbers() -> None:
+    options = FinetuneOptions(epochs=10, lr=np.float32(0.1), seed=np.int64(3), test=("field",))
+    assert (options.epochs, options.seed) == (10, 3)

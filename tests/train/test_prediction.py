@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from finetuned import table
 from small_data import MODEL, SIZE, write_picture
 from vitreg.cli import main
+from vitreg.errors import InputError
 from vitreg.pictures.finding import find_pictures
+from vitreg.train import load_model, predict
 from vitreg.train.models.stored import load_stored
 from vitreg.train.runs.predictions import RANKS
 
@@ -106,3 +108,19 @@ def test_pictures_are_found_below_folders_once_and_in_order(tmp_path: Path) -> N
     (tmp_path / "a" / "notes.txt").write_text("")
     assert find_pictures([tmp_path, paths[0]]).pictures == sorted(paths)
     assert find_pictures([paths[0], tmp_path]).pictures == [paths[0], *sorted(paths)[:2]]
+
+
+def test_a_folder_with_a_model_keeps_its_predictions(result: Path, class_folders: Path) -> None:
+    before = (result / "predictions.csv").read_bytes()
+    with pytest.raises(InputError, match="holds a model and the predictions of its test pictures"):
+        predict(class_folders / "test", model=result, out=result)
+    assert (result / "predictions.csv").read_bytes() == before
+
+
+def test_what_is_no_list_of_pictures(result: Path, class_folders: Path) -> None:
+    model, file = load_model(result), class_folders / "test" / "auk" / "0.png"
+    for wrong in (file, str(file), Image.new("RGB", (9, 9)), []):
+        with pytest.raises(InputError, match=r"expected a list of pictures, got .*give"):
+            model.probabilities(wrong)
+    with pytest.raises(InputError, match=r"expected a file or a picture of Pillow, got Tensor"):
+        model.top(torch.rand(3, SIZE, SIZE))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from vitreg.errors import InputError
+from vitreg.train.basics.command_line import check_types
 from vitreg.train.training.hyperparameters import Hyperparameters
 from vitreg.train.training.methods import BASELINE, METHODS, check_methods, is_guided, usual_lam
 from vitreg.train.training.plugins import load_plugins
@@ -66,9 +67,8 @@ def check_numbers(options: object) -> None:
             given = getattr(options, name, None)
             values = given if isinstance(given, Sequence) else [] if given is None else [given]
             for value in values:
-                if isinstance(value, str):  # of several forms, which are told apart elsewhere
-                    continue
-                if not math.isfinite(value) or not is_expected(value):
+                is_text = isinstance(value, str)  # of several forms, which are told apart elsewhere
+                if not is_text and not (math.isfinite(value) and is_expected(value)):
                     raise InputError(f"--{name.replace('_', '-')} {value:g}: expected {expected}")
 
 
@@ -171,12 +171,11 @@ class FinetuneOptions:
     plugins: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         load_plugins(self.plugins)
         check_numbers(self)
         if self.search and (self.method is not None or self.lam is not None):
-            raise InputError(
-                "--search chooses method and λ itself; narrow it by --methods and --lams instead"
-            )
+            raise InputError("--search chooses method and λ itself; narrow it by --methods and --lams")
         only = {"--methods": self.methods, "--lams": self.lams, "--lrs": self.lrs, "--minutes": self.minutes}
         given = [name for name, value in only.items() if value is not None]
         if not self.search and given:
@@ -247,4 +246,5 @@ class PredictOptions:
     plugins: Sequence[str | Path] = ()
 
     def __post_init__(self) -> None:
+        check_types(self)
         load_plugins(self.plugins)

@@ -19,6 +19,7 @@ from vitreg.train.basics.console import make_console, say
 from vitreg.train.basics.progress import Progress
 from vitreg.train.data.dataset import evenly, normalise
 from vitreg.train.data.reading import in_one_line, read_pictures
+from vitreg.train.models.stored import MODEL_FILE
 from vitreg.train.options import PredictOptions
 from vitreg.train.runs.predictions import predictions
 from vitreg.train.trained_model import load_model
@@ -71,6 +72,10 @@ def predict(
     paths = listed.pictures
     out = None if out is None else Path(out)
     if out is not None:
+        if (out / MODEL_FILE).exists():
+            raise InputError(
+                f"--out {out} holds a model and the predictions of its test pictures; give another folder"
+            )
         prepare_out(out)
     shown = {paths[place] for place in evenly(len(paths))} if options.attention and out is not None else ()
     found, refused = dict[Path, Tensor](), list[str]()

@@ -20,6 +20,7 @@ from vitreg.train.models.stored import Card, load_stored
 from vitreg.train.runs.predictions import most_probable
 from vitreg.train.training.device import make_accelerator
 from vitreg.train.training.evaluation import BATCH_SIZE
+from vitreg.wording import type_and_value
 
 Picture = str | Path | Image.Image
 """A file, or a picture that is open."""
@@ -95,6 +96,8 @@ class TrainedModel:
         ]
 
     def _crops(self, pictures: Sequence[Picture]) -> Tensor:
+        if isinstance(pictures, str | Path | Image.Image) or not len(pictures):
+            raise InputError(f"expected a list of pictures, got {type_and_value(pictures)}; give [picture]")
         crop = evaluation_transform(self.card.size)
         return torch.stack([crop(_open(picture), None)[0] for picture in pictures])
 
@@ -116,6 +119,10 @@ def load_model(model: str | Path, *, device: str = "auto", precision: str = "no"
 
 
 def _open(picture: Picture) -> Image.Image:
-    if not isinstance(picture, Image.Image):
+    if isinstance(picture, str | Path):
         return read_picture(Path(picture))
+    if not isinstance(picture, Image.Image):
+        raise InputError(
+            f"expected a file or a picture of Pillow, got {type_and_value(picture)}; try Image.fromarray"
+        )
     return upright(in_colours(picture)[0], picture.getexif().get(ExifTags.Base.Orientation, 1))

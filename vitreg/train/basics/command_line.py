@@ -7,9 +7,13 @@ import re
 from argparse import SUPPRESS, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from numbers import Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from vitreg.errors import InputError
+from vitreg.wording import type_and_value
 
 T = TypeVar("T")
 
@@ -59,6 +63,42 @@ def given_options(kind: type[T], namespace: Namespace) -> T:
     """Return the dataclass of the options that were given; the others have their defaults."""
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in vars(namespace).items() if name in known})
+
+
+def check_types(options: Any) -> None:
+    """Raise `InputError` if a field of the dataclass has a value that its type does not allow."""
+    types = get_type_hints(type(options))
+    for field in fields(options):
+        value, kind = getattr(options, field.name), types[field.name]
+        if not _fits(value, kind):
+            name = field.name.replace("_", "-")
+            raise InputError(f"--{name}: expected {_in_words(kind)}, got {type_and_value(value)}")
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    kind, of = get_origin(annotation), get_args(annotation)
+    if kind in (Union, UnionType):
+        return any(_fits(value, one) for one in of)
+    if kind is Literal:
+        return value in of
+    if kind is Sequence:
+        return (
+            isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(v, *of) for v in value)
+        )
+    if annotation in (int, float):  # which number it has to be is looked at elsewhere
+        return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, annotation)
+
+
+def _in_words(annotation: Any) -> str:
+    kind, of = get_origin(annotation), get_args(annotation)
+    if kind is Literal:
+        return " or ".join(map(repr, of))
+    if kind in (Union, UnionType):
+        return " or ".join(map(_in_words, of))
+    if kind is Sequence:
+        return f"a list of {_in_words(*of)}"
+    return "None" if annotation is type(None) else str(annotation.__name__)
 
 
 def _form(annotation: Any) -> dict[str, Any]:
