@@ -83,6 +83,7 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
         ),
         (("images", "masks"), "parts of a data set by their names"),
         (("test/ant", "test/bee"), "test alone cannot be trained on"),
+        (("train/ant", "train/bee", "test"), "2 pictures outside the class folders; take it out, and have"),
         (("train", "test"), "expected a folder of pictures for each class"),
         (("cat", "cat "), "differ only in spaces, hyphens, case, Unicode form or zeros"),
         (("Cat", "cat"), "differ only in"),

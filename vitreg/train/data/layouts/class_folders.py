@@ -115,6 +115,7 @@ def _classes(root: Path, but_not: Path | None, split: str = "") -> _Classes:
         raise InputError(
             f"{root}: expected a folder of pictures for each class, found none"
             + (f"; left out: {listed_counts(left_out)}" if left_out else "")
+            + ("; take it out, and have unlabelled pictures predicted" if split == "test" else "")
         )
     if empty or len(kept) < 2:
         which = f"no {split} picture for class" if split else "no picture in"
