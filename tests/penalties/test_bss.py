@@ -42,7 +42,7 @@ def test_of_a_model_without_a_source(vit: object, images: Tensor) -> None:
     model = vit().train()
     with unchanged(model), vitreg.attach(model, target="bss") as attachment:
         assert attachment.source is None
-        assert num_hooks(model) == 2, "the stem and the head"
+        assert num_hooks(model) == 4, "the stem, the head, and both ends of the model"
         with vitreg.trace(model, "features") as trace:
             model(images)
         value = attachment.penalty()
