@@ -220,6 +220,10 @@ def test_interpolation(gpu: SimulatedGpu) -> None:
     assert {value.device.type for value in soup.values()} == {"cuda"}
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11),
+    reason="the backward pass of older versions makes zeros that the simulation does not see",
+)
 def test_the_self_test(gpu: SimulatedGpu) -> None:
     assert [check for check in self_test(torch.device("cuda")) if not check.ok] == []
 
