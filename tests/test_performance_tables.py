@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tables import FACTS, RESULTS, SHOWN, TABLES, columns_table, device_table, main, report_table, tables
+from step_tables import columns_table, report_table
+from tables import FACTS, RESULTS, SHOWN, TABLES, device_table, main, tables
 from targets import TARGETS, targets_table
 
 PAGE = TABLES.parent / "performance.md"
